@@ -1,0 +1,82 @@
+"""The paged cache of keys and values: pages of positions, an ordinary table for full layers and a ring for sliding ones.
+
+A page holds `page` consecutive positions of one sequence for every kv head of one layer. Block b of row r lies in page
+`table[r, b % R]`. The full layers' table has an entry for every block of the context. The sliding layers' has just enough
+for a window and one chunk of new tokens, so that older pages are written over.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from gptoss_jax.config import Config
+
+PAGE = 64
+
+
+@flax.struct.dataclass
+class Cache:
+    k: tuple[jax.Array, ...]  # per layer [P, K, page, H], after RoPE
+    v: tuple[jax.Array, ...]  # per layer [P, K, page, H]
+    full_table: jax.Array  # [B, R] int32 page of each block, for full layers
+    ring_table: jax.Array  # [B, R'] int32 likewise for sliding layers, R' <= R
+    length: jax.Array  # [B] int32 tokens held
+
+    def table(self, window: int | None) -> jax.Array:
+        """The page table of a layer with this window."""
+        return self.full_table if window is None else self.ring_table
+
+
+def init_cache(config: Config, batch: int, context: int, *, chunk: int, dtype="bfloat16", page_size: int = PAGE) -> Cache:
+    """An empty cache, every row with pages of its own.
+
+    Args:
+      batch: rows (B).
+      context: most tokens a row will hold.
+      chunk: most new tokens that one `extend` adds to a row; sliding layers hold window + chunk.
+      dtype: of keys and values.
+      page_size: positions a page.
+    """
+    for name, value in (("batch", batch), ("context", context), ("chunk", chunk), ("page_size", page_size)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}.")
+    blocks = -(-context // page_size)
+    ring = min(blocks, -(-(config.sliding_window - 1 + chunk) // page_size) + 1)
+    page = (config.num_key_value_heads, page_size, config.head_dim)
+
+    def pages(layer: int) -> jax.Array:
+        return jnp.zeros((batch * (blocks if config.window(layer) is None else ring), *page), jnp.dtype(dtype))
+
+    def table(entries: int) -> jax.Array:
+        return jnp.arange(batch * entries, dtype=jnp.int32).reshape(batch, entries)
+
+    layers = range(config.num_hidden_layers)
+    return Cache(
+        k=tuple(pages(i) for i in layers),
+        v=tuple(pages(i) for i in layers),
+        full_table=table(blocks),
+        ring_table=table(ring),
+        length=jnp.zeros(batch, jnp.int32),
+    )
+
+
+def cache_bytes(config: Config, batch: int, context: int, *, chunk: int, dtype="bfloat16", page_size: int = PAGE) -> int:
+    """Bytes of the cache that `init_cache` would make, without making it."""
+    make = lambda: init_cache(config, batch, context, chunk=chunk, dtype=dtype, page_size=page_size)
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(make)))
+
+
+def write(pages: jax.Array, table: jax.Array, positions: jax.Array, valid: jax.Array, new: jax.Array) -> jax.Array:
+    """Pages with `new` at the given positions.
+
+    Args:
+      pages: [P, K, page, H].
+      table: [B, R].
+      positions: [B, T] int32.
+      valid: [B, T] bool; what is not valid is not written.
+      new: [B, T, K, H] keys or values; cast to the pages' dtype.
+    """
+    size = pages.shape[2]
+    page = jnp.take_along_axis(table, (positions // size) % table.shape[1], 1)
+    page = jnp.where(valid, page, pages.shape[0])  # out of range: dropped
+    return pages.at[page, :, positions % size].set(new.astype(pages.dtype), mode="drop")

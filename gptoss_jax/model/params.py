@@ -1,0 +1,169 @@
+"""Every weight of a gpt-oss model: one table of shape, dtype, logical axes and random scale.
+
+Random initialisation, the loader's checks, shardings and byte counts are derived from `abstract_params`; nothing else
+states a shape. Dimension letters are those of `gptoss_jax.config`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import math
+from typing import Literal
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from gptoss_jax.config import Config
+from pallas_kernels.mxfp4 import Mxfp4
+
+ExpertsForm = Literal["packed", "stacked", "split"]
+"""How the two expert matrices are held.
+
+packed:  `Mxfp4`, the published 4-bit blocks.
+stacked: one array [E, out, in].
+split:   a tuple of E arrays [out, in]. XLA's CPU backend copies a dynamic slice of an array before it multiplies by it,
+         but reads a whole buffer in place, so a routed product over split experts is several times faster there.
+"""
+
+Experts = Mxfp4 | jax.Array | tuple[jax.Array, ...]
+
+
+@flax.struct.dataclass
+class Attention:
+    norm: jax.Array  # [D] float32
+    qkv: jax.Array  # [K, G+2, H, D]: of each kv head its G query heads (query head n = k*G + g), its key, its value
+    qkv_bias: jax.Array  # [K, G+2, H] float32
+    sinks: jax.Array  # [N] float32
+    out: jax.Array  # [D, N*H]
+    out_bias: jax.Array  # [D] float32
+
+
+@flax.struct.dataclass
+class Moe:
+    norm: jax.Array  # [D] float32
+    router: jax.Array  # [E, D] float32
+    router_bias: jax.Array  # [E] float32
+    gate_up: Experts  # [E, 2F, D], rows interleaved as published: even gate, odd linear
+    gate_up_bias: jax.Array  # [E, 2F] float32
+    down: Experts  # [E, D, F]
+    down_bias: jax.Array  # [E, D] float32
+
+
+@flax.struct.dataclass
+class Layer:
+    attention: Attention
+    moe: Moe
+
+
+@flax.struct.dataclass
+class Params:
+    embedding: jax.Array  # [V, D]
+    layers: tuple[Layer, ...]
+    norm: jax.Array  # [D] float32
+    unembedding: jax.Array  # [V, D]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the table says of one array: the leaf of `abstract_params`."""
+
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+    axes: tuple[str | None, ...]  # logical names, one per dimension; sharding rules map them to mesh axes
+    init: Callable[[jax.Array, tuple[int, ...], jnp.dtype], jax.Array]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def is_spec(x) -> bool:
+    return isinstance(x, Spec)
+
+
+def _normal(std: float, mean: float = 0.0):
+    def init(key, shape, dtype):
+        return (mean + std * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
+
+    return init
+
+
+def _codes(key, shape, dtype):
+    return jax.random.bits(key, shape, dtype)
+
+
+def _exponents(fan_in: int):
+    """e8m0 scales that give e2m1 codes (root mean square 2.9) a standard deviation of about 1/sqrt(fan_in)."""
+    centre = 127 - round(math.log2(2.9 * fan_in**0.5))
+
+    def init(key, shape, dtype):
+        return jax.random.randint(key, shape, centre - 1, centre + 2).astype(dtype)
+
+    return init
+
+
+def _experts(num: int, out: int, fan_in: int, axes: tuple[str | None, str | None], dtype, form: ExpertsForm):
+    """The table's entry for one expert matrix [E, out, fan_in] in the given form."""
+    if form == "packed":
+        u8, groups = jnp.dtype("uint8"), fan_in // 32
+        return Mxfp4(
+            blocks=Spec((num, out, groups, 16), u8, ("experts", *axes, None), _codes),
+            scales=Spec((num, out, groups), u8, ("experts", *axes), _exponents(fan_in)),
+        )
+    init = _normal(fan_in**-0.5)
+    if form == "stacked":
+        return Spec((num, out, fan_in), dtype, ("experts", *axes), init)
+    if form == "split":
+        return tuple(Spec((out, fan_in), dtype, axes, init) for _ in range(num))
+    raise ValueError(f"experts must be 'packed', 'stacked' or 'split'; got {form!r}.")
+
+
+def abstract_params(config: Config, dtype="bfloat16", experts: ExpertsForm = "packed") -> Params:
+    """The table: a `Params` whose leaves are `Spec`.
+
+    Args:
+      config: geometry.
+      dtype: of the embeddings, the attention matrices and unpacked experts. Norms, sinks, biases and the router are
+        always float32: they are small, and routing must not depend on rounding.
+      experts: how the expert matrices are held.
+    """
+    dtype, f32 = jnp.dtype(dtype), jnp.dtype("float32")
+    D, V, H, F = config.hidden_size, config.vocab_size, config.head_dim, config.intermediate_size
+    N, K, E = config.num_attention_heads, config.num_key_value_heads, config.num_local_experts
+    G = N // K
+    gain = Spec((D,), f32, ("embed",), _normal(0.2, mean=1.0))
+    attention = Attention(
+        norm=gain,
+        qkv=Spec((K, G + 2, H, D), dtype, ("kv_heads", None, None, "embed"), _normal(1.5 * D**-0.5)),
+        qkv_bias=Spec((K, G + 2, H), f32, ("kv_heads", None, None), _normal(0.3)),
+        sinks=Spec((N,), f32, ("heads",), _normal(1.5)),
+        out=Spec((D, N * H), dtype, ("embed", "heads"), _normal((N * H) ** -0.5)),
+        out_bias=Spec((D,), f32, ("embed",), _normal(0.1)),
+    )
+    moe = Moe(
+        norm=gain,
+        router=Spec((E, D), f32, ("experts", "embed"), _normal(2 * D**-0.5)),
+        router_bias=Spec((E,), f32, ("experts",), _normal(0.5)),
+        gate_up=_experts(E, 2 * F, D, ("expert_hidden", "embed"), dtype, experts),
+        gate_up_bias=Spec((E, 2 * F), f32, ("experts", "expert_hidden"), _normal(0.8)),
+        down=_experts(E, D, F, ("embed", "expert_hidden"), dtype, experts),
+        down_bias=Spec((E, D), f32, ("experts", "embed"), _normal(0.1)),
+    )
+    return Params(
+        embedding=Spec((V, D), dtype, ("vocab", "embed"), _normal(1.0)),
+        layers=(Layer(attention, moe),) * config.num_hidden_layers,
+        norm=gain,
+        unembedding=Spec((V, D), dtype, ("vocab", "embed"), _normal(0.2)),
+    )
+
+
+def init_params(key: jax.Array, config: Config, dtype="bfloat16", experts: ExpertsForm = "packed") -> Params:
+    """Random parameters of realistic scale: gates far from uniform, sinks and biases far from zero."""
+    leaves, tree = jax.tree.flatten(abstract_params(config, dtype, experts), is_leaf=is_spec)
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(tree, [s.init(k, s.shape, s.dtype) for k, s in zip(keys, leaves, strict=True)])
+
+
+def param_bytes(config: Config, dtype="bfloat16", experts: ExpertsForm = "packed") -> int:
+    """Bytes of all parameters, from the table alone."""
+    return sum(s.nbytes for s in jax.tree.leaves(abstract_params(config, dtype, experts), is_leaf=is_spec))

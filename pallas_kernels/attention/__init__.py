@@ -1,0 +1,88 @@
+"""Causal grouped-query attention with sinks and an optional sliding window: over arrays, and over paged caches.
+
+A query at position p sees the keys at positions p - window < k <= p (all k <= p where window is None): `window` counts
+the query itself. A sink is one logit per query head that takes part in the maximum and in the denominator of the softmax
+and has no value. Scores are scaled by 1/sqrt(H).
+"""
+
+import jax
+
+from pallas_kernels import dispatch
+from pallas_kernels.attention import reference
+
+
+def attention(
+    q: jax.Array,  # [B, T, N, H]
+    k: jax.Array,  # [B, T, K, H]
+    v: jax.Array,  # [B, T, K, H]
+    sinks: jax.Array,  # [N] float32
+    *,
+    window: int | None,
+    segment_ids: jax.Array | None = None,  # [B, T] int32
+    implementation: dispatch.Implementation = None,
+) -> jax.Array:  # [B, T, N, H] float32
+    """Self-attention of whole sequences. Blocked: no [T, T] array exists where T is long. Differentiable.
+
+    Args:
+      q, k, v: query, key and value heads, after RoPE; one floating dtype.
+      sinks: one logit per query head.
+      window: keys a query sees, itself included; None for all before it.
+      segment_ids: where given, a query sees keys of its own segment only.
+      implementation: see `pallas_kernels.dispatch`.
+    """
+    _check_heads(q, k, v, sinks, window)
+    if k.shape[:2] != q.shape[:2]:
+        raise ValueError(f"keys must have the queries' batch and length {q.shape[:2]}; got {k.shape[:2]}.")
+    if segment_ids is not None and segment_ids.shape != q.shape[:2]:
+        raise ValueError(f"segment_ids must have shape {q.shape[:2]}; got {segment_ids.shape}.")
+    run = dispatch.select("attention", implementation, {"xla": reference.attention})
+    return run(q, k, v, sinks, window=window, segment_ids=segment_ids)
+
+
+def paged_attention(
+    q: jax.Array,  # [B, T, N, H]
+    k_pages: jax.Array,  # [P, K, page, H]
+    v_pages: jax.Array,  # [P, K, page, H]
+    table: jax.Array,  # [B, R] int32
+    q_positions: jax.Array,  # [B, T] int32
+    lengths: jax.Array,  # [B] int32
+    sinks: jax.Array,  # [N] float32
+    *,
+    window: int | None,
+    implementation: dispatch.Implementation = None,
+) -> jax.Array:  # [B, T, N, H] float32
+    """Attention of new queries over a paged cache that already holds their own keys.
+
+    Block b of a sequence (positions b*page ... b*page + page - 1) lies in page `table[row, b % R]`. A table with as many
+    entries as the sequence has blocks is an ordinary page table; a shorter one is a ring that holds the newest R blocks:
+
+        R = 3, 5 blocks written:   entry 0 -> block 3   entry 1 -> block 4   entry 2 -> block 2
+
+    Args:
+      q: query heads, after RoPE.
+      k_pages, v_pages: the pages of one layer.
+      table: page of each entry.
+      q_positions: position of each query; a query sees keys at positions up to its own.
+      lengths: tokens that each row's cache holds, the queries' own included. A ring must hold every key that a
+        window reaches.
+      sinks, window, implementation: as for `attention`.
+    """
+    _check_heads(q, k_pages, v_pages, sinks, window, kv_axis=1)
+    if table.shape[0] != q.shape[0] or lengths.shape != q.shape[:1] or q_positions.shape != q.shape[:2]:
+        raise ValueError(
+            f"table, q_positions and lengths must have {q.shape[0]} rows and q_positions {q.shape[1]} columns; "
+            f"got {table.shape}, {q_positions.shape}, {lengths.shape}."
+        )
+    run = dispatch.select("paged_attention", implementation, {"xla": reference.paged_attention})
+    return run(q, k_pages, v_pages, table, q_positions, lengths, sinks, window=window)
+
+
+def _check_heads(q, k, v, sinks, window, kv_axis=2):
+    N, H, K = q.shape[2], q.shape[3], k.shape[kv_axis]
+    if k.shape != v.shape or k.shape[3] != H or N % K or sinks.shape != (N,):
+        raise ValueError(
+            "query heads must be a multiple of kv heads, with one head width and one sink per query head; "
+            f"got q {q.shape}, k {k.shape}, v {v.shape}, sinks {sinks.shape}."
+        )
+    if window is not None and window < 1:
+        raise ValueError(f"window must be at least 1 (the query itself), or None for full attention; got {window}.")

@@ -1,0 +1,94 @@
+"""The mixture of experts in plain jnp: pairs of (token, expert) sorted by expert, in blocks of rows of one expert each.
+
+    tokens t0 t1 t2, A = 2, experts [[5, 1], [1, 3], [5, 1]], blocks of 2 rows:
+
+      sorted by expert   1: t0 t1 t2   3: t1   5: t0 t2
+      blocks             (1: t0 t1) (1: t2 -) (3: t1 -) (5: t0 t2)
+
+At any moment one expert's weights are unpacked. How many blocks there are is known only when it runs; the loop has their
+largest possible number and steps over the rest.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels.mxfp4 import Mxfp4, unpack
+
+
+def moe(x, experts, gates, gate_up, gate_up_bias, down, down_bias, *, limit):
+    M, A = experts.shape
+    E, P = gate_up_bias.shape[0], M * A
+    rows = _block_rows(M, P, E)
+    num_blocks = min(P, E) + P // rows  # each of at most min(P, E) experts ends in one part-filled block
+
+    expert = experts.reshape(P)
+    order = jnp.argsort(expert, stable=True)  # [P] pairs by expert, those not routed last
+    count = jnp.sum(expert[:, None] == jnp.arange(E, dtype=expert.dtype)[None, :], 0, dtype=jnp.int32)  # [E]
+    start = jnp.cumsum(count) - count  # [E] first pair of each expert, in sorted order
+    blocks = -(-count // rows)
+    last_block = jnp.cumsum(blocks)  # [E] one past
+    first_block = last_block - blocks
+
+    def block(i):  # -> [rows, D] float32
+        e = jnp.searchsorted(last_block, i, side="right").astype(jnp.int32)
+        at = (i - first_block[e]) * rows + jnp.arange(rows, dtype=jnp.int32)  # rank among the expert's pairs
+        token = order[jnp.minimum(start[e] + at, P - 1)] // A
+        inputs = jnp.where((at < count[e])[:, None], x[token], 0)
+        return _expert(e, inputs, gate_up, gate_up_bias, down, down_bias, limit)
+
+    @jax.checkpoint
+    def step(_, i):
+        empty = lambda: jnp.zeros((rows, x.shape[1]), jnp.float32)
+        return None, jax.lax.cond(i < last_block[-1], lambda: block(i), empty)
+
+    _, y = jax.lax.scan(step, None, jnp.arange(num_blocks, dtype=jnp.int32))  # [num_blocks, rows, D]
+
+    rank = jnp.zeros(P, jnp.int32).at[order].set(jnp.arange(P, dtype=jnp.int32))  # [P] of each pair in sorted order
+    e = jnp.minimum(expert, E - 1)
+    pair = y.reshape(-1, x.shape[1])[first_block[e] * rows + rank - start[e]]  # [P, D]
+    pair = jnp.where((expert < E)[:, None], pair * gates.reshape(P, 1), 0)
+    return jnp.sum(pair.reshape(M, A, -1), 1)
+
+
+def _block_rows(tokens: int, pairs: int, num_experts: int) -> int:
+    """Rows of a block: all tokens where they are few, else near the mean number of rows an expert gets."""
+    if tokens <= 16:
+        return tokens
+    mean = max(1, pairs // num_experts)
+    return min(256, max(16, 1 << (mean - 1).bit_length()))
+
+
+def _expert(e, x, gate_up, gate_up_bias, down, down_bias, limit):
+    """What expert `e` makes of rows x [rows, D]."""
+
+    def mlp(x, w1, b1, w2, b2):
+        h = _rows_times(x, w1) + b1[None, :]
+        return _rows_times(swiglu(h, limit), w2) + b2[None, :]
+
+    b1, b2 = gate_up_bias[e], down_bias[e]
+    if isinstance(gate_up, tuple):
+        branches = [lambda x, b1, b2, w1=w1, w2=w2: mlp(x, w1, b1, w2, b2) for w1, w2 in zip(gate_up, down, strict=True)]
+        return jax.lax.switch(e, branches, x, b1, b2)
+    pick = lambda w: unpack(w[e], jnp.bfloat16) if isinstance(w, Mxfp4) else w[e]
+    return mlp(x, pick(gate_up), b1, pick(down), b2)
+
+
+def swiglu(h: jax.Array, limit: float) -> jax.Array:
+    """[..., 2F] interleaved gate and linear rows -> [..., F]."""
+    pairs = h.reshape(*h.shape[:-1], -1, 2)
+    gate, linear = jnp.minimum(pairs[..., 0], limit), jnp.clip(pairs[..., 1], -limit, limit)
+    return gate * jax.nn.sigmoid(1.702 * gate) * (linear + 1)
+
+
+def _rows_times(x, w):
+    """x [rows, in] @ w [out, in].T, computed in w's dtype, accumulated in float32."""
+    dot = lambda x: jax.lax.dot_general(
+        x.astype(w.dtype),
+        w,
+        (((1,), (1,)), ((), ())),
+        precision="highest" if w.dtype == jnp.float32 else None,
+        preferred_element_type=jnp.float32,
+    )
+    if x.shape[0] > 1 or w.dtype != jnp.bfloat16:
+        return dot(x)
+    return jax.lax.platform_dependent(x, cpu=lambda x: dot(jnp.broadcast_to(x, (4, x.shape[1])))[:1], default=dot)
