@@ -15,10 +15,14 @@ def moe_block(
     config: Config,
     x: jax.Array,  # [B, T, D] float32
     valid: jax.Array | None,  # [B, T] bool
+    dtype: jnp.dtype,
     hook: Hook | None,
     name: str,
 ) -> jax.Array:  # [B, T, D] float32
-    """What the experts add to the residual stream. Tokens that are not `valid` are not routed and get zero."""
+    """What the experts add to the residual stream. Tokens that are not `valid` are not routed and get zero.
+
+    `dtype` is the one that packed experts are multiplied in.
+    """
     B, T, D = x.shape
     E, A = config.num_local_experts, config.num_experts_per_tok
     x = rms_norm(x, params.norm, config.rms_norm_eps)
@@ -40,5 +44,6 @@ def moe_block(
             params.down,
             params.down_bias,
             limit=config.swiglu_limit,
+            dtype=dtype,
         )
     return tap(hook, f"{name}.out", y.reshape(B, T, D))

@@ -139,6 +139,6 @@ def _layers(
             x = tap(hook, f"{name}.residual_pre", x)
             x = x + attention_block(layer.attention, config, x, angles, lambda *qkv, i=i: attend(i, *qkv), hook, f"{name}.attention")
             x = tap(hook, f"{name}.residual_mid", x)
-            x = x + moe_block(layer.moe, config, x, valid, hook, f"{name}.moe")
+            x = x + moe_block(layer.moe, config, x, valid, params.embedding.dtype, hook, f"{name}.moe")
             x = tap(hook, f"{name}.residual_post", x)
     return x

@@ -21,12 +21,12 @@ def attention(q, k, v, sinks, *, window, segment_ids):
     key_positions = _pad(positions, 1, block, -1)
     key_segments = None if segment_ids is None else _pad(segment_ids, 1, block, -1)
 
-    def fetch(j):
+    def keys(j):
         cut = lambda x: jax.lax.dynamic_slice_in_dim(x, j * block, block, 1)
         segments = None if key_segments is None else cut(key_segments)
-        return cut(k).swapaxes(1, 2), cut(v).swapaxes(1, 2), cut(key_positions), segments
+        return cut(key_positions), segments, lambda: (cut(k).swapaxes(1, 2), cut(v).swapaxes(1, 2))
 
-    return _attend(q, positions, segment_ids, sinks, window, k.shape[1] // block, block, fetch)
+    return _attend(q, positions, segment_ids, sinks, window, k.shape[1] // block, block, keys)
 
 
 def paged_attention(q, k_pages, v_pages, table, q_positions, lengths, sinks, *, window):
@@ -36,7 +36,7 @@ def paged_attention(q, k_pages, v_pages, table, q_positions, lengths, sinks, *, 
     table = _pad(table, 1, pages)
     newest = ((lengths - 1) // page)[:, None]  # [B, 1]
 
-    def fetch(j):
+    def keys(j):
         entry = j * pages + jnp.arange(pages, dtype=jnp.int32)[None, :]  # [1, pages]
         held = newest - (newest - entry) % R  # [B, pages] block of the sequence that lies in each entry
         held = jnp.where((held < 0) | (entry >= R), -1, held)
@@ -44,9 +44,9 @@ def paged_attention(q, k_pages, v_pages, table, q_positions, lengths, sinks, *, 
         at = jnp.where((held[:, :, None] < 0) | (at >= lengths[:, None, None]), -1, at).reshape(B, -1)
         ids = jax.lax.dynamic_slice_in_dim(table, j * pages, pages, 1)
         gather = lambda x: jnp.moveaxis(x[ids], 2, 1).reshape(B, x.shape[1], -1, x.shape[3])
-        return gather(k_pages), gather(v_pages), at, None
+        return at, None, lambda: (gather(k_pages), gather(v_pages))
 
-    return _attend(q, q_positions, None, sinks, window, table.shape[1] // pages, pages * page, fetch)
+    return _attend(q, q_positions, None, sinks, window, table.shape[1] // pages, pages * page, keys)
 
 
 def _pad(x, axis, multiple, value=0):
@@ -55,19 +55,23 @@ def _pad(x, axis, multiple, value=0):
     return jnp.pad(x, widths, constant_values=value)
 
 
-def _attend(q, positions, segments, sinks, window, num_blocks: int, block: int, fetch: Callable):
-    """Splits the queries so that no block of scores grows past `SCORES`, then attends block by block."""
+def _attend(q, positions, segments, sinks, window, num_blocks: int, block: int, keys: Callable):
+    """Splits the queries so that no block of scores grows past `SCORES`, then attends block by block.
+
+    `keys(j)` gives positions [B, S] (-1: nothing there) and segments [B, S] (or None) of the j-th block of keys, and a
+    function that reads its keys and values [B, K, S, H].
+    """
     B, T, N, H = q.shape
     rows = max(16, SCORES // (B * N * block))
     if rows >= T:
-        return _attend_rows(q, positions, segments, sinks, window, num_blocks, fetch)
+        return _attend_rows(q, positions, segments, sinks, window, num_blocks, keys)
     cut = lambda x, value=0: jnp.moveaxis(_pad(x, 1, rows, value).reshape(B, -1, rows, *x.shape[2:]), 1, 0)
     parts = (cut(q), cut(positions, -1), None if segments is None else cut(segments, -2))
-    out = jax.lax.map(lambda part: _attend_rows(*part, sinks, window, num_blocks, fetch), parts)
+    out = jax.lax.map(lambda part: _attend_rows(*part, sinks, window, num_blocks, keys), parts)
     return jnp.moveaxis(out, 0, 1).reshape(B, -1, N, H)[:, :T]
 
 
-def _attend_rows(q, positions, segments, sinks, window, num_blocks, fetch):
+def _attend_rows(q, positions, segments, sinks, window, num_blocks, keys):
     B, T, N, H = q.shape
 
     def visible(key_positions, key_segments):  # -> [B, T, S]
@@ -97,15 +101,15 @@ def _attend_rows(q, positions, segments, sinks, window, num_blocks, fetch):
     top = jax.lax.stop_gradient(sink)
     carry = (top, jnp.exp(sink - top), jnp.zeros((B, N, T, H), jnp.float32))
     if num_blocks == 1:
-        k, v, at, key_segments = fetch(0)
-        carry = add(carry, k, v, visible(at, key_segments))
+        at, key_segments, read = keys(0)
+        carry = add(carry, *read(), visible(at, key_segments))
     else:
 
         @jax.checkpoint
         def step(carry, j):
-            k, v, at, key_segments = fetch(j)
+            at, key_segments, read = keys(j)
             seen = visible(at, key_segments)
-            return jax.lax.cond(jnp.any(seen), lambda c: add(c, k, v, seen), lambda c: c, carry), None
+            return jax.lax.cond(jnp.any(seen), lambda c: add(c, *read(), seen), lambda c: c, carry), None
 
         carry, _ = jax.lax.scan(step, carry, jnp.arange(num_blocks, dtype=jnp.int32))
     _, denominator, value = carry

@@ -1,6 +1,7 @@
 """The routed mixture of experts with clamped SwiGLU: only the experts that tokens are routed to are read."""
 
 import jax
+import jax.numpy as jnp
 
 from pallas_kernels import dispatch
 from pallas_kernels.moe import reference
@@ -19,6 +20,7 @@ def moe(
     down_bias: jax.Array,  # [E, D] float32
     *,
     limit: float,
+    dtype=jnp.bfloat16,
     implementation: dispatch.Implementation = None,
 ) -> jax.Array:  # [M, D] float32
     """The sum over a token's experts of gate * (down @ swiglu(gate_up @ x + gate_up_bias) + down_bias).
@@ -32,9 +34,10 @@ def moe(
         costs nothing and adds zero.
       gates: weight of each of them.
       gate_up, down: expert matrices: `Mxfp4`, stacked in one array, or a tuple with one array per expert. A product is
-        computed in the matrices' dtype (bfloat16 for `Mxfp4`) with float32 accumulation.
+        computed in the matrices' dtype, with float32 accumulation.
       gate_up_bias, down_bias: added before the activation, and before the gate.
       limit: SwiGLU clamp.
+      dtype: that `Mxfp4` is unpacked to and multiplied in. Unpacking is exact in bfloat16 and in float32.
       implementation: see `pallas_kernels.dispatch`.
     """
     E, out = gate_up_bias.shape
@@ -46,4 +49,4 @@ def moe(
     if experts.shape != gates.shape or experts.ndim != 2 or experts.shape[0] != x.shape[0]:
         raise ValueError(f"experts and gates must be [M={x.shape[0]}, A]; got {experts.shape} and {gates.shape}.")
     run = dispatch.select("moe", implementation, {"xla": reference.moe})
-    return run(x, experts, gates, gate_up, gate_up_bias, down, down_bias, limit=limit)
+    return run(x, experts, gates, gate_up, gate_up_bias, down, down_bias, limit=limit, dtype=dtype)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from pallas_kernels.mxfp4 import Mxfp4, unpack
 
 
-def moe(x, experts, gates, gate_up, gate_up_bias, down, down_bias, *, limit):
+def moe(x, experts, gates, gate_up, gate_up_bias, down, down_bias, *, limit, dtype):
     M, A = experts.shape
     E, P = gate_up_bias.shape[0], M * A
     rows = _block_rows(M, P, E)
@@ -34,7 +34,7 @@ def moe(x, experts, gates, gate_up, gate_up_bias, down, down_bias, *, limit):
         at = (i - first_block[e]) * rows + jnp.arange(rows, dtype=jnp.int32)  # rank among the expert's pairs
         token = order[jnp.minimum(start[e] + at, P - 1)] // A
         inputs = jnp.where((at < count[e])[:, None], x[token], 0)
-        return _expert(e, inputs, gate_up, gate_up_bias, down, down_bias, limit)
+        return _expert(e, inputs, gate_up, gate_up_bias, down, down_bias, limit, dtype)
 
     @jax.checkpoint
     def step(_, i):
@@ -58,7 +58,7 @@ def _block_rows(tokens: int, pairs: int, num_experts: int) -> int:
     return min(256, max(16, 1 << (mean - 1).bit_length()))
 
 
-def _expert(e, x, gate_up, gate_up_bias, down, down_bias, limit):
+def _expert(e, x, gate_up, gate_up_bias, down, down_bias, limit, dtype):
     """What expert `e` makes of rows x [rows, D]."""
 
     def mlp(x, w1, b1, w2, b2):
@@ -69,7 +69,7 @@ def _expert(e, x, gate_up, gate_up_bias, down, down_bias, limit):
     if isinstance(gate_up, tuple):
         branches = [lambda x, b1, b2, w1=w1, w2=w2: mlp(x, w1, b1, w2, b2) for w1, w2 in zip(gate_up, down, strict=True)]
         return jax.lax.switch(e, branches, x, b1, b2)
-    pick = lambda w: unpack(w[e], jnp.bfloat16) if isinstance(w, Mxfp4) else w[e]
+    pick = lambda w: unpack(w[e], dtype) if isinstance(w, Mxfp4) else w[e]
     return mlp(x, pick(gate_up), b1, pick(down), b2)
 
 

@@ -1,0 +1,12 @@
+"""Harmony: messages to the ids of a prompt (`render`), ids of an answer back to messages (`parse`, `StreamParser`).
+
+Stands between the tokenizer and the model, and knows neither arrays nor the model. Rendering is strict and refuses what a
+conversation must not hold; parsing reads whatever a model wrote, never raises and never loses a token.
+"""
+
+from gptoss_jax.harmony.conversation import to_conversation
+from gptoss_jax.harmony.parse import StreamParser, parse
+from gptoss_jax.harmony.parsed import Delta, Message, Parsed, ToolCall
+from gptoss_jax.harmony.render import render
+
+__all__ = ["Delta", "Message", "Parsed", "StreamParser", "ToolCall", "parse", "render", "to_conversation"]

@@ -1,0 +1,207 @@
+"""Whatever a model wrote to messages, token by token or at once. Never raises, never loses a token.
+
+    [header]  <|channel|>final  <|message|>  [content]  Hello  <|end|>  [between]  <|start|>  [header]  ...
+
+A well-formed stream walks through these three states. Every other token is taken for what it most likely was meant to be, and
+noted in `problems`; tokens that cannot belong to a message are kept as spans of junk.
+"""
+
+from collections.abc import Iterable
+
+from gptoss_jax.harmony.header import Header, read_header
+from gptoss_jax.harmony.parsed import Delta, Message, Parsed
+from gptoss_jax.tokenizer import Tokenizer
+
+_ENDS = ("<|end|>", "<|return|>", "<|call|>", "<|endoftext|>")
+_INVALID = b"\xff"  # no UTF-8 holds this byte
+
+
+def parse(tokenizer: Tokenizer, tokens: Iterable[int], *, role: str | None = "assistant") -> Parsed:
+    """All that can be read in tokens. Any integers will do; never raises, never loses one.
+
+    Args:
+        tokenizer: the vocabulary of the tokens.
+        tokens: an answer, with the control token that ended it.
+        role: of the first message, whose `<|start|>role` the prompt ended with; None for a stream that begins with `<|start|>`.
+    """
+    parser = StreamParser(tokenizer, role=role)
+    for token in tokens:
+        parser.push(token)
+    return parser.result()
+
+
+class StreamParser:
+    """`parse`, one token at a time: push tokens, show the deltas, take the result.
+
+    A character whose bytes come in several tokens is held back until it is whole. Args as `parse`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, role: str | None = "assistant"):
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        self._messages: list[Message] = []
+        self._junk: list[tuple[int, int]] = []
+        self._problems: dict[str, int] = {}  # what, and at which token first
+        self._missing = ""
+        self._closed = False
+        self._begin = 0  # of the segment that is being read
+        self._state = "header" if role else "between"
+        self._role = role  # of the message whose header is being read, if known before the header says it
+        self._pieces: list[tuple[str, bytearray]] = [("", bytearray())]  # of the header: control token and the bytes after it
+        self._header = Header(role or "assistant")  # of the message whose content is being read
+        self._text: list[str] = []
+        self._held = b""  # bytes of a character that is not whole yet
+
+    def push(self, token: int) -> list[Delta]:
+        """Takes the next token; returns the text that it completes, usually one delta or none.
+
+        Raises:
+            ValueError: the stream has been finished.
+        """
+        if self._closed:
+            raise ValueError("this stream is finished; make a new StreamParser for the next one")
+        token = int(token)
+        self._tokens.append(token)
+        name, data = self._tokenizer.control_name(token), self._tokenizer.token_bytes(token)
+        if name is None and data is None:
+            self._problem(f"{token} is not in the vocabulary")
+            data = _INVALID
+        return {"between": self._between, "header": self._in_header, "content": self._in_content}[self._state](name, data)
+
+    def finish(self) -> list[Delta]:
+        """Ends the stream; returns the text that was still held back. A second call does nothing."""
+        if self._closed:
+            return []
+        self._closed = True
+        cut, end = self._state, len(self._tokens)
+        deltas = self._end_content(None, end, cut_off=True) if cut == "content" else []
+        deltas += self._end_header(None, end) if cut == "header" else []
+        self._end_junk(end)
+        last = self._messages[-1] if self._messages else None
+        if cut != "between":
+            self._missing = f"the stream was cut off in a message's {cut}"
+        elif last is None:
+            self._missing = "the stream holds no message"
+        elif last.role == "assistant" and last.end == "<|end|>" and not last.recipient and last.channel in ("analysis", "commentary"):
+            self._missing = f"no answer and no call follow the {last.channel}"
+        return deltas
+
+    def result(self) -> Parsed:
+        """All that could be read; ends the stream."""
+        self.finish()
+        problems = tuple(f"token {at}: {what}" for what, at in self._problems.items())
+        return Parsed(tuple(self._tokens), tuple(self._messages), tuple(self._junk), problems, self._missing)
+
+    # The states. Each takes the control token's name, or the bytes of a token of text.
+
+    def _between(self, name: str | None, data: bytes | None) -> list[Delta]:
+        here = len(self._tokens) - 1
+        if name == "<|start|>":
+            self._open_header(None, here)
+        elif name in ("<|channel|>", "<|message|>"):
+            self._problem("<|start|> is missing")
+            self._open_header("assistant", here)
+            return self._in_header(name, data)
+        else:
+            self._problem(f"{name} after the end of a message" if name else "text between messages")
+        return []
+
+    def _in_header(self, name: str | None, data: bytes | None) -> list[Delta]:
+        if name is None:
+            self._pieces[-1][1].extend(data)
+        elif name in ("<|channel|>", "<|constrain|>"):
+            self._pieces.append((name, bytearray()))
+        elif name == "<|message|>":
+            self._header = self._read_header(whole=True)
+            self._state = "content"
+        elif name == "<|start|>":
+            self._problem("<|start|> inside a header")
+            deltas = self._end_header(None, len(self._tokens) - 1)
+            self._open_header(None, len(self._tokens) - 1)
+            return deltas
+        elif name in _ENDS:
+            self._problem("<|message|> is missing")
+            return self._end_header(name, len(self._tokens))
+        else:
+            self._problem(f"{name} inside a header")
+        return []
+
+    def _in_content(self, name: str | None, data: bytes | None) -> list[Delta]:
+        if name is None:
+            return self._say(self._decode(data))
+        if name in _ENDS:
+            if name == "<|endoftext|>":
+                self._problem("<|endoftext|> ends a message")
+            return self._end_content(name, len(self._tokens))
+        self._problem(f"{name} inside a message")
+        if name not in ("<|start|>", "<|channel|>"):
+            return []
+        here = len(self._tokens) - 1
+        deltas = self._end_content(None, here)
+        self._open_header(self._header.role if name == "<|channel|>" else None, here)
+        return deltas + (self._in_header(name, data) if name == "<|channel|>" else [])
+
+    # Their transitions. `end` is one past the last token of what ends.
+
+    def _open_header(self, role: str | None, begin: int) -> None:
+        self._end_junk(begin)
+        self._state, self._role, self._pieces = "header", role, [("", bytearray())]
+
+    def _end_junk(self, end: int) -> None:
+        if self._begin < end:
+            self._junk.append((self._begin, end))
+        self._begin = end
+
+    def _end_header(self, name: str | None, end: int) -> list[Delta]:
+        """Ends a header that no content followed: a message if it says anything, else junk."""
+        self._header = self._read_header(whole=False)
+        self._state = "between"
+        if not (self._header.text or self._header.channel or self._header.recipient):
+            self._end_junk(end)
+            return []
+        deltas = self._say(self._header.text)
+        return deltas + self._end_content(name, end)
+
+    def _end_content(self, name: str | None, end: int, *, cut_off: bool = False) -> list[Delta]:
+        if self._held and not cut_off:
+            self._problem("invalid UTF-8")
+        deltas = self._say("\N{REPLACEMENT CHARACTER}" if self._held else "")
+        h = self._header
+        text = "".join(self._text)
+        self._messages.append(Message(h.role, text, (self._begin, end), h.name, h.channel, h.recipient, h.content_type, name))
+        self._begin, self._text, self._held, self._state = end, [], b"", "between"
+        return deltas
+
+    def _read_header(self, *, whole: bool) -> Header:
+        pieces = [(name, data.decode(errors="replace")) for name, data in self._pieces]
+        header = read_header(pieces, self._role, whole=whole)
+        for problem in header.problems:
+            self._problem(problem)
+        return header
+
+    def _say(self, text: str) -> list[Delta]:
+        if not text:
+            return []
+        self._text.append(text)
+        return [Delta(len(self._messages), text, self._header.role, self._header.channel, self._header.recipient)]
+
+    def _decode(self, data: bytes) -> str:
+        """The characters that data completes. Replaces what can never become valid, as bytes.decode does, and notes it."""
+        self._held += data
+        out = ""
+        while self._held:
+            try:
+                whole, self._held = self._held.decode(), b""
+                return out + whole
+            except UnicodeDecodeError as error:
+                out += self._held[: error.start].decode()
+                if error.reason == "unexpected end of data":
+                    self._held = self._held[error.start :]
+                    break
+                self._problem("invalid UTF-8")
+                out += "\N{REPLACEMENT CHARACTER}"
+                self._held = self._held[error.end :]
+        return out
+
+    def _problem(self, what: str) -> None:
+        self._problems.setdefault(what, max(len(self._tokens) - 1, 0))

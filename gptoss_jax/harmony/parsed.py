@@ -1,0 +1,160 @@
+"""What parsing yields: messages, deltas of a stream, tool calls. Data only."""
+
+import dataclasses
+import functools
+import json
+
+Span = tuple[int, int]  # [begin, end) in the parsed tokens
+
+_PEOPLE = ("assistant", "all", "user")  # recipients that are no tool
+
+
+@dataclasses.dataclass(frozen=True)
+class ToolCall:
+    """A call that the model made.
+
+    Attributes:
+        name: of the function, without "functions."; the recipient as it stands for anything outside that namespace.
+        arguments: the text that the model wrote, valid JSON or not.
+    """
+
+    name: str
+    arguments: str
+
+    @functools.cached_property
+    def parsed(self) -> dict | None:
+        """The arguments as a dict; None if the model did not write a JSON object."""
+        try:
+            value = json.loads(self.arguments)
+        except (ValueError, RecursionError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    @property
+    def valid(self) -> bool:
+        return self.parsed is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """One message that could be read.
+
+    Attributes:
+        role: "system", "developer", "user", "assistant" or "tool".
+        text: its content, without control tokens; invalid UTF-8 reads U+FFFD.
+        span: its tokens, header and end included.
+        name: of a tool, such as "functions.weather", or of a named author; else None.
+        channel: usually "analysis", "commentary" or "final"; None if it names none.
+        recipient: such as "functions.weather" or "assistant"; None for the user.
+        content_type: such as "json"; None if it names none.
+        end: the control token that ended it; None if the stream or another message did.
+    """
+
+    role: str
+    text: str
+    span: Span
+    name: str | None = None
+    channel: str | None = None
+    recipient: str | None = None
+    content_type: str | None = None
+    end: str | None = None
+
+    @property
+    def tool_call(self) -> ToolCall | None:
+        """The call that this message makes, if it makes one."""
+        if self.role != "assistant" or self.recipient is None or self.recipient in _PEOPLE:
+            return None
+        return ToolCall(self.recipient.removeprefix("functions."), self.text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Delta:
+    """The next piece of a message's text. The pieces of one message add up to `Message.text`; `message` is its index."""
+
+    message: int
+    text: str
+    role: str
+    channel: str | None
+    recipient: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+    """All that could be read in a stream of tokens.
+
+    Attributes:
+        tokens: the stream, as it came.
+        messages: in order.
+        junk: spans that belong to no message. `messages` and `junk` together cover every token once.
+        problems: what is malformed, each with the position of the first token concerned; () for a well-formed stream.
+        missing: why the turn is not over, such as a cut in the middle of a message; "" if it is.
+    """
+
+    tokens: tuple[int, ...]
+    messages: tuple[Message, ...]
+    junk: tuple[Span, ...]
+    problems: tuple[str, ...]
+    missing: str
+
+    @property
+    def malformed(self) -> bool:
+        return bool(self.problems)
+
+    @property
+    def incomplete(self) -> bool:
+        return bool(self.missing)
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """Spans of messages and junk in order, without gap or overlap."""
+        return tuple(sorted([message.span for message in self.messages] + list(self.junk)))
+
+    @property
+    def final(self) -> str:
+        """The answer: the assistant's text on the final channel, or on none."""
+        return self._said("final", None)
+
+    @property
+    def reasoning(self) -> str:
+        """The assistant's text on the analysis channel."""
+        return self._said("analysis")
+
+    @property
+    def commentary(self) -> str:
+        """What the assistant tells the user on the commentary channel, beside its calls."""
+        return self._said("commentary")
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return tuple(message.tool_call for message in self.messages if message.tool_call)
+
+    def to_chat_messages(self) -> list[dict]:
+        """The assistant's messages as chat messages, to append to the history that the next `render` gets.
+
+        As few dicts as keep the order: {"role": "assistant", "reasoning", "channel", "content", "tool_calls"}, each key where there is
+        something to say. A call's id is "call_0", "call_1", ... within this turn.
+        """
+        out: list[dict] = []
+        rank = 3  # of the last thing put in: reasoning 0, commentary 1, calls 2, final 3; it must grow within a dict, calls may repeat
+        calls = 0
+        for message in self.messages:
+            if message.role != "assistant":
+                continue
+            call = message.tool_call
+            new = 2 if call else {"analysis": 0, "commentary": 1}.get(message.channel, 3)
+            if new < rank or new == rank != 2 or (new == 3 and rank in (1, 2)):
+                out.append({"role": "assistant"})
+            rank = new
+            if call:
+                function = {"name": call.name, "arguments": call.arguments}
+                out[-1].setdefault("tool_calls", []).append({"id": f"call_{calls}", "type": "function", "function": function})
+                calls += 1
+            elif new == 0:
+                out[-1]["reasoning"] = message.text
+            else:
+                out[-1] |= {"channel": "commentary", "content": message.text} if new == 1 else {"content": message.text}
+        return out
+
+    def _said(self, *channels: str | None) -> str:
+        said = (m for m in self.messages if m.role == "assistant" and m.channel in channels and not m.tool_call)
+        return "".join(message.text for message in said)
