@@ -1,0 +1,10 @@
+"""gpt-oss in JAX: `load` a published checkpoint, `LLM` to ask it, `forward` to study it."""
+
+from gptoss_jax.config import GPT_OSS_20B, GPT_OSS_120B, TINY, Config
+from gptoss_jax.llm import LLM, Completion
+from gptoss_jax.model.transformer import forward
+from gptoss_jax.reply import Reply
+from gptoss_jax.sampling import Sampling
+from gptoss_jax.weights import Model, load
+
+__all__ = ["GPT_OSS_120B", "GPT_OSS_20B", "LLM", "TINY", "Completion", "Config", "Model", "Reply", "Sampling", "forward", "load"]

@@ -64,7 +64,7 @@ class Config:
                 object.__setattr__(self, field.name, float(getattr(self, field.name)))
         problems = _type_problems(self) or _geometry_problems(self)
         if problems:
-            raise ValueError(f"this is no possible gpt-oss geometry: {'; '.join(problems)}. Correct these values of config.json.")
+            raise ValueError(f"this is no possible gpt-oss geometry: {'; '.join(problems)}; correct these values of config.json.")
 
     @property
     def group(self) -> int:
@@ -83,7 +83,7 @@ class Config:
             ValueError: another architecture, a value is missing, or the geometry is impossible.
         """
         if not isinstance(values, dict):
-            raise ValueError(f"config.json must hold a JSON object; got {type(values).__name__}. Use that of a gpt-oss checkpoint.")
+            raise ValueError(f"config.json must hold a JSON object; got {type(values).__name__}; use that of a gpt-oss checkpoint.")
         is_original = "rope_scaling_factor" in values and "model_type" not in values
         return _from_original(values) if is_original else _from_hugging_face(values)
 
@@ -99,7 +99,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The same as Hugging Face's config.json; `Config.from_dict` reads it back."""
-        others = "num_local_experts num_experts_per_tok max_position_embeddings rope_theta swiglu_limit rms_norm_eps"
+        others = "num_local_experts num_experts_per_tok max_position_embeddings rope_theta rms_norm_eps"
         return {
             "architectures": ["GptOssForCausalLM"],
             "model_type": "gpt_oss",
@@ -113,7 +113,7 @@ class Config:
                 "beta_slow": self.rope_beta_slow,
                 "truncate": self.rope_truncate,
             },
-            "eos_token_id": self.eos_token_ids[0] if len(self.eos_token_ids) == 1 else list(self.eos_token_ids),
+            "eos_token_id": self.eos_token_ids[0] if len(self.eos_token_ids) == 1 else list(self.eos_token_ids) or None,
             "experts_per_token": self.num_experts_per_tok,
             "initial_context_length": self.rope_original_context,
             "hidden_act": "silu",
@@ -129,33 +129,21 @@ def read_json(path: str | os.PathLike) -> Any:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
     except FileNotFoundError:
-        raise FileNotFoundError(f"a checkpoint needs {os.path.basename(path)}; there is no {path}. Download it again.") from None
+        raise FileNotFoundError(f"a checkpoint needs {os.path.basename(path)}; there is no {path}; download it again.") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} must be JSON; reading it stopped at: {error}. Download it again.") from None
+        raise ValueError(f"{path} must be JSON; reading it stopped at: {error}; download it again.") from None
 
 
 def _from_hugging_face(values: dict[str, Any]) -> Config:
     _refuse_other_models(values)
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if not isinstance(rope, dict):
-        raise ValueError(f"rope_scaling of config.json must be an object; got {rope!r}. Use the published config.json.")
+        raise ValueError(f"rope_scaling of config.json must be an object; got {rope!r}; use the published config.json.")
     rope_type = rope.get("rope_type", rope.get("type"))
     if rope_type != "yarn":
-        raise ValueError(f"rope_type of config.json must be 'yarn', as in every gpt-oss; got {rope_type!r}. Use the published config.json.")
-    flat = {**values, **{f"rope.{key}": value for key, value in rope.items()}}
-    found = _take(flat, {
-        **{name: (name,) for name in _SHARED},
-        "num_local_experts": ("num_local_experts", "num_experts"),
-        "num_experts_per_tok": ("num_experts_per_tok", "experts_per_token"),
-        "rope_original_context": ("rope.original_max_position_embeddings", "initial_context_length"),
-        "rope_factor": ("rope.factor",),
-        "rope_theta": ("rope.rope_theta", "rope_theta"),
-    })
-    # Hugging Face's YaRN truncates when the key is absent; gpt-oss was trained without, whoever wrote the file.
-    found |= _take_present(flat, {
-        "swiglu_limit": "swiglu_limit", "rms_norm_eps": "rms_norm_eps", "rope_truncate": "rope.truncate",
-        "rope_beta_fast": "rope.beta_fast", "rope_beta_slow": "rope.beta_slow",
-    })  # fmt: skip
+        raise ValueError(f"rope_type of config.json must be 'yarn', as in every gpt-oss; got {rope_type!r}; use the published config.json.")
+    flat = values | {f"rope.{key}": value for key, value in rope.items()}
+    found = _take(flat, _HUGGING_FACE)
     _refuse_attention_factor(rope, found["rope_factor"])
     eos = values.get("eos_token_id")
     return Config(
@@ -168,17 +156,7 @@ def _from_hugging_face(values: dict[str, Any]) -> Config:
 
 def _from_original(values: dict[str, Any]) -> Config:
     """OpenAI's own config.json: short names, no layer types (even layers slide), no token ids."""
-    found = _take(values, {
-        **{name: (name,) for name in _SHARED},
-        "num_local_experts": ("num_experts",),
-        "num_experts_per_tok": ("experts_per_token",),
-        "rope_original_context": ("initial_context_length",),
-        "rope_factor": ("rope_scaling_factor",),
-        "rope_theta": ("rope_theta",),
-    })
-    found |= _take_present(values, {
-        "swiglu_limit": "swiglu_limit", "rope_beta_fast": "rope_ntk_beta", "rope_beta_slow": "rope_ntk_alpha",
-    })  # fmt: skip
+    found = _take(values, _ORIGINAL)
     return Config(
         **found,
         layer_types=_layer_types(None, found["num_hidden_layers"]),
@@ -187,36 +165,47 @@ def _from_original(values: dict[str, Any]) -> Config:
     )
 
 
-# Names that both config.json files share.
+# Field -> its names in config.json; the first that is present counts.
 _SHARED = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "intermediate_size", "sliding_window",
+    "intermediate_size", "sliding_window", "swiglu_limit",
 )  # fmt: skip
+_HUGGING_FACE = {name: (name,) for name in (*_SHARED, "rms_norm_eps")} | {
+    "num_local_experts": ("num_local_experts", "num_experts"),
+    "num_experts_per_tok": ("num_experts_per_tok", "experts_per_token"),
+    "rope_original_context": ("rope.original_max_position_embeddings", "initial_context_length"),
+    "rope_factor": ("rope.factor",),
+    "rope_theta": ("rope.rope_theta", "rope_theta"),
+    "rope_beta_fast": ("rope.beta_fast",),
+    "rope_beta_slow": ("rope.beta_slow",),
+    "rope_truncate": ("rope.truncate",),
+}
+_ORIGINAL = {name: (name,) for name in _SHARED} | {
+    "num_local_experts": ("num_experts",),
+    "num_experts_per_tok": ("experts_per_token",),
+    "rope_original_context": ("initial_context_length",),
+    "rope_factor": ("rope_scaling_factor",),
+    "rope_theta": ("rope_theta",),
+    "rope_beta_fast": ("rope_ntk_beta",),
+    "rope_beta_slow": ("rope_ntk_alpha",),
+}
+# Absent, these take gpt-oss's values. (Hugging Face's YaRN truncates if not told; gpt-oss was trained without.)
+_OPTIONAL = ("swiglu_limit", "rms_norm_eps", "rope_beta_fast", "rope_beta_slow", "rope_truncate")
 
 
 def _take(values: dict[str, Any], wanted: dict[str, tuple[str, ...]]) -> dict[str, Any]:
-    """The first present name of each wanted field; one error names every field that has none."""
-    found, missing = {}, []
-    for field, names in wanted.items():
-        present = [values[name] for name in names if values.get(name) is not None]
-        if present:
-            found[field] = present[0]
-        else:
-            missing.append(names[0].replace("rope.", "rope_scaling."))
+    """The value of each wanted field; one error names every field that has none."""
+    present = {field: [values[name] for name in names if values.get(name) is not None] for field, names in wanted.items()}
+    missing = [wanted[field][0] for field, found in present.items() if not found and field not in _OPTIONAL]
     if missing:
-        raise ValueError(f"config.json of a gpt-oss checkpoint must have {', '.join(missing)}; absent. Use the published config.json.")
-    return found
-
-
-def _take_present(values: dict[str, Any], wanted: dict[str, str]) -> dict[str, Any]:
-    return {field: values[name] for field, name in wanted.items() if values.get(name) is not None}
+        names = ", ".join(missing).replace("rope.", "rope_scaling.")
+        raise ValueError(f"config.json of a gpt-oss checkpoint must have {names}; absent; use the published config.json.")
+    return {field: found[0] for field, found in present.items() if found}
 
 
 def _stretched(found: dict[str, Any]) -> int:
-    try:
-        return int(found["rope_original_context"] * found["rope_factor"])
-    except (TypeError, ValueError, OverflowError):
-        return 0  # refused with the others
+    context, factor = found["rope_original_context"], found["rope_factor"]
+    return int(context * factor) if isinstance(context, int) and isinstance(factor, int | float) else 0  # refused with the others
 
 
 def _layer_types(given: Any, layers: Any) -> tuple[str, ...]:
@@ -230,14 +219,14 @@ def _refuse_other_models(values: dict[str, Any]) -> None:
     architectures = values.get("architectures") or ["GptOssForCausalLM"]
     if kind != "gpt_oss" or "GptOssForCausalLM" not in architectures:
         got = f"model_type {kind!r}, architectures {architectures!r}" if kind else "neither its model_type nor OpenAI's rope_scaling_factor"
-        raise ValueError(f"config.json must describe a gpt-oss model (model_type 'gpt_oss'); got {got}. Give a gpt-oss checkpoint.")
+        raise ValueError(f"config.json must describe a gpt-oss model (model_type 'gpt_oss'); got {got}; give a gpt-oss checkpoint.")
     if values.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"hidden_act of config.json must be 'silu', gpt-oss's; got {values['hidden_act']!r}. Use a gpt-oss checkpoint.")
+        raise ValueError(f"hidden_act of config.json must be 'silu', gpt-oss's; got {values['hidden_act']!r}; use a gpt-oss checkpoint.")
     if values.get("tie_word_embeddings"):
-        raise ValueError("gpt-oss does not tie word embeddings; config.json has tie_word_embeddings true. Use another checkpoint.")
+        raise ValueError("gpt-oss does not tie word embeddings; config.json has tie_word_embeddings true; use another checkpoint.")
     method = (values.get("quantization_config") or {}).get("quant_method", "mxfp4")
     if method != "mxfp4":
-        raise ValueError(f"quant_method of config.json must be 'mxfp4' or absent; got {method!r}. Use the MXFP4 or a bf16 checkpoint.")
+        raise ValueError(f"quant_method of config.json must be 'mxfp4' or absent; got {method!r}; use the MXFP4 or a bf16 checkpoint.")
 
 
 def _refuse_attention_factor(rope: dict[str, Any], factor: Any) -> None:
@@ -246,7 +235,7 @@ def _refuse_attention_factor(rope: dict[str, Any], factor: Any) -> None:
         value = rope.get(name)
         usual = name == "attention_factor" and isinstance(value, int | float) and isinstance(factor, int | float)
         if value is not None and not (usual and math.isclose(value, 0.1 * math.log(factor) + 1, rel_tol=1e-6)):
-            raise ValueError(f"{name} of rope_scaling must be absent in gpt-oss; got {value!r}. Use the published config.json.")
+            raise ValueError(f"{name} of rope_scaling must be absent in gpt-oss; got {value!r}; use the published config.json.")
 
 
 def _type_problems(config: Config) -> list[str]:

@@ -6,7 +6,6 @@ one direction, and whatever writes a checkpoint, in the other. Knows no files an
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-import math
 from typing import Literal, get_args
 
 import jax
@@ -19,7 +18,6 @@ from pallas_kernels.mxfp4 import Mxfp4
 Layout = Literal["huggingface", "huggingface-bf16", "original"]
 """huggingface: as published, experts in MXFP4. huggingface-bf16: as fine-tunes are saved. original: OpenAI's own, in original/."""
 
-_ATTENTION, _MLP = "self_attn.", "mlp.experts."
 _HUGGING_FACE = {
     "embedding": ("model.embed_tokens.weight",),
     "norm": ("model.norm.weight",),
@@ -41,8 +39,7 @@ _HUGGING_FACE = {
 }
 _NAMES: dict[Layout, dict[str, str | tuple[str, ...]]] = {
     "huggingface": _HUGGING_FACE,
-    "huggingface-bf16": _HUGGING_FACE
-    | {"moe.gate_up": ("mlp.experts.gate_up_proj",), "moe.down": ("mlp.experts.down_proj",)},
+    "huggingface-bf16": _HUGGING_FACE | {"moe.gate_up": ("mlp.experts.gate_up_proj",), "moe.down": ("mlp.experts.down_proj",)},
     "original": {
         "embedding": ("embedding.weight",),
         "norm": ("norm.scale",),
@@ -161,8 +158,3 @@ def _source(names: Sequence[str], spec, config: Config, transposed: bool = False
 def tensors(tree: Params) -> dict[str, Tensor]:
     """Every stored tensor of a tree of sources, by name."""
     return {tensor.name: tensor for source in jax.tree.leaves(tree) for tensor in source.tensors}
-
-
-def num_values(config: Config) -> int:
-    """Weights of a model (an MXFP4 code counts as one, its scale as none)."""
-    return sum(math.prod(spec.shape) for spec in jax.tree.leaves(abstract_params(config, experts="stacked"), is_leaf=is_spec))

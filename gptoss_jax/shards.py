@@ -48,7 +48,7 @@ def scan(path: Path) -> dict[str, Stored]:
         for stored in _header(file):
             if stored.name in found:
                 other = found[stored.name].file
-                raise ValueError(f"a tensor must lie in one file; {stored.name} is in {other.name} and {file.name}. Remove the stale one.")
+                raise ValueError(f"a tensor must lie in one file; {stored.name} is in {other.name} and {file.name}; remove the stale one.")
             found[stored.name] = stored
     return found
 
@@ -81,7 +81,7 @@ def read(stored: Stored, dtype: np.typing.DTypeLike, expert: int | None = None) 
                 out[start:stop] = view[start:stop]
             return out
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{stored.name} of {stored.file} must be readable; got: {error}. Load again once the file is whole.") from error
+        raise ValueError(f"{stored.name} of {stored.file} must be readable; got: {error}; load again once the file is whole.") from error
 
 
 def _empty(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
@@ -98,42 +98,39 @@ def _shards(directory: Path) -> list[Path]:
         single = directory / "model.safetensors"
         files = [single] if single.is_file() else sorted(directory.glob("*.safetensors"))
         if not files:
-            raise FileNotFoundError(f"a checkpoint needs *.safetensors files; there are none in {directory}. {_FORMATS}")
+            raise FileNotFoundError(f"there are no safetensors files in {directory}; give a directory that holds some.")
         return files
     index = read_json(indices[0])
     names = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise ValueError(f"{indices[0]} must hold a weight_map of tensor names to file names. Download it again.")
+        raise ValueError(f"{indices[0]} must hold a weight_map of tensor names to file names; download it again.")
     files = [directory / name for name in sorted(set(names.values()))]
     if missing := [file.name for file in files if not file.is_file()]:
         raise FileNotFoundError(
-            f"{indices[0].name} names {len(files)} shards; absent from {directory}: {', '.join(missing)}. Download the missing files."
+            f"{indices[0].name} names {len(files)} shards; absent from {directory}: {', '.join(missing)}; download the missing files."
         )
     return files
-
-
-_FORMATS = "Give the Hugging Face directory or original/ of a gpt-oss (not metal/, GGUF or PyTorch files), or download it again."
 
 
 def _header(file: Path) -> Iterator[Stored]:
     try:
         with safe_open(file, framework="numpy") as opened:
-            for name in opened.keys():  # noqa: SIM118 (not a dict)
+            for name in opened.keys():
                 view = opened.get_slice(name)
                 shape, dtype = tuple(view.get_shape()), view.get_dtype()
-                yield Stored(name, file, shape, dtype, math.prod(shape) * _itemsize(dtype))
+                yield Stored(name, file, shape, dtype, _nbytes(shape, dtype))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {file}; check the path.") from None
     except (OSError, SafetensorError) as error:
         if "not fully covered" in str(error):
             raise ValueError(
-                f"{file} is cut short or damaged: its {os.path.getsize(file):,} bytes are not those that its header promises. "
-                "Download this file again."
+                f"{file} is cut short or damaged: its {os.path.getsize(file):,} bytes are not those that its header promises; "
+                "download this file again."
             ) from error
-        raise ValueError(f"{file} is not a safetensors file ({error}). Download this file again; git-lfs pointers need `git lfs pull`.") from error
+        remedy = "download it again, or run `git lfs pull` if it is a git-lfs pointer."
+        raise ValueError(f"{file} is not a safetensors file ({error}); {remedy}") from error
 
 
-def _itemsize(dtype: str) -> int:
-    digits = "".join(c for c in dtype.split("_")[0] if c.isdigit())
-    bits = {"BOOL": 8}.get(dtype) or int(digits or 0)
-    return bits // 8
+def _nbytes(shape: tuple[int, ...], dtype: str) -> int:
+    bits = "".join(c for c in dtype.split("_")[0] if c.isdigit())  # BF16, F8_E4M3, I64
+    return math.prod(shape) * int(bits or 8) // 8  # BOOL has none

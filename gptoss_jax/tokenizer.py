@@ -4,11 +4,11 @@ The first and the last station. It knows neither messages nor arrays. Text never
 contains "<|start|>" encodes to ordinary ids that spell it, so that nobody can forge a message header from inside a message.
 """
 
+from collections.abc import Iterable
 import functools
 import os
-import re
-from collections.abc import Iterable
 from pathlib import Path
+import re
 
 import openai_harmony
 import regex
@@ -178,8 +178,8 @@ def o200k_harmony() -> tiktoken.Encoding:
 
     tiktoken would download the ranks; `openai_harmony` embeds them, and shows them one decoded id at a time.
     """
-    decode = harmony_encoding()._inner.decode_bytes
-    spelled = {bytes(decode([i])): i for i in range(_O200K_SIZE)}
+    decode = harmony_encoding().decode
+    spelled = {decode([i], errors="surrogateescape").encode(errors="surrogateescape"): i for i in range(_O200K_SIZE)}
     return tiktoken.Encoding(
         "o200k_harmony",
         pat_str=_O200K_PATTERN,

@@ -82,10 +82,17 @@ def test_top_p_keeps_the_smallest_set_that_reaches_the_mass(logits, p):
         check_top_p(mask[row], logits[row], np.float32(p[row]))
 
 
-@pytest.mark.parametrize(("p", "count"), [(1e-9, 1), (0.125, 1), (0.1251, 2), (0.5, 4), (0.500001, 5), (0.875, 7), (0.99, 8), (1.0, 8)])
+@pytest.mark.parametrize(
+    ("p", "count"), [(1e-60, 1), (1e-9, 1), (0.125, 1), (0.1251, 2), (0.5, 4), (0.500001, 5), (0.875, 7), (0.99, 8), (1.0, 8)]
+)
 def test_top_p_of_equal_tokens_counts_them_by_id(p, count):
     mask = top_p_mask(jnp.full((1, 8), 1.5, jnp.float32), jnp.asarray([p], jnp.float32))
     np.testing.assert_array_equal(mask[0], np.arange(8) < count)
+
+
+def test_top_p_of_one_keeps_tokens_of_no_measurable_mass():
+    mask = top_p_mask(jnp.asarray([[0, -50, 1, -math.inf]] * 2, jnp.float32), jnp.asarray([1, 0.999], jnp.float32))
+    np.testing.assert_array_equal(mask, [[True] * 4, [True, False, True, False]])
 
 
 def test_filters_at_the_full_vocabulary_with_many_ties():

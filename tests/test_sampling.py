@@ -116,6 +116,18 @@ def test_bias_and_penalties_match_the_oracle_row_by_row():
     np.testing.assert_array_equal(out.tokens, np.argmax(expected, axis=-1))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"presence_penalty": 1}, {"frequency_penalty": 1}, {"repetition_penalty": 2}, {"logit_bias": {0: -1}}],
+    ids=repr,
+)
+def test_each_adjustment_takes_effect_without_the_others(options):
+    state = sampling.stack([Sampling(temperature=0, **options)] * 2, vocab_size=3, prompts=[[2], [2]])
+    state = sampling.observe(state, jnp.zeros(2, jnp.int32), jnp.ones(2, bool))
+    out = run(jnp.asarray([[1.0, 0.9, 0.1]] * 2, jnp.float32), state, jnp.zeros(2, jnp.int32))
+    np.testing.assert_array_equal(out.tokens, [1, 1])
+
+
 def test_bias_of_100_forces_and_of_minus_100_bans():
     logits = random_logits(1, V)
     best = int(np.argmax(logits))
@@ -186,6 +198,12 @@ def test_noise_is_gumbel_and_fine_where_it_wins():
     tail = np.sort(noise)[-200:]
     assert len(np.unique(tail)) == 200  # a 23-bit uniform would give ties here
     assert abs(np.mean(noise > 5) / -math.expm1(-math.exp(-5)) - 1) < 0.1
+
+
+@pytest.mark.parametrize("extreme", [0, 2**32 - 1])
+def test_noise_is_finite_at_both_ends(extreme, monkeypatch):
+    monkeypatch.setattr(jax.random, "bits", lambda key, shape, dtype: jnp.full(shape, extreme, dtype))
+    assert np.isfinite(sampling._gumbel(jnp.zeros((1, 2), jnp.uint32), jnp.zeros(1, jnp.int32), 3)).all()
 
 
 def test_seed_and_position_each_decide_the_draw():

@@ -1,9 +1,9 @@
 """OpenAI-style chat messages and tools, checked at the door, to an openai_harmony Conversation."""
 
+from collections.abc import Mapping, Sequence
 import datetime
 import json
 import re
-from collections.abc import Mapping, Sequence
 
 import jsonschema
 import openai_harmony as oh
@@ -14,7 +14,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 CHANNELS = ("analysis", "commentary", "final")
 EFFORTS = {"low": oh.ReasoningEffort.LOW, "medium": oh.ReasoningEffort.MEDIUM, "high": oh.ReasoningEffort.HIGH}
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # a function's name stands in a header: no blank, no dot, nothing to forge with
+FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it stands in a header: no blank, no dot, nothing to forge with
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _REASONING = ("reasoning", "thinking", "reasoning_content")
 
@@ -69,7 +69,8 @@ def to_conversation(
     out = [oh.Message.from_role_and_content(oh.Role.SYSTEM, system)]
     if rules or functions:
         developer = oh.DeveloperContent(instructions="\n\n".join(rules) if rules else None)
-        out.append(oh.Message.from_role_and_content(oh.Role.DEVELOPER, developer.with_function_tools(functions) if functions else developer))
+        developer = developer.with_function_tools(functions) if functions else developer
+        out.append(oh.Message.from_role_and_content(oh.Role.DEVELOPER, developer))
     calls: dict[str, str] = {}  # tool_call_id -> function name, of the calls so far
     for i, message in enumerate(messages[leading:], leading):
         out += _history(message, f"messages[{i}]", calls)
@@ -204,14 +205,18 @@ def _json(value: Mapping, where: str) -> str:
 
 def _function_name(name: object, where: str) -> str:
     name = name.removeprefix("functions.") if isinstance(name, str) else name
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not FUNCTION_NAME.fullmatch(name):
         raise ValueError(f"{where}: a function's name must be 1 to 64 letters, digits, _ or -; got {_show(name)}")
     return name
 
 
 def _date(date: str | datetime.date | None) -> str | None:
+    if date is None:
+        return None
+    if isinstance(date, datetime.date):
+        return date.strftime("%Y-%m-%d")
     try:
-        return date if date is None else datetime.date.fromisoformat(str(date)[:10] if isinstance(date, datetime.date) else date).isoformat()
+        return datetime.date.fromisoformat(date).isoformat()
     except (TypeError, ValueError) as error:
         raise ValueError(f"current_date must be a date written YYYY-MM-DD; got {_show(date)}") from error
 

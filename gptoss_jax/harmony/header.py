@@ -4,9 +4,9 @@
     ^ role                ^ channel     ^ recipient                     ^ content type
 """
 
+from collections.abc import Sequence
 import dataclasses
 import re
-from collections.abc import Sequence
 
 from gptoss_jax.harmony.conversation import CHANNELS, ROLES
 
@@ -14,7 +14,7 @@ _ROLE = re.compile(r"\s*(\S+)")
 _CHANNEL = re.compile(r"\s*([^\s<]*)")
 _CONTENT_TYPE = re.compile(r"\s*([\w.+/-]*)")
 _RECIPIENT = re.compile(r"\s*to=(\S+)")
-_TYPE_OF_CALL = re.compile(r"\s*([a-z]+)(?=\s*[{\[]|\s*$)")
+_TYPE_OF_CALL = re.compile(r"\s*([\w.+/-]+)(?=\s*[{\[]|\s*$)")
 
 
 @dataclasses.dataclass
@@ -61,7 +61,9 @@ def read_header(pieces: Sequence[tuple[str, str]], role: str | None, *, whole: b
         header.text = rest if rest == pieces[0][1] else rest.lstrip()
     elif rest.strip():
         _guess(header, rest.split())
-    if whole and role is None and header.role == "tool" and not header.recipient and "." not in header.name:
+    if whole and role is None and not pieces[0][1].strip():
+        header.problems.append("<|start|> without a role")
+    elif whole and header.role == "tool" and not header.recipient and "." not in (header.name or "."):
         header.problems.append(f"no role is called {header.name[:40]!r}")
     return header
 
@@ -73,7 +75,6 @@ def _read_role(header: Header, text: str, role: str | None) -> str:
     if role:
         return text[match.end() :] if word == role else text
     if not word:
-        header.problems.append("<|start|> without a role")
         return text
     base, _, name = word.partition(":")
     if base in ROLES and base != "tool":

@@ -74,7 +74,7 @@ class StreamParser:
             return []
         self._closed = True
         cut, end = self._state, len(self._tokens)
-        deltas = self._end_content(None, end, cut_off=True) if cut == "content" else []
+        deltas = self._end_content(None, end) if cut == "content" else []
         deltas += self._end_header(None, end) if cut == "header" else []
         self._end_junk(end)
         last = self._messages[-1] if self._messages else None
@@ -162,8 +162,8 @@ class StreamParser:
         deltas = self._say(self._header.text)
         return deltas + self._end_content(name, end)
 
-    def _end_content(self, name: str | None, end: int, *, cut_off: bool = False) -> list[Delta]:
-        if self._held and not cut_off:
+    def _end_content(self, name: str | None, end: int) -> list[Delta]:
+        if self._held:
             self._problem("invalid UTF-8")
         deltas = self._say("\N{REPLACEMENT CHARACTER}" if self._held else "")
         h = self._header
@@ -175,7 +175,8 @@ class StreamParser:
     def _read_header(self, *, whole: bool) -> Header:
         pieces = [(name, data.decode(errors="replace")) for name, data in self._pieces]
         header = read_header(pieces, self._role, whole=whole)
-        for problem in header.problems:
+        invalid = any(text.encode() != data for (_, text), (_, data) in zip(pieces, self._pieces, strict=True))
+        for problem in header.problems + ["invalid UTF-8"] * invalid:
             self._problem(problem)
         return header
 
@@ -204,4 +205,6 @@ class StreamParser:
         return out
 
     def _problem(self, what: str) -> None:
+        if self._closed:
+            return  # half a word or character at the end of the stream is cut off, not malformed
         self._problems.setdefault(what, max(len(self._tokens) - 1, 0))

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import json
 
+from gptoss_jax.harmony.conversation import FUNCTION_NAME
+
 Span = tuple[int, int]  # [begin, end) in the parsed tokens
 
 _PEOPLE = ("assistant", "all", "user")  # recipients that are no tool
@@ -132,16 +134,20 @@ class Parsed:
         """The assistant's messages as chat messages, to append to the history that the next `render` gets.
 
         As few dicts as keep the order: {"role": "assistant", "reasoning", "channel", "content", "tool_calls"}, each key where there is
-        something to say. A call's id is "call_0", "call_1", ... within this turn.
+        something to say. A call's id is "call_0", "call_1", ... within this turn. A call of what cannot be a function of ours, such as
+        "browser.search", is kept as commentary.
         """
         out: list[dict] = []
         rank = 3  # of the last thing put in: reasoning 0, commentary 1, calls 2, final 3; it must grow within a dict, calls may repeat
         calls = 0
         for message in self.messages:
-            if message.role != "assistant":
-                continue
             call = message.tool_call
-            new = 2 if call else {"analysis": 0, "commentary": 1}.get(message.channel, 3)
+            if message.role != "assistant" or not (call or message.text):
+                continue
+            if call and not FUNCTION_NAME.fullmatch(call.name):
+                call, new = None, 1
+            else:
+                new = 2 if call else {"analysis": 0, "commentary": 1}.get(message.channel, 3)
             if new < rank or new == rank != 2 or (new == 3 and rank in (1, 2)):
                 out.append({"role": "assistant"})
             rank = new

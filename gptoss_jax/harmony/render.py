@@ -25,8 +25,8 @@ def render(tokenizer: tokenizers.Tokenizer, messages: Sequence[Mapping], **optio
     conversation = to_conversation(messages, **options)
     try:
         ids = tokenizers.harmony_encoding().render_conversation_for_completion(conversation, oh.Role.ASSISTANT)
-    except (oh.HarmonyError, RecursionError) as error:
-        raise ValueError(f"openai_harmony cannot render these messages and tools ({error}); simplify the tools' parameters") from error
+    except (oh.HarmonyError, ValueError, RecursionError) as error:
+        raise ValueError(f"openai_harmony cannot render these messages ({str(error)[:200]}); simplify the tools' parameters") from error
     return bridge(ids, tokenizer)
 
 

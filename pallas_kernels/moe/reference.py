@@ -12,6 +12,7 @@ largest possible number and steps over the rest.
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.matmul import matmul
 from pallas_kernels.mxfp4 import Mxfp4, unpack
 
 
@@ -62,8 +63,8 @@ def _expert(e, x, gate_up, gate_up_bias, down, down_bias, limit, dtype):
     """What expert `e` makes of rows x [rows, D]."""
 
     def mlp(x, w1, b1, w2, b2):
-        h = _rows_times(x, w1) + b1[None, :]
-        return _rows_times(swiglu(h, limit), w2) + b2[None, :]
+        h = matmul(x, w1) + b1[None, :]
+        return matmul(swiglu(h, limit), w2) + b2[None, :]
 
     b1, b2 = gate_up_bias[e], down_bias[e]
     if isinstance(gate_up, tuple):
@@ -79,16 +80,3 @@ def swiglu(h: jax.Array, limit: float) -> jax.Array:
     gate, linear = jnp.minimum(pairs[..., 0], limit), jnp.clip(pairs[..., 1], -limit, limit)
     return gate * jax.nn.sigmoid(1.702 * gate) * (linear + 1)
 
-
-def _rows_times(x, w):
-    """x [rows, in] @ w [out, in].T, computed in w's dtype, accumulated in float32."""
-    dot = lambda x: jax.lax.dot_general(
-        x.astype(w.dtype),
-        w,
-        (((1,), (1,)), ((), ())),
-        precision="highest" if w.dtype == jnp.float32 else None,
-        preferred_element_type=jnp.float32,
-    )
-    if x.shape[0] > 1 or w.dtype != jnp.bfloat16:
-        return dot(x)
-    return jax.lax.platform_dependent(x, cpu=lambda x: dot(jnp.broadcast_to(x, (4, x.shape[1])))[:1], default=dot)

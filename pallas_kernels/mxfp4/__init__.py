@@ -42,7 +42,7 @@ class Mxfp4:
         """Indexes leading axes; the last one is packed and stays whole."""
         axes = index if isinstance(index, tuple) else (index,)
         if len(axes) >= self.ndim or any(axis is Ellipsis for axis in axes):
-            raise IndexError(f"the last of {self.ndim} axes is packed; got index {index}. Index leading axes, or unpack first.")
+            raise IndexError(f"the last of {self.ndim} axes is packed; got index {index}; index leading axes, or unpack first.")
         return Mxfp4(self.blocks[index], self.scales[index])
 
 
@@ -70,7 +70,7 @@ def unpack(packed: Mxfp4, dtype: jax.typing.DTypeLike = jnp.bfloat16) -> jax.Arr
     elif dtype == jnp.float32:
         word, bits, mantissa = jnp.uint32, 32, 23
     else:
-        raise ValueError(f"MXFP4 unpacks exactly into bfloat16 and float32; got {dtype.name}. Unpack into one of these and cast.")
+        raise ValueError(f"MXFP4 unpacks exactly into bfloat16 and float32; got {dtype.name}; unpack into one of these and cast.")
     codes = jnp.stack([packed.blocks & 15, packed.blocks >> 4], axis=-1)  # [..., X, 16, 2]
     codes = codes.reshape(*packed.scales.shape, GROUP).astype(word)
     magnitude = codes & 7
@@ -97,7 +97,7 @@ def quantize(values: jax.Array) -> Mxfp4:
         ValueError: the last axis is no multiple of 32.
     """
     if values.ndim < 1 or values.shape[-1] % GROUP:
-        raise ValueError(f"the last axis must be a multiple of {GROUP}; got shape {values.shape}. Pad it with zeros.")
+        raise ValueError(f"the last axis must be a multiple of {GROUP}; got shape {values.shape}; pad it with zeros.")
     groups = values.astype(jnp.float32).reshape(*values.shape[:-1], -1, GROUP)
     magnitude = jnp.abs(groups)
     largest = jax.lax.bitcast_convert_type(jnp.max(magnitude, axis=-1), jnp.uint32)

@@ -1,0 +1,193 @@
+"""Terminal chat with a gpt-oss checkpoint. An entry point: reads flags, prints.
+
+    python -m gptoss_jax.chat "What is 27 + 58?"        one question, one answer
+    python -m gptoss_jax.chat                           a conversation; /help lists its commands
+"""
+
+from collections.abc import Mapping
+import datetime
+import json
+import sys
+
+from absl import app, flags
+from rich.console import Console
+from rich.text import Text
+
+from gptoss_jax import compile_cache
+from gptoss_jax.llm import LLM, Stream
+from gptoss_jax.options import Sampling
+from gptoss_jax.reply import Reply
+from gptoss_jax.weights import load
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "nano", "Checkpoint directory, hub repository, or 'nano', the bundled one.")
+_EFFORT = flags.DEFINE_enum("reasoning_effort", "medium", ["low", "medium", "high"], "How much the model reasons before it answers.")
+_TOOLS = flags.DEFINE_string("tools", None, "JSON file with a list of function definitions that the model may call, in OpenAI's form.")
+_INSTRUCTIONS = flags.DEFINE_string("instructions", None, "Developer instructions (a 'system prompt').")
+_CONTEXT = flags.DEFINE_integer("context", None, "Most tokens of the conversation; the default is 8,192 or the model's own, if less.", lower_bound=2)
+_MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Most tokens of an answer; the default is what the context leaves.", lower_bound=1)
+_TEMPERATURE = flags.DEFINE_float("temperature", None, "0 takes the most probable token; the default is 1, or 0 for nano.")
+_TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw among the most probable tokens that reach this probability.")
+_SEED = flags.DEFINE_integer("seed", None, "Seed of the draws; the default is a fresh one for every answer.")
+_DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of everything but packed experts.")
+_EXPERTS = flags.DEFINE_enum("experts", "auto", ["auto", "packed", "stacked", "split"], "How expert weights are held; see gptoss_jax.load.")
+_SHOW_REASONING = flags.DEFINE_bool("show_reasoning", True, "Print the reasoning, dimmed.")
+_COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache", "default", "Folder of compiled programs, which makes the next start quick; 'default' is the user's cache folder, 'off' none."
+)
+
+_HELP = """/new      forget the conversation
+/effort   low, medium or high: how much the model reasons from now on
+/help     this list
+/quit     leave (so does Ctrl-D)
+Ctrl-C ends an answer, not the program. A tool call is shown; type its result (empty: a line break), and the model goes on."""
+
+
+class Conversation:
+    """What has been said, and how to go on.
+
+    Args:
+      llm: who answers.
+      console: where the answer is shown.
+      tools: function definitions, or None.
+    """
+
+    def __init__(self, llm: LLM, console: Console, tools: list[Mapping] | None, sampling: Sampling):
+        self.llm, self.console, self.tools, self.sampling = llm, console, tools, sampling
+        self.effort = _EFFORT.value
+        self.messages: list[Mapping] = []
+
+    def say(self, message: Mapping) -> Reply:
+        """Adds a message and streams the answer, which is added too. Ctrl-C keeps what came until then."""
+        asked = [*self.messages, message]
+        stream = self.llm.stream(
+            asked,
+            self.sampling,
+            reasoning_effort=self.effort,
+            tools=self.tools,
+            instructions=_INSTRUCTIONS.value,
+            current_date=datetime.date.today(),
+        )
+        try:
+            self._show(stream)
+        except KeyboardInterrupt:
+            self.console.print(Text("\n[stopped]", style="yellow"))
+        reply = stream.reply
+        if reply.finish_reason == "length":
+            self.console.print(Text("[cut off: --max_tokens or --context is reached]", style="yellow"))
+        if reply.malformed:
+            self.console.print(Text(f"[the model broke its format: {'; '.join(reply.parsed.problems)}]", style="yellow"))
+        self.messages = asked + reply.messages
+        return reply
+
+    def _show(self, stream: Stream) -> None:
+        shown = None
+        for piece in stream:
+            if piece.channel == "analysis" and not _SHOW_REASONING.value:
+                continue
+            place = (piece.channel, piece.recipient)
+            if place != shown:
+                if shown is not None:
+                    self.console.print()
+                if piece.recipient:
+                    self.console.print(Text(f"call {piece.recipient} ", style="cyan"), end="")
+                shown = place
+            style = "dim" if piece.channel == "analysis" else "cyan" if piece.recipient else ""
+            self.console.print(Text(piece.text, style=style), end="", soft_wrap=True)
+        if shown is not None:
+            self.console.print()
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 2:
+        raise app.UsageError('the question must be one argument; put it in quotes: "What is 27 + 58?"')
+    compile_cache.enable(_COMPILATION_CACHE.value)
+    console = Console(highlight=False)
+    try:
+        conversation = _start(console)
+        if len(argv) == 2:
+            conversation.say({"role": "user", "content": argv[1]})
+            return
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    console.print(Text(f"{conversation.llm.model!r}\n/help lists the commands.", style="dim"))
+    while (line := _read(console, "> ")) is not None:
+        if not line.strip():
+            continue
+        try:
+            if line.startswith("/"):
+                if not _command(line.split(), conversation):
+                    return
+            else:
+                _turn(line, conversation)
+        except ValueError as error:
+            console.print(Text(f"error: {error}", style="red"))
+
+
+def _start(console: Console) -> Conversation:
+    """The conversation that the flags ask for; everything that can be refused is refused before the weights are read."""
+    temperature = _TEMPERATURE.value if _TEMPERATURE.value is not None else 0.0 if _CHECKPOINT.value == "nano" else 1.0
+    sampling = Sampling(temperature=temperature, top_p=_TOP_P.value, seed=_SEED.value, max_tokens=_MAX_TOKENS.value)
+    tools = _read_tools(_TOOLS.value) if _TOOLS.value else None
+    model = load(_CHECKPOINT.value, dtype=_DTYPE.value, experts=_EXPERTS.value, progress=console.is_terminal)
+    context = _CONTEXT.value or min(8192, model.config.max_position_embeddings)
+    llm = LLM(model, slots=1, context=context)
+    llm.render("", tools=tools, instructions=_INSTRUCTIONS.value)  # refuses bad tools now
+    return Conversation(llm, console, tools, sampling)
+
+
+def _turn(line: str, conversation: Conversation) -> None:
+    """A user's message and the answer, with the results of the tools that the model calls on the way."""
+    message = {"role": "user", "content": line}
+    while True:
+        reply = conversation.say(message)
+        if not reply.tool_calls or reply.finish_reason != "tool_calls":
+            return
+        result = _read(conversation.console, f"result of {reply.tool_calls[-1].name}> ")
+        if result is None:
+            return
+        message = {"role": "tool", "name": reply.tool_calls[-1].name, "content": result}
+
+
+def _command(words: list[str], conversation: Conversation) -> bool:
+    """Obeys a command; False for the one that leaves."""
+    match words:
+        case ["/quit" | "/exit"]:
+            return False
+        case ["/new"]:
+            conversation.messages = []
+        case ["/effort", ("low" | "medium" | "high") as effort]:
+            conversation.effort = effort
+        case _:
+            conversation.console.print(Text(_HELP, style="dim"))
+    return True
+
+
+def _read(console: Console, prompt: str) -> str | None:
+    """A line from the user; "" after Ctrl-C, None at the end of the input."""
+    try:
+        return console.input(Text(prompt, style="bold"))
+    except KeyboardInterrupt:
+        console.print()
+        return ""
+    except EOFError:
+        return None
+
+
+def _read_tools(path: str) -> list[Mapping]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            tools = json.load(file)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"--tools must name a JSON file with a list of function definitions; reading {path} failed: {error}") from None
+    if not isinstance(tools, list):
+        raise ValueError(f"--tools must hold a JSON list of function definitions; {path} holds a {type(tools).__name__}.")
+    return tools
+
+
+def run() -> None:
+    """The console script `gptoss-chat`."""
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()
