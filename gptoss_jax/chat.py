@@ -13,7 +13,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.text import Text
 
-from gptoss_jax import compile_cache
+from gptoss_jax import compile_cache, harmony
 from gptoss_jax.llm import LLM, Stream
 from gptoss_jax.options import Sampling
 from gptoss_jax.reply import Reply
@@ -23,7 +23,7 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", "nano", "Checkpoint directory, h
 _EFFORT = flags.DEFINE_enum("reasoning_effort", "medium", ["low", "medium", "high"], "How much the model reasons before it answers.")
 _TOOLS = flags.DEFINE_string("tools", None, "JSON file with a list of function definitions that the model may call, in OpenAI's form.")
 _INSTRUCTIONS = flags.DEFINE_string("instructions", None, "Developer instructions (a 'system prompt').")
-_CONTEXT = flags.DEFINE_integer("context", None, "Most tokens of the conversation; the default is 8,192 or the model's own, if less.", lower_bound=2)
+_CONTEXT = flags.DEFINE_integer("context", None, "Most tokens of the conversation; default 8,192 or the model's own limit.", lower_bound=2)
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Most tokens of an answer; the default is what the context leaves.", lower_bound=1)
 _TEMPERATURE = flags.DEFINE_float("temperature", None, "0 takes the most probable token; the default is 1, or 0 for nano.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw among the most probable tokens that reach this probability.")
@@ -32,7 +32,7 @@ _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of eve
 _EXPERTS = flags.DEFINE_enum("experts", "auto", ["auto", "packed", "stacked", "split"], "How expert weights are held; see gptoss_jax.load.")
 _SHOW_REASONING = flags.DEFINE_bool("show_reasoning", True, "Print the reasoning, dimmed.")
 _COMPILATION_CACHE = flags.DEFINE_string(
-    "compilation_cache", "default", "Folder of compiled programs, which makes the next start quick; 'default' is the user's cache folder, 'off' none."
+    "compilation_cache", "default", "Folder that keeps compiled programs; 'default' is in the user's cache folder, 'off' keeps none."
 )
 
 _HELP = """/new      forget the conversation
@@ -128,11 +128,9 @@ def _start(console: Console) -> Conversation:
     temperature = _TEMPERATURE.value if _TEMPERATURE.value is not None else 0.0 if _CHECKPOINT.value == "nano" else 1.0
     sampling = Sampling(temperature=temperature, top_p=_TOP_P.value, seed=_SEED.value, max_tokens=_MAX_TOKENS.value)
     tools = _read_tools(_TOOLS.value) if _TOOLS.value else None
+    harmony.to_conversation([{"role": "user", "content": ""}], tools=tools, instructions=_INSTRUCTIONS.value)  # refuses bad tools
     model = load(_CHECKPOINT.value, dtype=_DTYPE.value, experts=_EXPERTS.value, progress=console.is_terminal)
-    context = _CONTEXT.value or min(8192, model.config.max_position_embeddings)
-    llm = LLM(model, slots=1, context=context)
-    llm.render("", tools=tools, instructions=_INSTRUCTIONS.value)  # refuses bad tools now
-    return Conversation(llm, console, tools, sampling)
+    return Conversation(LLM(model, slots=1, context=_CONTEXT.value), console, tools, sampling)
 
 
 def _turn(line: str, conversation: Conversation) -> None:

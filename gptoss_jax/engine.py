@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptoss_jax import decode, sampling as sampling_lib
+from gptoss_jax import decode
+from gptoss_jax import sampling as sampling_lib
 from gptoss_jax.config import Config
 from gptoss_jax.model.cache import Cache, init_cache
 from gptoss_jax.model.params import Params
@@ -62,7 +63,7 @@ class Engine:
                 raise ValueError(f"{name} must be a positive integer; got {value!r}.")
         if context > config.max_position_embeddings:
             raise ValueError(
-                f"context must be at most the model's {config.max_position_embeddings:,} positions; got {context:,}; pass a smaller context."
+                f"context must be at most the model's {config.max_position_embeddings:,} positions; got {context:,}; pass a smaller one."
             )
         self.params, self.config, self.eos_token_ids = params, config, tuple(eos_token_ids)
         self.slots, self.context, self.chunk = slots, context, min(chunk, context)
@@ -80,7 +81,8 @@ class Engine:
         outside = ids[(ids < 0) | (ids >= self.config.vocab_size)]
         if len(outside):
             raise ValueError(
-                f"token ids must lie in 0 ... {self.config.vocab_size - 1:,}; got {int(outside[0]):,}; encode the prompt with the model's tokenizer."
+                f"token ids must lie in 0 ... {self.config.vocab_size - 1:,}; got {int(outside[0]):,}; "
+                "encode the prompt with the model's tokenizer."
             )
         if len(prompt) + room > self.context:
             larger = _power_of_two(len(prompt) + room)

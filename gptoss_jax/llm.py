@@ -19,6 +19,7 @@ from gptoss_jax.weights import Model, load
 
 Prompt = str | Sequence[int]
 Messages = str | Sequence[Mapping]
+CONTEXT = 8192
 SECONDS_PER_PIECE = 0.1  # how long a stream may stay silent, where the model is fast enough
 
 
@@ -47,16 +48,18 @@ class LLM:
     Args:
       model: a `Model`, or what `load` takes: a checkpoint directory, "nano", or a repository on the Hugging Face hub.
       slots: most requests that run side by side.
-      context: most tokens of a prompt and its answer; at most the model's own.
+      context: most tokens of a prompt and its answer; None is 8,192 or the model's own limit, if that is less.
       chunk: most prompt tokens that are read at a time.
 
     Raises:
       ValueError, FileNotFoundError: as `load`; or an option is out of range.
     """
 
-    def __init__(self, model: Model | str | os.PathLike = "nano", *, slots: int = 8, context: int = 8192, chunk: int = 512):
+    def __init__(self, model: Model | str | os.PathLike = "nano", *, slots: int = 8, context: int | None = None, chunk: int = 512):
         if not isinstance(model, Model):
             model = load(model)
+        if context is None:
+            context = min(CONTEXT, model.config.max_position_embeddings)
         self.model = model
         self.engine = Engine(model.params, model.config, eos_token_ids=model.eos_token_ids, slots=slots, context=context, chunk=chunk)
 
@@ -83,7 +86,8 @@ class LLM:
           A Completion, or for a list of prompts a list of them in the same order.
 
         Raises:
-          ValueError: a prompt is empty, too long or not of the vocabulary; or there are not as many samplings as prompts.
+          ValueError: a prompt is empty, too long or not of the vocabulary; there is none; or there are not as many samplings
+            as prompts.
         """
         single = _is_one_prompt(prompts)
         prompts = [prompts] if single else list(prompts)
@@ -244,7 +248,9 @@ def _is_one_prompt(prompts) -> bool:
         return prompts.ndim == 1
     if not isinstance(prompts, Sequence):
         raise ValueError(f"a prompt must be a string or a list of token ids; got {type(prompts).__name__}.")
-    return len(prompts) > 0 and all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in prompts)
+    if len(prompts) == 0:
+        raise ValueError("there must be a prompt; got an empty list; pass text, token ids, or a list of prompts.")
+    return all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in prompts)
 
 
 def _sampling(sampling) -> Sampling:

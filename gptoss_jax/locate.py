@@ -39,7 +39,7 @@ def checkpoint(path: str | os.PathLike) -> Path:
 def _directory(path: str | os.PathLike) -> Path:
     if str(path) == "nano":
         return _bundled()
-    directory = Path(path).expanduser()
+    directory = Path(os.path.expanduser(path))
     if directory.is_dir():
         return directory
     if directory.exists():

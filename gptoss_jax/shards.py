@@ -19,7 +19,7 @@ from gptoss_jax.config import read_json
 FLOATS = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
 DTYPES = FLOATS | {"U8": np.uint8}
 
-_CHUNK = 32 << 20  # bytes copied at once
+_CHUNK = 4 << 20  # bytes copied at once; larger ones cost page faults
 _ALIGNMENT = 64  # an array so aligned becomes a CPU device's buffer without a copy
 
 

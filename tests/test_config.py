@@ -44,7 +44,9 @@ def changed(**changes):
 def test_presets_are_the_published_files():
     assert Config.from_dict(PUBLISHED) == GPT_OSS_20B
     assert Config.from_dict(ORIGINAL) == GPT_OSS_120B
-    assert dataclasses.replace(GPT_OSS_20B, num_hidden_layers=36, num_local_experts=128, layer_types=GPT_OSS_120B.layer_types) == GPT_OSS_120B
+    assert (
+        dataclasses.replace(GPT_OSS_20B, num_hidden_layers=36, num_local_experts=128, layer_types=GPT_OSS_120B.layer_types) == GPT_OSS_120B
+    )
 
 
 def test_both_files_of_one_checkpoint_agree(tiny):
@@ -54,7 +56,9 @@ def test_both_files_of_one_checkpoint_agree(tiny):
     assert dataclasses.replace(original, eos_token_ids=TINY.eos_token_ids) == TINY
 
 
-@pytest.mark.parametrize("config", [TINY, GPT_OSS_20B, dataclasses.replace(TINY, eos_token_ids=(1, 2)), dataclasses.replace(TINY, eos_token_ids=())])
+@pytest.mark.parametrize(
+    "config", [TINY, GPT_OSS_20B, dataclasses.replace(TINY, eos_token_ids=(1, 2)), dataclasses.replace(TINY, eos_token_ids=())]
+)
 def test_round_trip_through_json(config):
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 

@@ -37,16 +37,15 @@ def bridge(ids: Sequence[int], tokenizer: tokenizers.Tokenizer) -> list[int]:
         200006      1428    200008        12194   200007      o200k_harmony
         4           32      6             460 493 5           a SentencePiece vocabulary
     """
-    source = tokenizers.o200k()
     if isinstance(tokenizer, tokenizers.O200k):
         return list(ids)
+    source = tokenizers.harmony_encoding()
     out, text = [], []
     for i in ids:
-        name = source.control_name(i)
-        if name is None:
-            text.append(i)
-        else:
+        if source.is_special_token(i):
             out += tokenizer.encode(source.decode(text))
-            out.append(tokenizer.special[name])
+            out.append(tokenizer.special[source.decode([i])])
             text = []
+        else:
+            text.append(i)
     return out + tokenizer.encode(source.decode(text))
