@@ -3,6 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.mxfp4 import Mxfp4, unpack
+
+_BLOCK = 256  # rows of a packed matrix that a CPU unpacks at a time, so that they stay in its cache
 _CONTRACT = (((1,), (1,)), ((), ()))  # rows [M, in] with weights [out, in]
 
 
@@ -15,6 +18,18 @@ def matmul(x: jax.Array, w: jax.Array) -> jax.Array:  # [M, out] float32
     if w.dtype == jnp.bfloat16:
         return _matmul_bf16(x.astype(w.dtype), w)
     return jax.lax.dot_general(x.astype(w.dtype), w, _CONTRACT, precision="highest", preferred_element_type=jnp.float32)
+
+
+def packed_matmul(x: jax.Array, w: Mxfp4, dtype) -> jax.Array:  # [M, out] float32
+    """x [M, in] @ unpacked w [out, in].T, in `dtype` as `matmul`. Exact: unpacking does not round."""
+
+    def by_blocks(x, w):
+        rows = next(n for n in range(min(_BLOCK, w.shape[0]), 0, -1) if w.shape[0] % n == 0)
+        blocks = jax.tree.map(lambda a: a.reshape(-1, rows, *a.shape[1:]), w)
+        y = jax.lax.map(lambda block: matmul(x, unpack(block, dtype)), blocks)  # [out / rows, M, rows]
+        return y.swapaxes(0, 1).reshape(x.shape[0], -1)
+
+    return jax.lax.platform_dependent(x, w, cpu=by_blocks, default=lambda x, w: matmul(x, unpack(w, dtype)))
 
 
 @jax.custom_jvp

@@ -5,15 +5,15 @@
       sorted by expert   1: t0 t1 t2   3: t1   5: t0 t2
       blocks             (1: t0 t1) (1: t2 -) (3: t1 -) (5: t0 t2)
 
-At any moment one expert's weights are unpacked. How many blocks there are is known only when it runs; the loop has their
+At any moment one expert's weights, at most, are unpacked. How many blocks there are is known only when it runs; the loop has their
 largest possible number and steps over the rest.
 """
 
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.matmul import matmul
-from pallas_kernels.mxfp4 import Mxfp4, unpack
+from pallas_kernels.matmul import matmul, packed_matmul
+from pallas_kernels.mxfp4 import Mxfp4
 
 
 def moe(x, experts, gates, gate_up, gate_up_bias, down, down_bias, *, limit, dtype):
@@ -63,15 +63,17 @@ def _expert(e, x, gate_up, gate_up_bias, down, down_bias, limit, dtype):
     """What expert `e` makes of rows x [rows, D]."""
 
     def mlp(x, w1, b1, w2, b2):
-        h = matmul(x, w1) + b1[None, :]
-        return matmul(swiglu(h, limit), w2) + b2[None, :]
+        h = product(x, w1) + b1[None, :]
+        return product(swiglu(h, limit), w2) + b2[None, :]
+
+    def product(x, w):
+        return packed_matmul(x, w, dtype) if isinstance(w, Mxfp4) else matmul(x, w)
 
     b1, b2 = gate_up_bias[e], down_bias[e]
     if isinstance(gate_up, tuple):
         branches = [lambda x, b1, b2, w1=w1, w2=w2: mlp(x, w1, b1, w2, b2) for w1, w2 in zip(gate_up, down, strict=True)]
         return jax.lax.switch(e, branches, x, b1, b2)
-    pick = lambda w: unpack(w[e], dtype) if isinstance(w, Mxfp4) else w[e]
-    return mlp(x, pick(gate_up), b1, pick(down), b2)
+    return mlp(x, gate_up[e], b1, down[e], b2)
 
 
 def swiglu(h: jax.Array, limit: float) -> jax.Array:
