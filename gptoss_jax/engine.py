@@ -77,7 +77,7 @@ class Engine:
         except ValueError:
             ids = np.asarray([None])
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise ValueError(f"a prompt of token ids must be a flat sequence of integers; got {str(prompt)[:60]!r}; pass a list of ints.")
+            raise ValueError(f"a prompt of token ids must be a flat sequence of integers; got {str(prompt)[:60]}; pass a list of ints.")
         outside = ids[(ids < 0) | (ids >= self.config.vocab_size)]
         if len(outside):
             raise ValueError(
@@ -108,8 +108,9 @@ class Engine:
         return self._run(sorted(requests, key=lambda r: len(r.prompt)), seconds_per_piece)
 
     def _run(self, requests, seconds_per_piece):
-        for first in range(0, len(requests), self.slots):
-            yield from self._run_group(requests[first : first + self.slots], seconds_per_piece)
+        while requests := [request for request in requests if not request.cancelled]:
+            group, requests = requests[: self.slots], requests[self.slots :]
+            yield from self._run_group(group, seconds_per_piece)
 
     def _run_group(self, requests: Sequence[Request], seconds_per_piece: float | None) -> Iterator[Piece]:
         rows = min(self.slots, _power_of_two(len(requests)))

@@ -185,6 +185,7 @@ class LLM:
     def _ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
+        _check_type(prompt)
         return prompt.tolist() if isinstance(prompt, np.ndarray) else list(prompt)
 
 
@@ -220,7 +221,7 @@ class _CompletionBuilder:
         self._reason = piece.finish_reason or self._reason
         for i, token in enumerate(piece.tokens):
             if self._stop.found:
-                return
+                break
             self._tokens.append(token)
             self._logprobs.append(piece.logprobs[i])
             self._top.append(piece.top_logprobs[i])
@@ -244,13 +245,18 @@ class _CompletionBuilder:
 def _is_one_prompt(prompts) -> bool:
     if isinstance(prompts, str):
         return True
+    _check_type(prompts)
     if isinstance(prompts, np.ndarray):
         return prompts.ndim == 1
-    if not isinstance(prompts, Sequence):
-        raise ValueError(f"a prompt must be a string or a list of token ids; got {type(prompts).__name__}.")
     if len(prompts) == 0:
         raise ValueError("there must be a prompt; got an empty list; pass text, token ids, or a list of prompts.")
     return all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in prompts)
+
+
+def _check_type(prompt) -> None:
+    listed = prompt.ndim > 0 if isinstance(prompt, np.ndarray) else isinstance(prompt, Sequence)
+    if isinstance(prompt, bytes | bytearray) or not listed:
+        raise ValueError(f"a prompt must be a string or a list of token ids; got {type(prompt).__name__}; decode or list it first.")
 
 
 def _sampling(sampling) -> Sampling:
@@ -264,7 +270,7 @@ def _sampling(sampling) -> Sampling:
 def _per_prompt(sampling, count: int) -> list[Sampling]:
     if sampling is None or isinstance(sampling, Sampling):
         return [_sampling(sampling)] * count
-    samplings = [_sampling(one) for one in sampling]
+    samplings = [_sampling(one) for one in sampling] if isinstance(sampling, Sequence) else [_sampling(sampling)]
     if len(samplings) != count:
         raise ValueError(f"there must be one sampling for each prompt; got {len(samplings)} for {count}; pass one Sampling for all.")
     return samplings

@@ -102,8 +102,10 @@ class ReplyBuilder:
         )
 
     def _show(self, delta: harmony.Delta) -> ReplyPiece:
-        """The delta as a piece; the answer's text goes through the search for stop strings."""
-        answer = delta.channel in ("final", None) and delta.recipient is None and delta.role == "assistant"
+        """The delta as a piece; the answer's text goes through the search for stop strings, another role's is none of the turn's."""
+        if delta.role != "assistant":
+            return ReplyPiece("", delta.channel, delta.recipient)
+        answer = delta.channel in ("final", None) and delta.recipient is None
         text = self._answer.push(delta.text) if answer else delta.text
         return ReplyPiece(text, delta.channel, delta.recipient)
 

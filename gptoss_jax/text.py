@@ -12,7 +12,7 @@ class TextStop:
         stop.push(b"\\ntwo")     # "": found; the text is "one"
 
     Args:
-      strings: any of them ends the text where it first appears.
+      strings: the first of them that is complete ends the text where it begins; of those complete at once, the longest.
     """
 
     def __init__(self, strings: Sequence[str]):
@@ -44,9 +44,9 @@ class TextStop:
         if self.found:
             return ""
         text = self._held + text
-        starts = [at for at in (text.find(stop) for stop in self._strings) if at >= 0]
-        if starts:
-            self.found, self._held, text = True, "", text[: min(starts)]
+        places = [(text.find(stop) + len(stop), text.find(stop)) for stop in self._strings if stop in text]
+        if places:  # the first end, not the first beginning: the same however the text is cut
+            self.found, self._held, text = True, "", text[: min(places)[1]]
         else:
             keep = max((n for stop in self._strings for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
             text, self._held = text[: len(text) - keep], text[len(text) - keep :]
