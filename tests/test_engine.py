@@ -208,7 +208,7 @@ def test_scores_come_in_order_for_sequences_of_any_length(engine):
         ([], "a prompt needs at least one token; got none; pass some text or token ids"),
         ([5, 320], r"token ids must lie in 0 \.\.\. 319; got 320; encode the prompt with the model's tokenizer"),
         ([-1], r"token ids must lie in 0 \.\.\. 319; got -1"),
-        ([1.5], r"a prompt of token ids must be a flat sequence of integers; got '\[1.5\]'; pass a list of ints"),
+        ([1.5], r"a prompt of token ids must be a flat sequence of integers; got \[1.5\]; pass a list of ints"),
         ([True], "flat sequence of integers"),
         ([[1, 2]], "flat sequence of integers"),
         ([[1], [1, 2]], "flat sequence of integers"),
