@@ -1,0 +1,58 @@
+"""What the README shows is run: its examples as they stand, its first command in a fresh process."""
+
+import doctest
+import json
+from pathlib import Path
+import re
+import shlex
+import subprocess
+import sys
+
+import jax
+
+from checkpoints.nano_evaluation import table
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_examples():
+    before = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
+    jax.config.update("jax_numpy_dtype_promotion", "standard")  # as a reader has it
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    try:
+        examples = doctest.DocTestParser().get_doctest(README.read_text(), {}, "README.md", str(README), 0)
+        assert len(examples.examples) > 20
+        report: list[str] = []
+        failures = doctest.DocTestRunner(verbose=False).run(examples, out=report.append).failed
+        assert failures == 0, "".join(report)
+    finally:
+        jax.config.update("jax_numpy_dtype_promotion", before[0])
+        jax.config.update("jax_numpy_rank_promotion", before[1])
+
+
+def test_first_command(tmp_path):
+    command = re.search(r"^    uv run (python -m gptoss_jax\.chat .*?)(?: +#.*)?$", README.read_text(), re.M)[1]
+    words = shlex.split(command)
+    done = subprocess.run(
+        [sys.executable, *words[1:], f"--compilation_cache={tmp_path}"], capture_output=True, text=True, cwd=README.parent, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("85")
+    assert any(tmp_path.iterdir()), "compiled programs were not kept"
+
+
+def test_every_room_is_on_the_map():
+    tree = README.read_text().split("## Map of the code")[1].split("```")[1]
+    package = README.parent / "gptoss_jax"
+    rooms = [path.name for path in package.rglob("*.py") if path.name != "__init__.py" and path.parent.name != "harmony"]
+    rooms += [path.name + "/" for path in (README.parent / "pallas_kernels").iterdir() if (path / "__init__.py").is_file()]
+    missing = [room for room in rooms if room not in tree]
+    assert not missing
+    named = re.findall(r"[\w/]+\.py", tree)
+    absent = [name for name in named if not any(path.name == name for path in README.parent.rglob("*.py"))]
+    assert not absent
+
+
+def test_stated_accuracies_are_the_evaluated_ones():
+    stated = json.loads((README.parent / "checkpoints" / "nano" / "accuracies.json").read_text())
+    assert table(stated["accuracies"]) in README.read_text()
