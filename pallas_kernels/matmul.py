@@ -7,7 +7,7 @@ from pallas_kernels.mxfp4 import Mxfp4, unpack
 
 _BLOCK = 256  # rows of a packed matrix that a CPU unpacks at a time, so that they stay in its cache
 _CONTRACT = (((1,), (1,)), ((), ()))  # rows [M, in] with weights [out, in]
-_FEW = 32  # rows; measured for XLA's CPU backend
+_FEW, _FOLDED = 32, 8  # rows of x up to which a product is turned round, and folded, for XLA's CPU backend; measured
 
 
 def matmul(x: jax.Array, w: jax.Array) -> jax.Array:  # [M, out] float32
@@ -40,14 +40,16 @@ def _matmul_bf16(x, w):
 
     def few(x, w):
         # XLA's CPU library rearranges the right-hand matrix at every call and reads the left-hand one as it lies: with few rows,
-        # weights on the left are up to twice as fast, and long rows are faster than short ones, so two rows of w are taken as one
-        # and every x stands twice, beside zeros: (w0 w1) (x 0), (w0 w1) (0 x). The barrier keeps XLA from turning the product
-        # round again. A single row on the right would not reach that library at all.
-        fold = 2 if w.shape[0] % 2 == 0 else 1
+        # weights on the left are up to twice as fast. The barrier keeps XLA from turning the product round again. A single row on
+        # the right would not reach that library; and the fewer and longer the rows of w, the faster. So up to 8 rows of x are
+        # multiplied as if two rows of w were one: (w0 w1) by (x 0) and by (0 x).
         M, D = x.shape
-        beside = jnp.einsum("md,ij->imjd", x, jnp.eye(fold, dtype=x.dtype)).reshape(fold * M, fold * D)
-        y = jax.lax.optimization_barrier(dot(w.reshape(-1, fold * D), beside))  # [out / fold, fold * M]
-        return y.reshape(w.shape[0], M).T
+        fold = 2 if M <= _FOLDED and w.shape[0] % 2 == 0 else 1
+        beside = jnp.zeros((fold, M, fold, D), x.dtype)
+        for i in range(fold):
+            beside = beside.at[i, :, i].set(x)
+        y = jax.lax.optimization_barrier(dot(w.reshape(-1, fold * D), beside.reshape(fold * M, fold * D)))
+        return y.reshape(w.shape[0], M).T  # y [out / fold, fold * M]
 
     return jax.lax.platform_dependent(x, w, cpu=few, default=dot) if x.shape[0] <= _FEW else dot(x, w)
 
