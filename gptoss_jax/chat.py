@@ -9,7 +9,7 @@ import datetime
 import json
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from rich.console import Console
 from rich.text import Text
 
@@ -100,6 +100,8 @@ class Conversation:
 def main(argv: list[str]) -> None:
     if len(argv) > 2:
         raise app.UsageError('the question must be one argument; put it in quotes: "What is 27 + 58?"')
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # JAX tells at INFO which accelerators it did not find
     compile_cache.enable(_COMPILATION_CACHE.value)
     console = Console(highlight=False)
     try:

@@ -42,9 +42,7 @@ def test_a_conversation_with_everything(tokenizer):
         {"role": "assistant", "reasoning": "Look it up.", "content": "One moment.", "tool_calls": [CALL]},
         {"role": "tool", "tool_call_id": "call_7", "content": "-5"},
     ]
-    ids = render(
-        tokenizer, messages, tools=[{"type": "function", "function": WEATHER}], reasoning_effort="high", current_date="2025-06-28"
-    )
+    ids = render(tokenizer, messages, tools=[{"type": "function", "function": WEATHER}], reasoning_effort="high", current_date="2025-06-28")
     assert tokenizer.decode(ids) == (
         "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\n"
         "Knowledge cutoff: 2024-06\nCurrent date: 2025-06-28\n\nReasoning: high\n\n"

@@ -81,4 +81,3 @@ def swiglu(h: jax.Array, limit: float) -> jax.Array:
     pairs = h.reshape(*h.shape[:-1], -1, 2)
     gate, linear = jnp.minimum(pairs[..., 0], limit), jnp.clip(pairs[..., 1], -limit, limit)
     return gate * jax.nn.sigmoid(1.702 * gate) * (linear + 1)
-
