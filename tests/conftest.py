@@ -8,6 +8,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import jax
 import pytest
+from small_vocabulary import small_vocabulary
+
+from gptoss_jax.tokenizer import SentencePiece, Tokenizer, o200k
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -19,3 +22,15 @@ DATA = Path(__file__).parent / "data"
 def tiny() -> Path:
     """A random checkpoint in both published layouts, with golden logits of the reference implementations."""
     return DATA / "tiny"
+
+
+@pytest.fixture
+def small() -> SentencePiece:
+    """A small SentencePiece vocabulary."""
+    return small_vocabulary()
+
+
+@pytest.fixture(params=["o200k", "small"])
+def tokenizer(request, small) -> Tokenizer:
+    """Both kinds of vocabulary in turn."""
+    return o200k() if request.param == "o200k" else small

@@ -1,10 +1,12 @@
 """A SentencePiece vocabulary of 400 pieces, trained in a moment, for tests of the tokenizer and of harmony."""
 
+import functools
 from pathlib import Path
+import tempfile
 
 import sentencepiece
 
-from gptoss_jax.tokenizer import CONTROL
+from gptoss_jax.tokenizer import CONTROL, SentencePiece
 
 
 def train(path: Path, **changes) -> Path:
@@ -27,3 +29,10 @@ def train(path: Path, **changes) -> Path:
     with path.open("wb") as file:
         sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter([letters] * 100), model_writer=file, **(options | changes))
     return path
+
+
+@functools.cache
+def small_vocabulary() -> SentencePiece:
+    """The tokenizer of such a model."""
+    with tempfile.TemporaryDirectory() as directory:
+        return SentencePiece(train(Path(directory) / "tokenizer.model"))

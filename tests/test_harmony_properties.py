@@ -1,24 +1,13 @@
 """Parsing over arbitrary tokens never raises and never loses one; over well-formed streams it agrees with openai_harmony."""
 
-import functools
-from pathlib import Path
-import tempfile
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import openai_harmony as oh
-from small_vocabulary import train
+from small_vocabulary import small_vocabulary as small
 
 from gptoss_jax.harmony import StreamParser, parse, render
 from gptoss_jax.harmony.render import bridge
-from gptoss_jax.tokenizer import CONTROL, SentencePiece, harmony_encoding, o200k
-
-
-@functools.cache
-def small() -> SentencePiece:
-    with tempfile.TemporaryDirectory() as directory:
-        return SentencePiece(train(Path(directory) / "tokenizer.model"))
-
+from gptoss_jax.tokenizer import CONTROL, harmony_encoding, o200k
 
 VOCABULARIES = st.sampled_from([o200k, small])
 WORDS = ["assistant", "user", "functions.f", "analysis", "commentary", "final", " to=functions.f", " json", "{}", "Hi", " ", "to="]

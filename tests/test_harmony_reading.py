@@ -1,20 +1,9 @@
 """Reading of answers, well-formed or not: what could be read, what is marked, and that no token is lost."""
 
 import pytest
-from small_vocabulary import train
 
 from gptoss_jax.harmony import StreamParser, parse, render
-from gptoss_jax.tokenizer import STOP, SentencePiece, harmony_encoding, o200k
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory) -> SentencePiece:
-    return SentencePiece(train(tmp_path_factory.mktemp("small") / "tokenizer.model"))
-
-
-@pytest.fixture(params=["o200k", "small"])
-def tokenizer(request, small):
-    return o200k() if request.param == "o200k" else small
+from gptoss_jax.tokenizer import STOP, harmony_encoding, o200k
 
 
 def user(text="Hi"):
