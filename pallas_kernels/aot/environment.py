@@ -1,0 +1,32 @@
+"""State of the process that a compilation needs changed while it lasts: there is no other way to tell Mosaic GPU and jax some things."""
+
+import contextlib
+import os
+
+import jax
+
+
+@contextlib.contextmanager
+def variables(**values: str):
+    """Within this, environment variables have these values; afterwards those they had before."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def nothing_cached():
+    """Within this, no program is written to jax's cache on disk: one for an absent GPU cannot be loaded, and jax would warn of it."""
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float("inf"))
+    try:
+        yield
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
