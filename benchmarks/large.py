@@ -24,7 +24,7 @@ from gptoss_jax.model.cache import init_cache
 from gptoss_jax.sampling import Sampling
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
-_EXPERTS = flags.DEFINE_enum("experts", "packed", ["auto", "packed", "stacked", "split"], "How expert weights are held.")
+_EXPERTS = flags.DEFINE_enum("experts", "packed", ["auto", "packed", "tiled", "stacked", "split"], "How expert weights are held.")
 _PROMPT = flags.DEFINE_integer("prompt", 256, "Tokens of the prompt, one dispatch.", lower_bound=1)
 _NEW = flags.DEFINE_integer("new", 8, "Tokens decoded after it.", lower_bound=1)
 _CONTEXT = flags.DEFINE_integer("context", 8192, "Positions that the cache has room for.", lower_bound=1)

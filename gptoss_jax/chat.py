@@ -29,7 +29,8 @@ _TEMPERATURE = flags.DEFINE_float("temperature", None, "0 takes the most probabl
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Draw among the most probable tokens that reach this probability.")
 _SEED = flags.DEFINE_integer("seed", None, "Seed of the draws; the default is a fresh one for every answer.")
 _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of everything but packed experts.")
-_EXPERTS = flags.DEFINE_enum("experts", "auto", ["auto", "packed", "stacked", "split"], "How expert weights are held; see gptoss_jax.load.")
+_FORMS = ["auto", "packed", "tiled", "stacked", "split"]
+_EXPERTS = flags.DEFINE_enum("experts", "auto", _FORMS, "How expert weights are held; see gptoss_jax.load.")
 _SHOW_REASONING = flags.DEFINE_bool("show_reasoning", True, "Print the reasoning, dimmed.")
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache", "default", "Folder that keeps compiled programs; 'default' is in the user's cache folder, 'off' keeps none."

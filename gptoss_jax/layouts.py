@@ -14,6 +14,7 @@ import numpy as np
 from gptoss_jax.config import Config
 from gptoss_jax.model.params import Params, abstract_params, is_spec
 from pallas_kernels.mxfp4 import Mxfp4
+from pallas_kernels.mxfp4.tiles import Tiles, from_tiles
 
 Layout = Literal["huggingface", "huggingface-bf16", "original"]
 """huggingface: as published, experts in MXFP4. huggingface-bf16: as fine-tunes are saved. original: OpenAI's own, in original/."""
@@ -93,7 +94,9 @@ class Source:
         return np.concatenate([part.reshape(K, -1, H, *part.shape[1:]) for part in parts], axis=1)  # [K, G+2, H, ...]
 
     def split(self, array) -> list[np.ndarray]:
-        """The inverse: stored tensors of an array of Params, which for packed experts is an Mxfp4, else [E, out, in]."""
+        """The inverse: stored tensors of an array of Params, which for experts is an Mxfp4, Tiles or [E, out, in]."""
+        if isinstance(array, Tiles):
+            array = from_tiles(array)
         if isinstance(array, Mxfp4):
             return [np.asarray(array.blocks), np.asarray(array.scales)]
         array = np.asarray(array)

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,9 @@ from tqdm import tqdm
 from gptoss_jax import layouts, locate, shards, tokenizer
 from gptoss_jax.config import Config, read_json
 from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, is_spec, param_bytes
-from pallas_kernels import mxfp4
+from pallas_kernels import dispatch, mxfp4
 from pallas_kernels.mxfp4 import Mxfp4
+from pallas_kernels.mxfp4.tiles import LARGEST_SCALE, TILE, Tiles, fits, to_tiles
 
 _O200K_SIZE = 201_088  # a model with fewer ids and no tokenizer of its own takes and gives token ids only
 _LISTED = 20  # of each kind of mismatch
@@ -47,7 +48,7 @@ class Model:
 
     def __repr__(self) -> str:
         c, experts = self.config, self.params.layers[0].moe.gate_up
-        form = "packed" if isinstance(experts, Mxfp4) else "split" if isinstance(experts, tuple) else "stacked"
+        form = {Mxfp4: "packed", Tiles: "tiled", tuple: "split"}.get(type(experts), "stacked")
         table = abstract_params(c, experts="stacked")
         values = sum(math.prod(spec.shape) for spec in jax.tree.leaves(table, is_leaf=is_spec))
         nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self.params))
@@ -73,9 +74,10 @@ def load(
     Args:
         path: a directory; "nano", the bundled checkpoint; or a name on the Hugging Face hub, such as "openai/gpt-oss-20b".
         dtype: of everything but packed experts, norms, biases, sinks and the router (the last four are always float32).
-        experts: "packed" keeps MXFP4 as published. "stacked" and "split" expand it once to dtype, which is exact and takes four
-            or eight times the memory: one array per matrix, or one per expert, which XLA's CPU backend multiplies faster.
-            "auto" is "packed", but on a CPU "split" if that fits half of the available memory.
+        experts: "packed" keeps MXFP4 as published. "tiled" keeps the same bits in the order that the Hopper kernels read. "stacked" and
+            "split" expand it once to dtype, which is exact and takes four or eight times the memory: one array per matrix, or one per
+            expert, which XLA's CPU backend multiplies faster. "auto" is "packed"; "tiled" on a Hopper GPU where the kernels cover the
+            sizes and dtype; "split" on a CPU if that fits half of the available memory.
         progress: show a bar of bytes on stderr.
 
     Raises:
@@ -84,8 +86,8 @@ def load(
     """
     if dtype not in ("bfloat16", "float32"):
         raise ValueError(f"dtype must be 'bfloat16' or 'float32'; got {dtype!r}; use one of these.")
-    if experts not in ("auto", "packed", "stacked", "split"):
-        raise ValueError(f"experts must be 'auto', 'packed', 'stacked' or 'split'; got {experts!r}; use one of these.")
+    if experts not in ("auto", *get_args(ExpertsForm)):
+        raise ValueError(f"experts must be one of 'auto', {', '.join(map(repr, get_args(ExpertsForm)))}; got {experts!r}.")
     directory = locate.checkpoint(path)
     config = _config(directory)
     stored = shards.scan(directory)
@@ -99,7 +101,7 @@ def load(
     with tqdm(total=total, unit="B", unit_scale=True, desc=f"loading {directory.name}", disable=not progress) as bar:
 
         def place(source: layouts.Source, spec):
-            array = _place_experts(source, stored, form, dtype) if source.is_experts else _place(source, stored, spec)
+            array = _place_experts(source, stored, spec, form, dtype) if source.is_experts else _place(source, stored, spec)
             jax.block_until_ready(array)
             bar.update(sum(stored[tensor.name].nbytes for tensor in source.tensors))
             return array
@@ -129,13 +131,21 @@ def _tokenizer(directory: Path, config: Config) -> tokenizer.Tokenizer | None:
 def _form(experts: str, layout: layouts.Layout, config: Config, dtype: str) -> ExpertsForm:
     """How to hold the experts."""
     bf16 = layout == "huggingface-bf16"
-    if experts == "packed" and bf16:
+    if experts in ("packed", "tiled") and bf16:
         raise ValueError(
-            "experts='packed' keeps published MXFP4 blocks, and this checkpoint holds expanded experts, which MXFP4 cannot hold "
+            f"experts={experts!r} keeps published MXFP4 blocks, and this checkpoint holds expanded experts, which MXFP4 cannot hold "
             "exactly; pass experts='auto', 'stacked' or 'split'."
+        )
+    tiles = config.hidden_size % TILE == 0 and config.intermediate_size % TILE == 0
+    if experts == "tiled" and not tiles:
+        raise ValueError(
+            f"experts='tiled' needs hidden and intermediate sizes that are multiples of {TILE}; got {config.hidden_size} and "
+            f"{config.intermediate_size}; pass experts='packed'."
         )
     if experts != "auto":
         return experts
+    if not bf16 and tiles and dtype == "bfloat16" and dispatch.for_hopper():
+        return "tiled"
     if jax.default_backend() == "cpu" and (bf16 or param_bytes(config, dtype, "split") < _available_memory() / 2):
         return "split"
     return "stacked" if bf16 else "packed"
@@ -158,8 +168,8 @@ def _place(source: layouts.Source, stored: dict[str, shards.Stored], spec) -> ja
     return jax.device_put(source.join([shards.read(stored[tensor.name], spec.dtype) for tensor in source.tensors]))
 
 
-def _place_experts(source: layouts.Source, stored: dict[str, shards.Stored], form: ExpertsForm, dtype: str):
-    """One expert matrix: Mxfp4, [E, out, in], or a tuple of [out, in]."""
+def _place_experts(source: layouts.Source, stored: dict[str, shards.Stored], spec, form: ExpertsForm, dtype: str):
+    """One expert matrix: Mxfp4, Tiles, [E, out, in], or a tuple of [out, in]."""
     parts = [stored[tensor.name] for tensor in source.tensors]
     if source.transposed:
         kind = jnp.dtype(dtype)
@@ -168,6 +178,12 @@ def _place_experts(source: layouts.Source, stored: dict[str, shards.Stored], for
     packed = Mxfp4(*(jax.device_put(shards.read(part, np.uint8)) for part in parts))
     if form == "packed":
         return packed
+    if form == "tiled":
+        if not fits(packed):
+            raise ValueError(
+                f"{parts[-1].name} has scales above 2^{LARGEST_SCALE - 127}, which the kernels do not take; pass experts='packed'."
+            )
+        return _tile(packed, spec.interleaved)
     if form == "stacked":
         return _unpack(packed, dtype)
     return tuple(_unpack_one(packed, expert, dtype) for expert in range(packed.shape[0]))
@@ -175,6 +191,11 @@ def _place_experts(source: layouts.Source, stored: dict[str, shards.Stored], for
 
 _transpose = jax.jit(jnp.transpose)
 _unpack = jax.jit(mxfp4.unpack, static_argnames="dtype")
+
+
+@jax.jit(static_argnames="interleaved")
+def _tile(packed: Mxfp4, interleaved: int) -> Tiles:
+    return jax.lax.map(lambda expert: to_tiles(expert, interleaved), packed)  # one by one: what lies between takes 8 bytes a weight
 
 
 @jax.jit(static_argnames="dtype")

@@ -1,28 +1,64 @@
-"""Which implementation of an op runs. A named one runs or raises; `None` takes the best that covers the call."""
+"""Which implementation of an op runs: "xla", "mosaic" (a Hopper kernel), or None for the best that covers the call.
 
-from collections.abc import Callable, Mapping
+A named implementation runs or raises. None compiles the kernel into programs for Hopper GPUs and XLA's form into all others:
+`jax.lax.platform_dependent` decides when a program is lowered, so that a process without a GPU compiles for one that is not there.
+"""
+
+from collections.abc import Callable
+import functools
+import logging
 from typing import Literal
+
+import jax
+import jax.extend
+
+from pallas_kernels import hopper
 
 Implementation = Literal["xla", "mosaic"] | None
 
 
-def select(op: str, implementation: Implementation, available: Mapping[str, Callable]) -> Callable:
-    """The function that computes `op`.
+def run(op: str, implementation: Implementation, *args, xla: Callable, mosaic: Callable | None = None, uncovered: str | None = None):
+    """What `op` makes of `args`.
 
     Args:
-      op: the op's name, for the message.
-      implementation: a name, or None for the first of `available`.
-      available: implementations by name, best first.
+      op: its name, for messages.
+      implementation: a name, or None.
+      xla: the op in jnp.
+      mosaic: the op as a Hopper kernel; None where there is no kernel.
+      uncovered: why the kernel does not cover this call; None where it does.
 
     Raises:
       ValueError: the name is none that any op could have.
-      NotImplementedError: the op has no implementation of that name.
+      NotImplementedError: the kernel was asked for by name and does not cover this call.
     """
-    if implementation is None:
-        return next(iter(available.values()))
-    if implementation not in ("xla", "mosaic"):
+    if implementation not in (None, "xla", "mosaic"):
         raise ValueError(f"implementation must be None, 'xla' or 'mosaic'; got {implementation!r}.")
-    if implementation not in available:
-        have = ", ".join(map(repr, available))
-        raise NotImplementedError(f"{op} has no {implementation!r} implementation; pass None or one of {have}.")
-    return available[implementation]
+    if mosaic is None:
+        uncovered = f"{op} has no kernel"
+    if implementation == "mosaic":
+        if uncovered is not None:
+            raise NotImplementedError(f"{op} has no 'mosaic' implementation for this call: {uncovered}; pass None or 'xla'.")
+        return mosaic(*args)
+    if implementation == "xla" or uncovered is not None or not for_hopper():
+        return xla(*args)
+    return mosaic(*args) if hopper.interpreting() else jax.lax.platform_dependent(*args, cuda=mosaic, default=xla)
+
+
+def for_hopper() -> bool:
+    """Whether programs that are traced now may run on a Hopper GPU.
+
+    The device that the surrounding abstract mesh names says so (`pallas_kernels.aot` names one that is absent). Where none is named,
+    it is the process' default device: `platform_dependent` tells CUDA from other platforms, but not Hopper from other generations.
+    """
+    named = jax.sharding.get_abstract_mesh().abstract_device
+    kind = named.device_kind if named is not None else jax.extend.backend.get_default_device().device_kind
+    if hopper.is_hopper(kind):
+        return True
+    if kind.startswith("NVIDIA") or jax.extend.backend.get_default_device().platform == "gpu":
+        _log_unused(kind)
+    return False
+
+
+@functools.cache
+def _log_unused(kind: str) -> None:
+    logging.getLogger(__name__).warning("The Pallas kernels are written for Hopper GPUs (H100, H200); on %s XLA's forms run instead.", kind)

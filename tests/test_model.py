@@ -194,17 +194,19 @@ def test_the_published_models_have_their_published_sizes():
     for config, billions, gigabytes in ((gj.GPT_OSS_20B, 20.9, 13.76), (gj.GPT_OSS_120B, 116.8, 65.25)):
         specs = jax.tree.leaves(abstract_params(config, experts="stacked"), is_leaf=is_spec)
         assert sum(math.prod(spec.shape) for spec in specs) / 1e9 == pytest.approx(billions, abs=0.05)
+        assert param_bytes(config) == param_bytes(config, experts="tiled")
         assert param_bytes(config) / 1e9 == pytest.approx(gigabytes, rel=2e-3)  # biases and router, bfloat16 there, are float32 here
 
 
-@pytest.mark.parametrize("experts", ["packed", "stacked", "split"])
+@pytest.mark.parametrize("experts", ["packed", "tiled", "stacked", "split"])
 def test_every_dimension_has_a_logical_axis(experts):
-    specs = jax.tree.leaves(abstract_params(gj.TINY, experts=experts), is_leaf=is_spec)
+    config = gj.GPT_OSS_20B if experts == "tiled" else gj.TINY  # TINY's sizes cannot be cut into tiles
+    specs = jax.tree.leaves(abstract_params(config, experts=experts), is_leaf=is_spec)
     assert all(len(spec.axes) == len(spec.shape) for spec in specs)
 
 
 def test_an_unknown_form_of_experts_is_refused():
-    with pytest.raises(ValueError, match="experts must be 'packed', 'stacked' or 'split'; got 'dense'"):
+    with pytest.raises(ValueError, match="experts must be 'packed', 'tiled', 'stacked' or 'split'; got 'dense'"):
         abstract_params(gj.TINY, experts="dense")
 
 

@@ -19,7 +19,9 @@ from checkpoints import writer
 from gptoss_jax import weights
 from gptoss_jax.config import TINY
 from gptoss_jax.model.params import abstract_params, is_spec
+from pallas_kernels import dispatch
 from pallas_kernels.mxfp4 import Mxfp4
+from pallas_kernels.mxfp4.tiles import Tiles, from_tiles
 
 CODES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 SHARD = "model-00001-of-00002.safetensors"
@@ -103,6 +105,40 @@ def test_expanded_experts_are_the_packed_ones(tiny):
             want = expanded(*parts)
             np.testing.assert_array_equal(np.asarray(getattr(layer.moe, name), np.float32), want)
             np.testing.assert_array_equal(np.asarray(getattr(split.params.layers[i].moe, name), np.float32), want)
+
+
+def test_tiled_experts_are_the_packed_ones_bit_for_bit(tmp_path):
+    packed, tiled = load("nano"), load("nano", experts="tiled")
+    specs = abstract_params(packed.config, experts="tiled")
+    jax.tree.map(
+        lambda spec, x: np.testing.assert_equal((x.shape, x.dtype), (spec.shape, spec.dtype)), specs, tiled.params, is_leaf=is_spec
+    )
+    for a, b in zip(packed.params.layers, tiled.params.layers, strict=True):
+        assert a.moe.gate_up.shape == b.moe.gate_up.shape and a.moe.down.shape == b.moe.down.shape
+        assert_same(from_tiles(b.moe.gate_up), a.moe.gate_up)
+        assert_same(from_tiles(b.moe.down), a.moe.down)
+    assert "experts tiled" in repr(tiled)
+    writer.write(tmp_path / "again", packed.config, tiled.params)
+    assert_same(load(tmp_path / "again").params, packed.params)
+
+
+def test_what_cannot_be_tiled_is_refused(tiny, tmp_path):
+    with pytest.raises(ValueError, match="multiples of 64; got 96 and 64; pass experts='packed'"):
+        load(tiny, experts="tiled")
+    source = load("nano")
+    down = source.params.layers[1].moe.down
+    large = down.replace(scales=down.scales.at[0, 0, 0].set(129))
+    layers = [layer.replace(moe=layer.moe.replace(down=large)) if i == 1 else layer for i, layer in enumerate(source.params.layers)]
+    writer.write(tmp_path / "large", source.config, source.params.replace(layers=tuple(layers)))
+    with pytest.raises(ValueError, match="layers.1.mlp.experts.down_proj_scales has scales above 2\\^1.*pass experts='packed'"):
+        load(tmp_path / "large", experts="tiled")
+
+
+def test_auto_tiles_for_a_hopper(monkeypatch, tiny):
+    monkeypatch.setattr(dispatch, "for_hopper", lambda: True)
+    assert isinstance(load("nano", experts="auto").params.layers[0].moe.down, Tiles)
+    assert not isinstance(load("nano", experts="auto", dtype="float32").params.layers[0].moe.down, Tiles)
+    assert not isinstance(load(tiny, experts="auto").params.layers[0].moe.down, Tiles)
 
 
 def test_however_the_files_are_cut(tiny, tmp_path):

@@ -15,17 +15,19 @@ import jax.numpy as jnp
 
 from gptoss_jax.config import Config
 from pallas_kernels.mxfp4 import Mxfp4
+from pallas_kernels.mxfp4.tiles import Tiles, tiled_shapes
 
-ExpertsForm = Literal["packed", "stacked", "split"]
+ExpertsForm = Literal["packed", "tiled", "stacked", "split"]
 """How the two expert matrices are held.
 
 packed:  `Mxfp4`, the published 4-bit blocks.
+tiled:   `Tiles`, the same bits in the order that the Hopper kernels read; needs D and F to be multiples of 64.
 stacked: one array [E, out, in].
 split:   a tuple of E arrays [out, in]. XLA's CPU backend copies a dynamic slice of an array before it multiplies by it,
          but reads a whole buffer in place, so a routed product over split experts is several times faster there.
 """
 
-Experts = Mxfp4 | jax.Array | tuple[jax.Array, ...]
+Experts = Mxfp4 | Tiles | jax.Array | tuple[jax.Array, ...]
 
 
 @flax.struct.dataclass
@@ -102,20 +104,34 @@ def _exponents(fan_in: int):
     return init
 
 
-def _experts(num: int, out: int, fan_in: int, axes: tuple[str | None, str | None], dtype, form: ExpertsForm):
-    """The table's entry for one expert matrix [E, out, fan_in] in the given form."""
+def _word_of_exponents(fan_in: int):
+    """Four of `_exponents`' scales in a word."""
+
+    def init(key, shape, dtype):
+        scales = _exponents(fan_in)(key, (*shape, 4), dtype)
+        return jnp.sum(scales << jnp.arange(0, 32, 8, dtype=dtype).reshape(*[1] * len(shape), 4), -1, dtype=dtype)
+
+    return init
+
+
+def _experts(num: int, out: int, fan_in: int, axes: tuple[str | None, str | None], dtype, form: ExpertsForm, interleaved: int):
+    """The table's entry for one expert matrix [E, out, fan_in] in the given form; its rows belong to `interleaved` matrices in turn."""
     if form == "packed":
         u8, groups = jnp.dtype("uint8"), fan_in // 32
         return Mxfp4(
             blocks=Spec((num, out, groups, 16), u8, ("experts", *axes, None), _codes),
             scales=Spec((num, out, groups), u8, ("experts", *axes), _exponents(fan_in)),
         )
+    if form == "tiled":
+        words, scales = tiled_shapes((num, out, fan_in), interleaved)
+        u32, axes = jnp.dtype("uint32"), ("experts", *axes, None, None)
+        return Tiles(Spec(words, u32, axes, _codes), Spec(scales, u32, axes, _word_of_exponents(fan_in)))
     init = _normal(fan_in**-0.5)
     if form == "stacked":
         return Spec((num, out, fan_in), dtype, ("experts", *axes), init)
     if form == "split":
         return tuple(Spec((out, fan_in), dtype, axes, init) for _ in range(num))
-    raise ValueError(f"experts must be 'packed', 'stacked' or 'split'; got {form!r}.")
+    raise ValueError(f"experts must be 'packed', 'tiled', 'stacked' or 'split'; got {form!r}.")
 
 
 def abstract_params(config: Config, dtype="bfloat16", experts: ExpertsForm = "packed") -> Params:
@@ -144,9 +160,9 @@ def abstract_params(config: Config, dtype="bfloat16", experts: ExpertsForm = "pa
         norm=gain,
         router=Spec((E, D), f32, ("experts", "embed"), _normal(2 * D**-0.5)),
         router_bias=Spec((E,), f32, ("experts",), _normal(0.5)),
-        gate_up=_experts(E, 2 * F, D, ("expert_hidden", "embed"), dtype, experts),
+        gate_up=_experts(E, 2 * F, D, ("expert_hidden", "embed"), dtype, experts, 2),
         gate_up_bias=Spec((E, 2 * F), f32, ("experts", "expert_hidden"), _normal(0.8)),
-        down=_experts(E, D, F, ("embed", "expert_hidden"), dtype, experts),
+        down=_experts(E, D, F, ("embed", "expert_hidden"), dtype, experts, 1),
         down_bias=Spec((E, D), f32, ("experts", "embed"), _normal(0.1)),
     )
     return Params(

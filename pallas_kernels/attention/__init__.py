@@ -3,12 +3,17 @@
 A query at position p sees the keys at positions p - window < k <= p (all k <= p where window is None): `window` counts
 the query itself. A sink is one logit per query head that takes part in the maximum and in the denominator of the softmax
 and has no value. Scores are scaled by 1/sqrt(H).
+
+Floor of a decode step: every visible key and value is read once, 4 * H bytes per position and kv head in bfloat16; of a long prefill:
+4 * H operations per query head and visible pair.
 """
+
+import functools
 
 import jax
 
 from pallas_kernels import dispatch
-from pallas_kernels.attention import reference
+from pallas_kernels.attention import mosaic, reference
 
 
 def attention(
@@ -20,7 +25,7 @@ def attention(
     window: int | None,
     segment_ids: jax.Array | None = None,  # [B, T] int32
     implementation: dispatch.Implementation = None,
-) -> jax.Array:  # [B, T, N, H] float32
+) -> jax.Array:  # [B, T, N, H], the queries' dtype
     """Self-attention of whole sequences. Blocked: no [T, T] array exists where T is long. Differentiable.
 
     Args:
@@ -35,8 +40,8 @@ def attention(
         raise ValueError(f"keys must have the queries' batch and length {q.shape[:2]}; got {k.shape[:2]}.")
     if segment_ids is not None and segment_ids.shape != q.shape[:2]:
         raise ValueError(f"segment_ids must have shape {q.shape[:2]}; got {segment_ids.shape}.")
-    run = dispatch.select("attention", implementation, {"xla": reference.attention})
-    return run(q, k, v, sinks, window=window, segment_ids=segment_ids)
+    run = functools.partial(reference.attention, window=window, segment_ids=segment_ids)
+    return dispatch.run("attention", implementation, q, k, v, sinks, xla=run)
 
 
 def paged_attention(
@@ -50,7 +55,7 @@ def paged_attention(
     *,
     window: int | None,
     implementation: dispatch.Implementation = None,
-) -> jax.Array:  # [B, T, N, H] float32
+) -> jax.Array:  # [B, T, N, H], the queries' dtype
     """Attention of new queries over a paged cache that already holds their own keys.
 
     Block b of a sequence (positions b*page ... b*page + page - 1) lies in page `table[row, b % R]`. A table with as many
@@ -58,11 +63,16 @@ def paged_attention(
 
         R = 3, 5 blocks written:   entry 0 -> block 3   entry 1 -> block 4   entry 2 -> block 2
 
+    A query at a position past its row's length (of a row that appends nothing, or padding) gets values that mean nothing, but are
+    finite. On a Hopper GPU a row's result is the same to the bit whatever other rows there are, at a given R: how its keys are cut into
+    parts that are attended to at once depends on its positions alone.
+
     Args:
       q: query heads, after RoPE.
-      k_pages, v_pages: the pages of one layer.
-      table: page of each entry.
-      q_positions: position of each query; a query sees keys at positions up to its own.
+      k_pages, v_pages: the pages of one layer; finite, also where nothing has been written yet.
+      table: page of each entry; every entry is a page that exists.
+      q_positions: position of each query; a query sees keys at positions up to its own. Those of a row are consecutive:
+        q_positions[b, t] = q_positions[b, 0] + t.
       lengths: tokens that each row's cache holds, the queries' own included. A ring must hold every key that a
         window reaches.
       sinks, window, implementation: as for `attention`.
@@ -73,8 +83,14 @@ def paged_attention(
             f"table, q_positions and lengths must have {q.shape[0]} rows and q_positions {q.shape[1]} columns; "
             f"got {table.shape}, {q_positions.shape}, {lengths.shape}."
         )
-    run = dispatch.select("paged_attention", implementation, {"xla": reference.paged_attention})
-    return run(q, k_pages, v_pages, table, q_positions, lengths, sinks, window=window)
+    return dispatch.run(
+        "paged_attention",
+        implementation,
+        *(q, k_pages, v_pages, table, q_positions, lengths, sinks),
+        xla=functools.partial(reference.paged_attention, window=window),
+        mosaic=functools.partial(mosaic.paged_attention, window=window),
+        uncovered=mosaic.covers(q, k_pages, v_pages),
+    )
 
 
 def _check_heads(q, k, v, sinks, window, kv_axis=2):

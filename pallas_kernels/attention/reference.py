@@ -1,4 +1,4 @@
-"""Attention in plain jnp: an online softmax over blocks of keys, float32 inside.
+"""Attention in plain jnp: an online softmax over blocks of keys, float32 inside, the queries' dtype outside.
 
 The sink is where the running softmax starts: maximum = sink, denominator = 1, value = 0. One loop serves whole sequences
 and paged caches; they differ in where a block of keys comes from.
@@ -133,7 +133,7 @@ def _attend_rows(q, positions, segments, sinks, window, keys: _Keys):
 
         carry, _ = jax.lax.scan(step, carry, (jnp.arange(num_blocks, dtype=jnp.int32), needed))
     _, denominator, value = carry
-    return (value / denominator[..., None]).swapaxes(1, 2)
+    return (value / denominator[..., None]).swapaxes(1, 2).astype(q.dtype)
 
 
 def _dot(formula, a, b):

@@ -1,5 +1,7 @@
 """The routed mixture of experts with clamped SwiGLU: only the experts that tokens are routed to are read."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -48,5 +50,5 @@ def moe(
             raise ValueError(f"{name} must have shape {shape} for x {x.shape} and biases {gate_up_bias.shape}; got {got}.")
     if experts.shape != gates.shape or experts.ndim != 2 or experts.shape[0] != x.shape[0]:
         raise ValueError(f"experts and gates must be [M={x.shape[0]}, A]; got {experts.shape} and {gates.shape}.")
-    run = dispatch.select("moe", implementation, {"xla": reference.moe})
-    return run(x, experts, gates, gate_up, gate_up_bias, down, down_bias, limit=limit, dtype=dtype)
+    xla = functools.partial(reference.moe, limit=limit, dtype=dtype)
+    return dispatch.run("moe", implementation, x, experts, gates, gate_up, gate_up_bias, down, down_bias, xla=xla)

@@ -1,0 +1,87 @@
+"""What the kernels need of Mosaic GPU beyond its public API: the one room that may name private parts of jax.
+
+A kernel body is the same for a GPU and for the interpreter on a CPU. Where the interpreter lacks a primitive (layouts, wgmma
+with its left operand in registers, inline PTX), a function here stands in for it.
+"""
+
+import contextlib
+
+import jax
+from jax._src import config as _jax_config
+from jax.experimental import pallas as pl
+import jax.experimental.pallas.mosaic_gpu as plgpu
+import jax.numpy as jnp
+
+MULTIPROCESSORS = 132
+SHARED_MEMORY = 232_448  # bytes a block may have
+ROW = plgpu.Layout.WGMMA.reduce(1)  # one value per row of an accumulator
+H200 = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", platform="gpu", num_cores=MULTIPROCESSORS)
+
+
+def is_hopper(device_kind: str) -> bool:
+    """Whether a device of this name has compute capability 9.0: H100, H200, H800, H20, GH200."""
+    return any(word.startswith(("H100", "H200", "H800", "H20", "GH200")) for word in device_kind.split())
+
+
+@contextlib.contextmanager
+def interpret(*, detect_races: bool = False):
+    """Within this, kernels that are traced run in Mosaic GPU's interpreter on the CPU, as if on an H200."""
+    mesh = jax.sharding.AbstractMesh((), (), abstract_device=H200)
+    with jax.sharding.use_abstract_mesh(mesh), plgpu.force_gpu_interpret_mode(plgpu.InterpretGPUParams(detect_races=detect_races)):
+        yield
+
+
+def interpreting() -> bool:
+    """Whether kernels that are traced now will be interpreted."""
+    return _jax_config.pallas_tpu_interpret_mode_context_manager.value is not None
+
+
+def swizzled(columns: int, dtype) -> tuple:
+    """Transforms of a shared-memory tile [multiple of 8, columns] that wgmma reads and TMA fills."""
+    width = columns * jnp.dtype(dtype).itemsize
+    swizzle = next(s for s in (128, 64, 32) if width % s == 0)
+    return (plgpu.TilingTransform((8, swizzle // jnp.dtype(dtype).itemsize)), plgpu.SwizzleTransform(swizzle))
+
+
+def layout_cast(x, layout):
+    """`x` in the given register layout."""
+    return x if interpreting() else plgpu.layout_cast(x, layout)
+
+
+def iota(shape: tuple[int, ...], dimension: int, layout=plgpu.Layout.WGMMA):
+    """int32 indices along a dimension, in a register layout."""
+    if interpreting():
+        return jax.lax.broadcasted_iota(jnp.int32, shape, dimension)
+    return plgpu.broadcasted_iota(jnp.int32, shape, dimension, layout=layout)
+
+
+def load(ref, layout, *, optimized: bool = True):
+    """What a ref in global or shared memory holds, in a register layout."""
+    return ref[...] if interpreting() else plgpu.load(ref, layout=layout, optimized=optimized)
+
+
+def wgmma_from_registers(accumulator, a, b, staging) -> None:
+    """accumulator += a @ b with a [64, k] in registers. `staging` is shared memory like `a`, used by the interpreter only."""
+    if not interpreting():
+        plgpu.wgmma(accumulator, a, b)
+        return
+    staging[...] = a
+    plgpu.wgmma(accumulator, staging, b)
+
+
+def staging(shape: tuple[int, ...], dtype=jnp.bfloat16) -> list:
+    """Scratch for `wgmma_from_registers`: shared memory in the interpreter, nothing on a GPU. Append it to scratch_types."""
+    return [plgpu.SMEM(shape, dtype)] if interpreting() else []
+
+
+def plus_product(c, a, b, staging):
+    """c + a @ b: c [64n, columns] and a [64n, k] in registers, b in shared memory. `staging` is what `hopper.staging` became."""
+    if not interpreting():
+        return pl.run_state(lambda accumulator: plgpu.wgmma(accumulator, a, b))(plgpu.ACC.init(c))
+    staging[0][...] = a
+
+    def multiply(accumulator):
+        plgpu.wgmma(accumulator, staging[0], b)
+        return accumulator[...]
+
+    return c + pl.run_scoped(multiply, plgpu.ACC(c.shape, c.dtype))
