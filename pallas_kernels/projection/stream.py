@@ -1,0 +1,99 @@
+"""A product of few rows with a large matrix: the matrix streams through shared memory once, as fast as memory gives it.
+
+The rows of x are the left operand of wgmma, which has 64 rows, and rows of w the right one. Of x only as many rows as there are (rounded up
+to 8) are loaded: its chunks of 64 columns lie one after the other, and wgmma reads past a chunk into those that follow:
+
+    shared memory   | chunk 0: 8 rows | chunk 1: 8 rows | chunk 2 ...
+    operand 0       |<- rows 0 - 7  ->|<-      rows 8 - 63, anything      ...
+    operand 1                         |<- rows 0 - 7  ->|<-  rows 8 - 63 ...
+
+What those rows hold reaches only rows of the accumulator that nobody stores: rows of a product are independent. For the same reason a row's
+result depends neither on the other rows nor on their number: columns are summed in the same order whatever the tile.
+"""
+
+import dataclasses
+
+import jax
+from jax.experimental import pallas as pl
+import jax.experimental.pallas.mosaic_gpu as plgpu
+import jax.numpy as jnp
+
+from pallas_kernels import hopper
+from pallas_kernels.projection.tuning import Tuning
+
+WIDTH = 64  # columns of a chunk: 128 bytes, a row of the widest swizzle
+HEIGHT = 64  # rows of wgmma's left operand and of its accumulator
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """The product of x [M, columns] with a tile of rows of w [rows, columns].
+
+    Attributes:
+        M: rows of x; up to 8, or a multiple of 8.
+        columns: of x and w, a multiple of 64 * tuning.chunks.
+        tuning: its `tile` is a multiple of 8.
+        boxes: pieces that the tile consists of, each of neighbouring rows of w.
+    """
+
+    M: int
+    columns: int
+    tuning: Tuning
+    boxes: int = 1
+
+    @property
+    def tall(self) -> int:
+        """Rows of x in shared memory."""
+        return -(-self.M // 8) * 8
+
+    def scratch(self) -> list:
+        """Shared memory for chunks of x, for tiles of w, and barriers that say a stage has arrived."""
+        t, swizzled = self.tuning, hopper.swizzled(WIDTH, jnp.bfloat16)
+        return [
+            plgpu.SMEM(((t.stages * t.chunks - 1) * self.tall + HEIGHT, WIDTH), jnp.bfloat16, transforms=swizzled),
+            plgpu.SMEM((t.stages, t.tile, t.chunks * WIDTH), jnp.bfloat16, transforms=swizzled),
+            plgpu.Barrier(num_arrivals=self.boxes + t.chunks, num_barriers=t.stages),
+        ]
+
+    def start(self, x, w, firsts, x_s, w_s, arrived) -> None:
+        """Asks for the first stages. `firsts`: the first row of w of each box."""
+        for step in range(min(self.tuning.stages - 1, self._steps)):
+            self._fetch(step, step, x, w, firsts, x_s, w_s, arrived)
+
+    def product(self, x, w, firsts, x_s, w_s, arrived) -> jax.Array:  # [64, tile] float32
+        """The product, once `start` was called with the same arguments. Rows from M on mean nothing."""
+        stages, chunks = self.tuning.stages, self.tuning.chunks
+
+        def accumulate(accumulator):
+            @pl.loop(0, self._steps)
+            def _(step):
+                slot = jax.lax.rem(step, stages)
+                plgpu.barrier_wait(arrived.at[slot])
+                for chunk in range(chunks):
+                    rows = x_s.at[pl.ds((slot * chunks + chunk) * self.tall, HEIGHT)]
+                    plgpu.wgmma(accumulator, rows, w_s.at[slot, :, pl.ds(chunk * WIDTH, WIDTH)].T)
+                plgpu.wgmma_wait(chunks)  # of the step before, whose slot is the next to be filled
+                ahead = step + (stages - 1)
+
+                @pl.when(ahead < self._steps)
+                def _():
+                    self._fetch(ahead, jax.lax.rem(ahead, stages), x, w, firsts, x_s, w_s, arrived)
+
+            return accumulator[...]
+
+        return pl.run_scoped(accumulate, plgpu.ACC((HEIGHT, self.tuning.tile), jnp.float32))
+
+    @property
+    def _steps(self) -> int:
+        return self.columns // (self.tuning.chunks * WIDTH)
+
+    def _fetch(self, step, slot, x, w, firsts, x_s, w_s, arrived) -> None:
+        """Fills a slot. What lies past the end of x or w is not read: TMA writes zeros."""
+        chunks, box = self.tuning.chunks, self.tuning.tile // self.boxes
+        first = step * (chunks * WIDTH)
+        for i, row in enumerate(firsts):
+            weights = w.at[pl.ds(row, box), pl.ds(first, chunks * WIDTH)]
+            plgpu.copy_gmem_to_smem(weights, w_s.at[slot, pl.ds(i * box, box)], arrived.at[slot])
+        for chunk in range(chunks):
+            rows = x.at[pl.ds(0, self.tall), pl.ds(first + chunk * WIDTH, WIDTH)]
+            plgpu.copy_gmem_to_smem(rows, x_s.at[pl.ds((slot * chunks + chunk) * self.tall, self.tall)], arrived.at[slot])
