@@ -1,0 +1,68 @@
+"""Times every kernel at the named gpt-oss shapes on the Hopper GPU of this machine, and refuses a time to one that is wrong.
+
+    python -m pallas_kernels.bench --op=moe --name=20b --out=results.jsonl
+
+First measures what the device can do (a copy, a bfloat16 product); a case's floor is the larger of its bytes and its operations at
+those rates. Prints a row per case, and writes a JSON line per case. The exit status is 1 if a case was
+wrong or failed, and where there is no such GPU.
+"""
+
+import dataclasses
+import datetime
+import json
+from pathlib import Path
+
+from absl import app, flags
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels import bench, hopper
+from pallas_kernels.bench import measure
+
+_OP = flags.DEFINE_list("op", [], "Only ops whose names begin with one of these.")
+_NAME = flags.DEFINE_list("name", [], "Only cases whose names contain one of these.")
+_OUT = flags.DEFINE_string("out", None, "File that JSON lines are appended to.")
+
+_HEADER = ["op", "case", "error", "floor us", "measured us", "ratio", ""]
+
+
+def row(result: measure.Result) -> list[str]:
+    """The table's row for one case."""
+    if result.seconds is None:
+        wrong = f"WRONG: error {result.error:.3g} (bound {measure.ERROR:.3g}), worst {result.worst:.3g} (bound {measure.WORST:.3g})"
+        return [result.op, result.name, f"{result.error:.2g}", f"{result.floor * 1e6:.1f}", "", "", wrong]
+    note = "the host was the limit" if result.launched > 0.9 else ""
+    times = [f"{result.floor * 1e6:.1f}", f"{result.seconds * 1e6:.1f}", f"{result.ratio:.2f}"]
+    return [result.op, result.name, f"{result.error:.2g}", *times, note]
+
+
+def main(argv: list[str]) -> int | str:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    device = jnp.zeros(()).device
+    if not hopper.is_hopper(device.device_kind):
+        return f"There is no Hopper GPU (H100, H200) here to time kernels on: JAX runs on {device.device_kind}."
+    chosen = bench.cases(_OP.value, _NAME.value)
+    ceilings = measure.ceilings()
+    print(f"{device.device_kind}: copies {ceilings.bandwidth / 1e12:.2f} TB/s, multiplies {ceilings.flops / 1e12:.0f} Tflop/s in bfloat16")
+    where = {"device": device.device_kind, "jax": jax.__version__, "date": datetime.date.today().isoformat()}
+    where |= {"copy_bytes_per_second": ceilings.bandwidth, "bfloat16_flops": ceilings.flops}
+    rows, right = [], True
+    for case in chosen:
+        try:
+            result = measure.measure(case, ceilings)
+            right, cells, told = right and result.right, row(result), dataclasses.asdict(result)
+        except Exception as error:  # what one kernel does must not cost the times of the others
+            what = f"FAILED: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+            right, cells, told = False, [case.op, case.name, "", "", "", "", what], {"op": case.op, "name": case.name, "failed": str(error)}
+        rows.append(cells)
+        print("  ".join(cells), flush=True)
+        if _OUT.value:
+            with Path(_OUT.value).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(where | told) + "\n")
+    print("\n" + bench.table(_HEADER, rows))
+    return int(not right)
+
+
+if __name__ == "__main__":
+    app.run(main)
