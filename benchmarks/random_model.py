@@ -1,0 +1,76 @@
+"""Random weights of a true shape, and caches that are already full, made on the device: nothing of either passes through the host.
+
+What a step takes depends on lengths, shapes and routing, not on what the weights are; `init_params`' scales spread the routing.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from gptoss_jax import decode, sampling
+from gptoss_jax.config import Config
+from gptoss_jax.model.cache import Cache, init_cache
+from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, is_spec
+from gptoss_jax.sampling import Sampling
+from pallas_kernels import dispatch
+from pallas_kernels.mxfp4.tiles import TILE
+
+CHUNK = 512  # the engine's; rings hold a window and so many tokens
+
+
+def form_here(config: Config) -> ExpertsForm:
+    """How experts are held where the programs will run: in the Hopper kernels' tiles if there is such a GPU, else packed."""
+    tiles = config.hidden_size % TILE == 0 and config.intermediate_size % TILE == 0
+    return "tiled" if tiles and dispatch.for_hopper() else "packed"
+
+
+def first_layers(config: Config, layers: int) -> Config:
+    """The same widths, fewer layers."""
+    layers = min(layers, config.num_hidden_layers)
+    return dataclasses.replace(config, num_hidden_layers=layers, layer_types=config.layer_types[:layers])
+
+
+def params(config: Config, experts: ExpertsForm, seed: int = 0) -> Params:
+    """What `init_params` makes in bfloat16, array by array, so that at most one is in the making."""
+    leaves, tree = jax.tree.flatten(_table(config, experts), is_leaf=is_spec)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    arrays = []
+    for spec, key in zip(leaves, keys, strict=True):
+        arrays.append(jax.block_until_ready(_draw(key, spec.init, spec.shape, spec.dtype)))
+    return jax.tree.unflatten(tree, arrays)
+
+
+def full_cache(config: Config, batch: int, context: int, room: int, *, chunk: int = CHUNK, seed: int = 1) -> Cache:
+    """A cache whose rows hold `context` random keys and values, with room for `room` tokens more."""
+    empty = init_cache(config, batch, context + room, chunk=chunk)
+    keys = jax.random.split(jax.random.key(seed), 2 * config.num_hidden_layers)
+    pages = []
+    for key, old in zip(keys, (*empty.k, *empty.v), strict=True):
+        pages.append(jax.block_until_ready(_draw(key, jax.random.normal, old.shape, old.dtype)))
+    half = config.num_hidden_layers
+    return empty.replace(k=tuple(pages[:half]), v=tuple(pages[half:]), length=jnp.full(batch, context, jnp.int32))
+
+
+def state(config: Config, cache: Cache, budget: int, seed: int = 2) -> decode.State:
+    """Greedy rows that nothing but their budget of tokens ends, each with a random newest token."""
+    batch = cache.length.shape[0]
+    greedy = sampling.stack([Sampling(temperature=0, max_tokens=budget, ignore_eos=True)] * batch, vocab_size=config.vocab_size)
+    start = decode.init_state(cache, greedy, [budget] * batch)
+    return start.replace(token=tokens(config, batch, seed=seed))
+
+
+def tokens(config: Config, *shape: int, seed: int) -> jax.Array:
+    """Random ids, int32."""
+    return jax.random.randint(jax.random.key(seed), shape, 0, config.vocab_size, jnp.int32)
+
+
+@functools.cache
+def _table(config: Config, experts: ExpertsForm) -> Params:
+    return abstract_params(config, experts=experts)  # the same functions `init` each time, so that they are compiled once
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _draw(key, init, shape, dtype):
+    return init(key, shape, dtype)
