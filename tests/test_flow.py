@@ -10,7 +10,7 @@ import pytest
 from small_model import small_model
 
 import gptoss_jax as gj
-from gptoss_jax.model.cache import cache_bytes, init_cache, write
+from gptoss_jax.model.cache import cache_bytes, init_cache, places, write
 from gptoss_jax.model.transformer import decode_step, extend, forward, prefill, unembed
 
 EXACT = 1e-5  # as in test_goldens
@@ -131,7 +131,8 @@ def test_writing_drops_what_is_not_valid():
     pages = jnp.zeros((3, 1, 2, 1), jnp.bfloat16)
     table, positions = np.array([[2, 0]], np.int32), np.array([[3, 4, 5]], np.int32)
     new = np.array([1, 2, 3], np.float32).reshape(1, 3, 1, 1)
-    got = write(pages, table, positions, np.array([[True, True, False]]), new)
+    where = places(table, positions, np.array([[True, True, False]]), size=2, pages=3)
+    got = write(pages, *where, new)
     assert got.dtype == jnp.bfloat16
     # Position 3 is the second of block 1, position 4 the first of block 2, which lies where block 0 was.
     assert np.asarray(got, np.float32).reshape(3, 2).tolist() == [[0, 1], [0, 0], [2, 0]]

@@ -66,17 +66,26 @@ def cache_bytes(config: Config, batch: int, context: int, *, chunk: int, dtype="
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(make)))
 
 
-def write(pages: jax.Array, table: jax.Array, positions: jax.Array, valid: jax.Array, new: jax.Array) -> jax.Array:
-    """Pages with `new` at the given positions.
+def places(table: jax.Array, positions: jax.Array, valid: jax.Array, size: int, pages: int) -> tuple[jax.Array, jax.Array]:
+    """Where new keys and values go: page and offset within it, each [B, T] int32; a page that does not exist where not `valid`.
 
     Args:
-      pages: [P, K, page, H].
       table: [B, R].
       positions: [B, T] int32.
       valid: [B, T] bool; what is not valid is not written.
+      size: positions a page.
+      pages: how many there are.
+    """
+    page = jnp.take_along_axis(table, (positions // size) % table.shape[1], 1)
+    return jnp.where(valid, page, pages), positions % size
+
+
+def write(pages: jax.Array, page: jax.Array, offset: jax.Array, new: jax.Array) -> jax.Array:
+    """Pages with `new` in the given places.
+
+    Args:
+      pages: [P, K, page, H].
+      page, offset: [B, T] int32, of `places`; pages from P on are dropped.
       new: [B, T, K, H] keys or values; cast to the pages' dtype.
     """
-    size = pages.shape[2]
-    page = jnp.take_along_axis(table, (positions // size) % table.shape[1], 1)
-    page = jnp.where(valid, page, pages.shape[0])  # out of range: dropped
-    return pages.at[page, :, positions % size].set(new.astype(pages.dtype), mode="drop")
+    return pages.at[page, :, offset].set(new.astype(pages.dtype), mode="drop")

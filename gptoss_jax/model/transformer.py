@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from gptoss_jax.config import Config
 from gptoss_jax.model import rope
 from gptoss_jax.model.attention import attention_block
-from gptoss_jax.model.cache import Cache, write
+from gptoss_jax.model.cache import Cache, places, write
 from gptoss_jax.model.hooks import Hook, tap
 from gptoss_jax.model.layers import linear, rms_norm
 from gptoss_jax.model.moe import moe_block
@@ -72,8 +72,9 @@ def extend(
     def attend(layer, q, k, v):
         window = config.window(layer)
         table = cache.table(window)
-        pages_k[layer] = write(pages_k[layer], table, positions, valid, k)
-        pages_v[layer] = write(pages_v[layer], table, positions, valid, v)
+        page, offset = places(table, positions, valid, pages_k[layer].shape[2], pages_k[layer].shape[0])
+        pages_k[layer] = write(pages_k[layer], page, offset, k)
+        pages_v[layer] = write(pages_v[layer], page, offset, v)
         sinks = params.layers[layer].attention.sinks
         return paged_attention(q, pages_k[layer], pages_v[layer], table, positions, length, sinks, window=window)
 
@@ -109,7 +110,10 @@ def decode_step(
     active: jax.Array,  # [B] bool
     hook: Hook | None = None,
 ) -> tuple[jax.Array, Cache]:  # [B, V] float32
-    """Appends one token to each active row; returns the logits after it."""
+    """Appends one token to each active row; returns the logits after it, which mean nothing for the others.
+
+    Experts in tiles and few rows take the form that Hopper kernels make few launches of (`gptoss_jax.model.fused`); a hook needs the other.
+    """
     return prefill(params, config, cache, tokens[:, None], active.astype(jnp.int32), hook=hook)
 
 
