@@ -24,7 +24,7 @@ def run(op: str, implementation: Implementation, *args, xla: Callable, mosaic: C
       op: its name, for messages.
       implementation: a name, or None.
       xla: the op in jnp.
-      mosaic: the op as a Hopper kernel; None where there is no kernel.
+      mosaic: the op as a Hopper kernel, a function or a partial one with hashable keywords; None where there is no kernel.
       uncovered: why the kernel does not cover this call; None where it does.
 
     Raises:
@@ -38,10 +38,27 @@ def run(op: str, implementation: Implementation, *args, xla: Callable, mosaic: C
     if implementation == "mosaic":
         if uncovered is not None:
             raise NotImplementedError(f"{op} has no 'mosaic' implementation for this call: {uncovered}; pass None or 'xla'.")
-        return mosaic(*args)
+        return _shared(mosaic)(*args)
     if implementation == "xla" or uncovered is not None or not for_hopper():
         return xla(*args)
-    return mosaic(*args) if hopper.interpreting() else jax.lax.platform_dependent(*args, cuda=mosaic, default=xla)
+    return mosaic(*args) if hopper.interpreting() else jax.lax.platform_dependent(*args, cuda=_shared(mosaic), default=xla)
+
+
+def _shared(kernel: Callable) -> Callable:
+    """The kernel as a function that a program has once, however often it is called: Mosaic takes a second to lower one.
+
+    Calls with the same shapes, of all layers of a model, lower to calls of one function.
+    """
+    if hopper.interpreting():
+        return kernel
+    if isinstance(kernel, functools.partial) and not kernel.args:
+        return _jitted(kernel.func, tuple(sorted(kernel.keywords.items())))
+    return _jitted(kernel, ())
+
+
+@functools.cache
+def _jitted(kernel: Callable, options: tuple[tuple[str, object], ...]) -> Callable:
+    return jax.jit(functools.partial(kernel, **dict(options)))
 
 
 def for_hopper() -> bool:
