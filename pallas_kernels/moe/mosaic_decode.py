@@ -1,0 +1,298 @@
+"""The mixture of experts of a decode step as two Hopper kernels: weights stream through shared memory once, whatever the tokens.
+
+A block takes one active expert and a few units of its rows. The weights of a unit, unpacked in registers, are the left operand of wgmma,
+which has 64 rows; all tokens, routed to this expert or not, are the right one: few as they are, that costs less than sorting them. What
+a token's column holds reaches no other column, so tokens need not be routed, nor even exist: shared memory has room for a multiple of 8.
+
+A unit is a tile of 64 rows; where two matrices alternate, 32 rows of each, the first or second halves of two tiles that lie side by
+side: a half is a piece of memory, and in either case two pieces make what a warpgroup's threads want to find:
+
+    down      | tile k         | tile k + 1     | ...          gate_up   | gate k, linear k | gate k+1, linear k+1 | ...
+    unit n    | (a b)          | (a b)          |              unit 2n   | (a .)   (a .)    | (a .)     (a .)      |
+                                                               unit 2n+1 | (. b)   (. b)    | (. b)     (. b)      |
+
+Columns are summed in the same order whatever the tuning: a token's result depends neither on the others nor on their number.
+"""
+
+import dataclasses
+
+import jax
+from jax.experimental import pallas as pl
+import jax.experimental.pallas.mosaic_gpu as plgpu
+import jax.numpy as jnp
+
+from pallas_kernels import hopper
+from pallas_kernels.moe import tuning
+from pallas_kernels.mxfp4 import dequantize
+from pallas_kernels.mxfp4.tiles import TILE
+
+COLUMN = plgpu.Layout.WGMMA.reduce(0)  # one value per column of an accumulator
+HALF = TILE // 2
+WORDS, SCALES = dequantize.WORDS // 2, dequantize.SCALES // 2  # of half a tile
+
+
+def covers(x) -> str | None:
+    """Why the kernels do not cover these rows; None where they do."""
+    return None if x.dtype == jnp.bfloat16 else f"rows must be bfloat16, not {x.dtype.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """Products of a few units of one expert's rows with the tokens.
+
+    Attributes:
+        M: tokens; up to 8, or a multiple of 8.
+        columns: of the weights, in tiles (K/64).
+        interleaved: matrices whose rows alternate (S).
+        tuning: units a block takes, and how they are read.
+    """
+
+    M: int
+    columns: int
+    interleaved: int
+    tuning: tuning.Decode
+
+    @property
+    def wide(self) -> int:
+        """Columns of an accumulator, and rows of tokens in shared memory."""
+        return -(-self.M // 8) * 8
+
+    def halves(self, weights) -> tuple[jax.Array, jax.Array]:
+        """Words [E, N, 2K/64, S, 256] and scales [E, N, 2K/64, S, 16] of halves of tiles."""
+        cut = lambda a, size: a.reshape(*a.shape[:2], 2 * self.columns, self.interleaved, size)
+        return cut(weights.words, WORDS), cut(weights.scales, SCALES)
+
+    def scratch(self) -> list:
+        """Shared memory for tokens, words and scales, barriers that say a stage has arrived, and what the interpreter needs."""
+        t = self.tuning
+        return [
+            plgpu.SMEM((t.stages, self.wide, t.chunks * TILE), jnp.bfloat16, transforms=hopper.swizzled(TILE, jnp.bfloat16)),
+            plgpu.SMEM((t.stages, t.units, 2 * t.chunks, WORDS), jnp.uint32),
+            plgpu.SMEM((t.stages, t.units, 2 * t.chunks, SCALES), jnp.uint32),
+            plgpu.Barrier(num_arrivals=1 + 2 * t.units, num_barriers=t.stages),
+            *hopper.staging((TILE, TILE)),
+            *hopper.staging((4, 128), jnp.uint32),
+            *hopper.staging((2 * SCALES,), jnp.uint32),
+        ]
+
+    def start(self, x, words, scales, first, x_s, words_s, scales_s, arrived, *_) -> None:
+        """Asks for the first stages.
+
+        Args:
+          x: [M, K] bf16.
+          words, scales: one expert's, of `halves`.
+          first: the block's first unit.
+          x_s, words_s, scales_s, arrived: what `scratch` became.
+        """
+        for step in range(min(self.tuning.stages - 1, self._steps)):
+            self._fetch(step, step, x, words, scales, first, x_s, words_s, scales_s, arrived)
+
+    def products(self, x, words, scales, first, x_s, words_s, scales_s, arrived, *staging) -> list:
+        """For each unit its product [64, wide] float32, once `start` was called with the same arguments."""
+        t = self.tuning
+
+        def multiply(accumulators, slot, chunk, unit):
+            weights = _tile(words_s.at[slot, unit], scales_s.at[slot, unit], chunk, staging)
+            tokens = x_s.at[slot, :, pl.ds(chunk * TILE, TILE)].T
+            hopper.wgmma_from_registers(accumulators[unit], weights, tokens, staging[0] if staging else None)
+
+        def accumulate(*accumulators):
+            @pl.loop(0, self._steps)
+            def _(step):
+                slot, ahead = jax.lax.rem(step, t.stages), step + (t.stages - 1)
+
+                @pl.when(ahead < self._steps)  # into the slot of the step before
+                def _():
+                    self._fetch(ahead, jax.lax.rem(ahead, t.stages), x, words, scales, first, x_s, words_s, scales_s, arrived)
+
+                plgpu.barrier_wait(arrived.at[slot])
+                for i in range(t.chunks * t.units):
+                    multiply(accumulators, slot, *divmod(i, t.units))
+                    # While one product runs, the next one's operand is unpacked. If one ran into the next step, ptxas would let none
+                    # run beside anything.
+                    plgpu.wgmma_wait(int(i < t.chunks * t.units - 1))
+
+            return [accumulator[...] for accumulator in accumulators]
+
+        return pl.run_scoped(accumulate, *[plgpu.ACC((TILE, self.wide), jnp.float32)] * t.units)
+
+    @property
+    def _steps(self) -> int:
+        return self.columns // self.tuning.chunks
+
+    def _fetch(self, step, slot, x, words, scales, first, x_s, words_s, scales_s, arrived) -> None:
+        """Fills a slot. Tokens past the last are not read: TMA writes zeros. In place of a unit past the last some other is read."""
+        here, chunks = arrived.at[slot], self.tuning.chunks
+        plgpu.copy_gmem_to_smem(x.at[pl.ds(0, self.wide), pl.ds(step * (chunks * TILE), chunks * TILE)], x_s.at[slot], here)
+        along = pl.ds(step * (2 * chunks), 2 * chunks)
+        for i in range(self.tuning.units):
+            row, half = jax.lax.div(first + i, self.interleaved), jax.lax.rem(first + i, self.interleaved)
+            row = jnp.minimum(row, words.shape[0] - 1)
+            plgpu.copy_gmem_to_smem(words.at[row, along, half], words_s.at[slot, i], here)
+            plgpu.copy_gmem_to_smem(scales.at[row, along, half], scales_s.at[slot, i], here)
+
+
+def gate_up(rows, routing, weights, bias, *, num_active, limit):
+    M, D = rows.shape
+    E, F = len(bias), bias.shape[1] // 2
+    x = _whole(rows)
+    stream = Stream(len(x), D // TILE, 2, tuning.decode("gate_up", M, D // TILE))
+    wide, units = stream.wide, stream.tuning.units
+    pairs = lambda products: [products[i : i + 2] for i in range(0, units, 2)]
+    tokens, grid = pl.ds(0, wide), (min(M * num_active, E), -(-F // (HALF * units)))
+
+    def kernel(x, active, scale, words, scales, bias, h, h_s, swap_s, scale_s, bias_s, ready, *streamed):
+        slot, first = jax.lax.axis_index("slot"), jax.lax.axis_index("block") * units
+        expert = active[slot]
+
+        @pl.when(expert < E)
+        def _():
+            operands = (x, words.at[expert], scales.at[expert], first, *streamed)
+            stream.start(*operands)
+            plgpu.copy_gmem_to_smem(scale.at[tokens], scale_s, ready)
+            for i in range(bias_s.shape[0]):
+                row = jnp.minimum(jax.lax.div(first, 2) + i, F // TILE - 1) * TILE
+                for s in range(2):
+                    bias_s[i, s, pl.ds(0, TILE)] = _load(bias.at[expert, pl.ds(row, TILE), s], hopper.ROW)
+            products = stream.products(*operands)
+            plgpu.barrier_wait(ready)
+            by_token = _below(_load(scale_s, COLUMN), wide)
+            for i, pair in enumerate(pairs(products)):
+                gate, linear = (value * by_token for value in _part(pair, swap_s))
+                rows = pl.ds(jax.lax.rem(first, 2) * HALF, TILE)
+                gate, linear = (v + _beside(_load(bias_s.at[i, s, rows], hopper.ROW), wide) for s, v in enumerate((gate, linear)))
+                gate, linear = jnp.minimum(gate, limit), jnp.clip(linear, -limit, limit)
+                value = (gate / (1 + jnp.exp(-1.702 * gate)) * (linear + 1)).astype(h_s.dtype)
+                h_s.at[i].T[...] = hopper.layout_cast(value, plgpu.Layout.WGMMA_TRANSPOSED)
+            plgpu.commit_smem()
+            if units == 1:
+
+                @pl.loop(0, M)
+                def _(m):
+                    plgpu.copy_smem_to_gmem(h_s.at[0, m, pl.ds(0, HALF)], h.at[slot, m, pl.ds(first * HALF, HALF)])
+
+            else:
+                for i in range(units // 2):
+                    row = first * HALF + i * TILE
+                    pl.when(row < F)(lambda i=i, row=row: plgpu.copy_smem_to_gmem(h_s.at[i], h.at[slot, tokens, pl.ds(row, TILE)]))
+            plgpu.wait_smem_to_gmem(0)
+
+    launch = plgpu.kernel(
+        kernel,
+        out_type=jax.ShapeDtypeStruct((grid[0], len(x), F), rows.dtype),
+        grid=grid,
+        grid_names=("slot", "block"),
+        compiler_params=plgpu.CompilerParams(approx_math=True),
+        scratch_types=[
+            plgpu.SMEM((-(-units // 2), wide, TILE), rows.dtype),
+            plgpu.SMEM((TILE + HALF, wide), jnp.float32),
+            plgpu.SMEM((wide,), jnp.float32),
+            plgpu.SMEM((-(-units // 2), 2, TILE + HALF), jnp.float32),
+            plgpu.Barrier(),
+            *stream.scratch(),
+        ],
+        kernel_name="moe_gate_up",
+    )
+    return launch(x, routing.active, routing.scale, *stream.halves(weights), bias.reshape(E, F, 2))[:, :M]
+
+
+def down(h, routing, weights, bias, *, num_active):
+    S, M, F = h.shape
+    E, D = bias.shape
+    x = _whole(h)
+    stream = Stream(x.shape[1], F // TILE, 1, tuning.decode("down", M, F // TILE))
+    wide, units, A = stream.wide, stream.tuning.units, num_active
+    tokens = pl.ds(0, wide)
+
+    def kernel(x, active, gates, ranks, words, scales, bias, terms, y_s, gate_s, rank_s, bias_s, ready, *streamed):
+        slot, first = jax.lax.axis_index("slot"), jax.lax.axis_index("block") * units
+        expert = active[slot]
+
+        @pl.when(expert < E)
+        def _():
+            operands = (x.at[slot], words.at[expert], scales.at[expert], first, *streamed)
+            stream.start(*operands)
+            plgpu.copy_gmem_to_smem(gates.at[expert, tokens], gate_s, ready)
+            plgpu.copy_gmem_to_smem(ranks.at[expert, tokens], rank_s, ready)
+            plgpu.copy_gmem_to_smem(bias.at[pl.ds(expert * D + first * TILE, units * TILE)], bias_s, ready)
+            products = stream.products(*operands)
+            plgpu.barrier_wait(ready)
+            by_token = _below(_load(gate_s, COLUMN), wide)
+            for i, product in enumerate(products):
+                y = (product + _beside(_load(bias_s.at[pl.ds(i * TILE, TILE)], hopper.ROW), wide)) * by_token
+                y_s.T[...] = hopper.layout_cast(y, plgpu.Layout.WGMMA_TRANSPOSED)
+                plgpu.commit_smem()
+                pl.when((first + i) * TILE < D)(lambda i=i: store(first + i, y_s, rank_s, terms))
+                plgpu.wait_smem_to_gmem(0)
+
+    def store(unit, y_s, rank_s, terms):
+        @pl.loop(0, M)
+        def _(m):
+            @pl.when(rank_s[m] < A)  # the token is routed to this expert
+            def _():
+                plgpu.copy_smem_to_gmem(y_s.at[m], terms.at[rank_s[m], m, pl.ds(unit * TILE, TILE)])
+
+    launch = plgpu.kernel(
+        kernel,
+        out_type=jax.ShapeDtypeStruct((A, M, D), jnp.float32),
+        grid=(S, -(-D // (TILE * units))),
+        grid_names=("slot", "block"),
+        compiler_params=plgpu.CompilerParams(approx_math=True),
+        scratch_types=[
+            plgpu.SMEM((wide, TILE), jnp.float32),
+            plgpu.SMEM((wide,), jnp.float32),
+            plgpu.SMEM((wide,), jnp.int32),
+            plgpu.SMEM((units * TILE,), jnp.float32),
+            plgpu.Barrier(num_arrivals=3),
+            *stream.scratch(),
+        ],
+        kernel_name="moe_down",
+    )
+    return launch(x, routing.active, routing.gates, routing.ranks, *stream.halves(weights), bias.reshape(-1))
+
+
+def _whole(x: jax.Array) -> jax.Array:
+    """x [..., M, columns] with rows that TMA can cut into groups of 8: up to 8, or padded to a multiple of 8."""
+    M = x.shape[-2]
+    pad = 0 if M <= 8 else -M % 8
+    return jnp.pad(x, (*[(0, 0)] * (x.ndim - 2), (0, pad), (0, 0))) if pad else x
+
+
+def _load(ref, layout):
+    return hopper.load(ref, layout, optimized=False)
+
+
+def _tile(words, scales, chunk: int, staging):  # [64, 64] bf16
+    """A unit's weights for a chunk of columns. Words are a ref [2 * chunks, 256], scales [2 * chunks, 16].
+
+    The interpreter cannot look at them in another shape; there the two halves are copied.
+    """
+    if not staging:
+        return dequantize.tile(words.reshape(words.size // 128, 128), scales.reshape(scales.size), chunk)
+    _, tile_words, tile_scales = staging
+    halves = pl.ds(2 * chunk, 2)
+    tile_words[...] = words[halves].reshape(tile_words.shape)
+    tile_scales[...] = scales[halves].reshape(tile_scales.shape)
+    return dequantize.tile(tile_words, tile_scales, 0)
+
+
+def _part(products: list, swap_s) -> tuple:  # two of [64, wide]
+    """The rows of gate and of linear of two units [64, wide], each 32 of either. Of a single unit rows 0 .. 31; the others mean nothing."""
+    above, across = pl.ds(0, TILE), pl.ds(HALF, TILE)
+    swap_s[above] = products[0]
+    gate = products[0]
+    if len(products) > 1:
+        swap_s[across] = products[1]
+        gate = _load(swap_s.at[above], plgpu.Layout.WGMMA)
+        swap_s[above] = products[0]
+    return gate, _load(swap_s.at[across], plgpu.Layout.WGMMA)
+
+
+def _below(column, wide: int):  # [64, wide]
+    """Values of the columns, below every row."""
+    return jax.lax.broadcast_in_dim(column, (TILE, wide), [1])
+
+
+def _beside(row, wide: int):  # [64, wide]
+    """Values of the rows, beside every column."""
+    return jax.lax.broadcast_in_dim(row, (TILE, wide), [0])
