@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gptoss_jax.config import Config
-from gptoss_jax.model import rope
+from gptoss_jax.model import fused, rope
 from gptoss_jax.model.attention import attention_block
 from gptoss_jax.model.cache import Cache, places, write
 from gptoss_jax.model.hooks import Hook, tap
@@ -114,6 +114,8 @@ def decode_step(
 
     Experts in tiles and few rows take the form that Hopper kernels make few launches of (`gptoss_jax.model.fused`); a hook needs the other.
     """
+    if hook is None and fused.covers(params, len(tokens)):
+        return fused.decode_step(params, config, cache, tokens, active)
     return prefill(params, config, cache, tokens[:, None], active.astype(jnp.int32), hook=hook)
 
 

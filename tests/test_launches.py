@@ -1,0 +1,45 @@
+"""The whole decode step, compiled for a Hopper GPU that is not there: its launches, its memory, what it does not copy."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import gptoss_jax as gj
+from gptoss_jax.model.cache import init_cache
+from gptoss_jax.model.params import abstract_params, is_spec
+from gptoss_jax.model.transformer import decode_step
+from pallas_kernels import aot
+
+CONTEXT, CHUNK = 8192, 2048
+LAYERS = 4  # two of each kind: a step's launches are those of its pairs of layers and a few more
+A_LAYER = 8
+
+
+def compiled(config, batch):
+    """The step of a model cut to its first layers, and the bytes of its cache's pages."""
+    config = dataclasses.replace(config, num_hidden_layers=LAYERS, layer_types=config.layer_types[:LAYERS])
+    specs = abstract_params(config, experts="tiled")
+    params = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, spec.dtype), specs, is_leaf=is_spec)
+    cache = jax.eval_shape(lambda: init_cache(config, batch, CONTEXT, chunk=CHUNK))
+    tokens, active = jax.ShapeDtypeStruct((batch,), jnp.int32), jax.ShapeDtypeStruct((batch,), jnp.bool_)
+    step = lambda params, cache, tokens, active: decode_step(params, config, cache, tokens, active=active)
+    pages = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((cache.k, cache.v)))
+    return aot.compile(step, params, cache, tokens, active, donate_argnums=(1,)), pages
+
+
+@pytest.mark.skipif(aot.unavailable() is not None, reason=str(aot.unavailable()))
+@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("config", [gj.GPT_OSS_20B, gj.GPT_OSS_120B], ids=["20b", "120b"])
+def test_a_decode_step_is_few_launches(config, batch):
+    report, pages = compiled(config, batch)
+    begins = [i for i, name in enumerate(report.launches) if name == "project_qkv"]  # a layer's first launch
+    assert len(begins) == LAYERS
+    assert max(b - a for a, b in zip(begins, begins[1:], strict=False)) <= A_LAYER, report.launches
+    around = len(report.launches) - LAYERS * A_LAYER
+    assert A_LAYER * config.num_hidden_layers + around <= 8 * config.num_hidden_layers + 24
+    assert report.alias_bytes >= pages, "the cache is written in place"
+    assert report.temporary_bytes < 300e6 and report.temporary_bytes < pages / 8, "and neither it nor weights are copied"
+    for kernel in report.kernels:
+        assert (kernel.spill_bytes, kernel.stack_bytes) == (0, 0), kernel.name
