@@ -11,6 +11,8 @@ from jax._src import config as _jax_config
 from jax.experimental import pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import llvm
 
 MULTIPROCESSORS = 132
 SHARED_MEMORY = 232_448  # bytes a block may have
@@ -25,7 +27,11 @@ def is_hopper(device_kind: str) -> bool:
 
 @contextlib.contextmanager
 def interpret(*, detect_races: bool = False):
-    """Within this, kernels that are traced run in Mosaic GPU's interpreter on the CPU, as if on an H200."""
+    """Within this, kernels that are traced run in Mosaic GPU's interpreter on the CPU, as if on an H200.
+
+    Warpgroups of a cluster that wait for each other each hold one of XLA's threads, of which there are as many as cores: with fewer than
+    warpgroups the interpreter may hang. NPROC in the environment, before JAX starts, says how many XLA shall have.
+    """
     mesh = jax.sharding.AbstractMesh((), (), abstract_device=H200)
     with jax.sharding.use_abstract_mesh(mesh), plgpu.force_gpu_interpret_mode(plgpu.InterpretGPUParams(detect_races=detect_races)):
         yield
@@ -85,3 +91,34 @@ def plus_product(c, a, b, staging):
         return accumulator[...]
 
     return c + pl.run_scoped(multiply, plgpu.ACC(c.shape, c.dtype))
+
+
+def meeting_place(axes: tuple[str, ...], warpgroups: int) -> list:
+    """Scratch for `meet`: a barrier of the cluster in the interpreter, nothing on a GPU. Append it to scratch_types."""
+    return [plgpu.ClusterBarrier(collective_axes=axes, num_arrivals=warpgroups)] if interpreting() else []
+
+
+def meet(place) -> None:
+    """Waits for all threads of the cluster that have not ended; what they wrote before, in global memory too, can be read after it."""
+    if interpreting():
+        plgpu.barrier_arrive(place[0])
+        plgpu.barrier_wait(place[0])
+    else:
+        _cluster_barrier()
+
+
+def leave(place) -> None:
+    """What a warpgroup does that ends instead of `meet`. A GPU's barrier does not wait for threads that have ended."""
+    if interpreting():
+        plgpu.barrier_arrive(place[0])
+
+
+def _cluster_barrier() -> None:
+    """Unlike plgpu.ClusterBarrier, whose arrivals order the memory of their own block only, this releases and acquires the cluster's."""
+
+    @plgpu.inline_mgpu()
+    def barrier(_):
+        code = "barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;"
+        llvm.inline_asm(ir.Type.parse("!llvm.void"), [], code, "~{memory}", has_side_effects=True)
+
+    barrier()

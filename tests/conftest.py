@@ -5,6 +5,8 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS") or "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Threads of XLA's CPU backend: in the interpreter of GPU kernels, warpgroups wait for each other, each in a thread of its own.
+os.environ.setdefault("NPROC", "32")
 
 import jax
 import pytest

@@ -26,7 +26,7 @@ def attention(
     segment_ids: jax.Array | None = None,  # [B, T] int32
     implementation: dispatch.Implementation = None,
 ) -> jax.Array:  # [B, T, N, H], the queries' dtype
-    """Self-attention of whole sequences. Blocked: no [T, T] array exists where T is long. Differentiable.
+    """Self-attention of whole sequences. Blocked: no [T, T] array exists where T is long. Differentiable. XLA's form only, on any device.
 
     Args:
       q, k, v: query, key and value heads, after RoPE; one floating dtype.
@@ -64,8 +64,9 @@ def paged_attention(
         R = 3, 5 blocks written:   entry 0 -> block 3   entry 1 -> block 4   entry 2 -> block 2
 
     A query at a position past its row's length (of a row that appends nothing, or padding) gets values that mean nothing, but are
-    finite. On a Hopper GPU a row's result is the same to the bit whatever other rows there are, at a given R: how its keys are cut into
-    parts that are attended to at once depends on its positions alone.
+    finite; a tile of nothing else reads no page. On a Hopper GPU the call is one launch (where groups of heads are a multiple of 8; others
+    are packed before), and a row's result is the same to the bit whatever other rows there are, at a given R and T: how its keys are cut
+    into parts that are attended to at once depends on its positions alone.
 
     Args:
       q: query heads, after RoPE.

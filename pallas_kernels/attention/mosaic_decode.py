@@ -1,8 +1,11 @@
 """Attention of few queries over a paged cache as a Hopper kernel: a warpgroup per sequence, kv head and part of the keys.
 
-Keys and values stream through shared memory by TMA. The tensor cores work on 64 rows whether they are real or not: rows of a product
-are independent, so what the others hold is neither initialised nor stored.
+Keys and values stream through shared memory by TMA, each warpgroup its own. The tensor cores work on 64 rows whether they are real or
+not: rows of a product are independent, so what the others hold is neither initialised nor stored. The parts of a sequence are the
+warpgroups of a cluster of blocks, which joins their results before it ends: one launch, however many parts.
 """
+
+import functools
 
 import jax
 from jax.experimental import pallas as pl
@@ -10,7 +13,7 @@ import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 
 from pallas_kernels import hopper
-from pallas_kernels.attention import tile
+from pallas_kernels.attention import parts, tile
 from pallas_kernels.attention.tile import PAGE, H, Shape
 from pallas_kernels.attention.tuning import Decode
 
@@ -18,93 +21,131 @@ ROWS = 64
 
 
 def attend(shape: Shape, tuning: Decode, q, k_pages, v_pages, table, q_positions, lengths, sinks):
-    """What the splits make of packed queries.
-
-    Returns:
-      [B, boxes, K, box, H] bf16, finished, if there is one split; else outputs of the splits [S, B, boxes, K, box, H] float32 and the
-      logarithms of their denominators [S, B, K, tiles, 64] float32, at most `tile.LEAST` + 1 where a split has seen nothing: its output
-      may be anything then.
-    """
-    S, stages = tuning.splits, tuning.stages
+    """Packed queries' attention, [B, boxes, K, box, H] bf16."""
+    S, W, stages = tuning.splits, tuning.warpgroups, tuning.stages
     boxes = min(ROWS // shape.box, shape.boxes)  # of a tile
-
-    def kernel(q, k_pages, v_pages, table, q_positions, lengths, sinks, out, *scratch):
-        lse, (q_s, k_s, v_s, o_s, lse_s, q_ready, k_ready, v_ready, staging) = (scratch[0], scratch[1:]) if S > 1 else (None, scratch)
-        b, k, split, number = (jax.lax.axis_index(name) for name in ("b", "k", "split", "tile"))
-        row = number * ROWS
-        first, entries = q_positions[b, 0], table.at[b]
-        lo, hi = shape.blocks(first, row, ROWS, lengths[b])
-        part = jnp.maximum(jax.lax.div(hi - lo + (S - 1), S), tuning.least) if S > 1 else hi - lo
-        lo = lo + split * part
-        count = jnp.clip(hi - lo, 0, part)
-        page = lambda step: entries[jax.lax.rem(lo + step, shape.R)]
-
-        def fetch(step, page):
-            slot = jax.lax.rem(step, stages)
-            plgpu.copy_gmem_to_smem(k_pages.at[page, k], k_s.at[slot], k_ready.at[slot])
-            plgpu.copy_gmem_to_smem(v_pages.at[page, k], v_s.at[slot], v_ready.at[slot])
-
-        def step(j, carry):
-            state, ahead = carry
-            slot = jax.lax.rem(j, stages)
-            plgpu.barrier_wait(k_ready.at[slot])
-            score = tile.scores(q_s, k_s.at[slot])
-            (values, top, denominator), weights = tile.softmax_step(score, shape.visible(first, row, ROWS, lo + j), state)
-            plgpu.barrier_wait(v_ready.at[slot])
-            values = hopper.plus_product(values, weights, v_s.at[slot], staging)
-            pl.when(j + stages < count)(lambda: fetch(j + stages, ahead))
-            return (values, top, denominator), page(j + (stages + 1))  # known a step before it is needed
-
-        def run():
-            tile.load_queries(shape, q, b, k, row, q_s, q_ready)
-            for i, its in enumerate([page(i) for i in range(stages)]):
-                pl.when(i < count)(lambda i=i, its=its: fetch(i, its))
-            state = tile.start(shape, ROWS, sinks if S == 1 else None, k)
-            plgpu.barrier_wait(q_ready)
-            state, _ = jax.lax.fori_loop(0, count, step, (state, page(stages)))
-            result, logarithm = tile.finish(state)
-            if S == 1:
-                q_s[...] = result.astype(jnp.bfloat16)  # the queries are not needed any more
-                tile.store_rows(shape, q_s, out, b, k, row)
-                return
-            o_s[...] = result
-            lse_s[...] = logarithm
-            plgpu.commit_smem()
-            plgpu.copy_smem_to_gmem(lse_s, lse.at[split, b, k, number])
-            tile.store_rows(shape, o_s, out.at[split], b, k, row)
-
-        def nothing():
-            lse_s[...] = hopper.layout_cast(jnp.full((ROWS,), tile.LEAST, jnp.float32), hopper.ROW)
-            plgpu.commit_smem()
-            plgpu.copy_smem_to_gmem(lse_s, lse.at[split, b, k, number])
-            plgpu.wait_smem_to_gmem(0)
-
-        if S == 1:
-            run()
-        else:
-            pl.when(count > 0)(run)
-            pl.when(count == 0)(nothing)
-
-    packed = (shape.B, shape.boxes, shape.K, shape.box, H)
     tiles = -(-shape.boxes // boxes)
-    split_out = (jax.ShapeDtypeStruct((S, *packed), jnp.float32), jax.ShapeDtypeStruct((S, shape.B, shape.K, tiles, ROWS), jnp.float32))
+    out = jax.ShapeDtypeStruct((shape.B, shape.boxes, shape.K, shape.box, H), jnp.bfloat16)
     swizzled = hopper.swizzled(H, jnp.bfloat16)
-    return plgpu.kernel(
-        kernel,
-        out_type=split_out if S > 1 else jax.ShapeDtypeStruct(packed, jnp.bfloat16),
-        grid=(shape.B, S, shape.K, tiles),
-        grid_names=("b", "split", "k", "tile"),
+    ring = [plgpu.SMEM((W, stages, PAGE, H), jnp.bfloat16, transforms=swizzled) for _ in range(2)]
+    given = [plgpu.SMEM((W, ROWS, H), jnp.float32, transforms=hopper.swizzled(H, jnp.float32)), plgpu.SMEM((W, ROWS), jnp.float32)]
+    results = plgpu.kernel(
+        functools.partial(_kernel, shape, tuning),
+        out_type=(out, *parts.exchange(shape, tiles, S * W, boxes * shape.box)) if S > 1 else (out,),
+        grid=(shape.B, shape.K, tiles),
+        grid_names=("b", "k", "tile"),
+        cluster=(S,) if S > 1 else (),
+        cluster_names=("split",) if S > 1 else (),
+        num_threads=W,
+        thread_name="warpgroup",
         kernel_name="attention_decode",
         compiler_params=plgpu.CompilerParams(approx_math=True, reduction_scratch_bytes=0),
         scratch_types=[
             plgpu.SMEM((ROWS, H), jnp.bfloat16, transforms=swizzled),
-            plgpu.SMEM((stages, PAGE, H), jnp.bfloat16, transforms=swizzled),
-            plgpu.SMEM((stages, PAGE, H), jnp.bfloat16, transforms=swizzled),
-            plgpu.SMEM((ROWS, H), jnp.float32, transforms=hopper.swizzled(H, jnp.float32)) if S > 1 else None,
-            plgpu.SMEM((ROWS,), jnp.float32) if S > 1 else None,
+            plgpu.RefUnion(ring, given) if S > 1 else ring,
             plgpu.Barrier(num_arrivals=boxes),
-            plgpu.Barrier(num_barriers=stages),
-            plgpu.Barrier(num_barriers=stages),
-            hopper.staging((ROWS, PAGE)),
+            [plgpu.Barrier(num_barriers=W * stages) for _ in range(2)],
+            plgpu.Barrier(num_arrivals=W),
+            hopper.staging((W, ROWS, PAGE)),
+            hopper.meeting_place(("split",), W) if S > 1 else [],
         ],
     )(q, k_pages, v_pages, table, q_positions, lengths, sinks)
+    return results[0]
+
+
+def _kernel(shape: Shape, tuning: Decode, q, k_pages, v_pages, table, q_positions, lengths, sinks, out, *rest):
+    S, W = tuning.splits, tuning.warpgroups
+    exchange, rest = (rest[:2], rest[2:]) if S > 1 else (None, rest)
+    q_s, ring, q_ready, ready, done, staging, place = rest
+    ring, given = ring if S > 1 else (ring, None)
+    b, k, number, warpgroup = (jax.lax.axis_index(name) for name in ("b", "k", "tile", "warpgroup"))
+    split = jax.lax.axis_index("split") if S > 1 else 0
+    row, first = number * ROWS, q_positions[b, 0]
+    part = parts.cut(warpgroup * S + split, S * W, tuning.least, *shape.blocks(first, row, ROWS, lengths[b]))
+
+    def idle():
+        """For a warpgroup that gives nothing, though others may."""
+        if W > 1:
+            plgpu.barrier_arrive(done)
+        hopper.leave(place)
+
+    def run():
+        pl.when(warpgroup == 0)(lambda: tile.load_queries(shape, q, b, k, row, q_s, q_ready))
+        keys = [x.at[:, k] for x in (k_pages, v_pages)], table.at[b]
+        barriers = lambda slot: [x.at[warpgroup * tuning.stages + slot] for x in ready]
+        ours = (*(x.at[warpgroup] for x in ring), barriers)
+        start = lambda: tile.start(shape, ROWS, sinks, k, part.number == 0)
+        loop = functools.partial(
+            tile.loop,
+            clear=shape.clear(first, row, part.lo, part.count),
+            count=part.count,
+            visible=lambda j: shape.visible(first, row, ROWS, part.lo + j),
+        )
+        result, logarithm = _attend_part(shape, part, keys, q_s, q_ready, ours, start, loop, [x.at[warpgroup] for x in staging])
+
+        def alone():
+            q_s[...] = result.astype(jnp.bfloat16)  # the queries are not needed any more
+            tile.store_rows(shape, q_s, out, b, k, row)
+            if S > 1:
+                idle()
+
+        def together():
+            if W > 1:  # what is given lies where the block's pages were
+                plgpu.barrier_arrive(done)
+                plgpu.barrier_wait(done)
+            ours = [x.at[b, k, number] for x in exchange]
+            parts.give(result, logarithm, part, [x.at[warpgroup] for x in given], ours)
+            hopper.meet(place)
+            parts.join(shape, part, ours, out, b, k, row)
+
+        if S == 1:
+            alone()
+        else:
+            pl.when(part.active == 1)(alone)
+            pl.when(part.active > 1)(together)
+
+    if S == 1:
+        run()
+    else:
+        pl.when(part.number < part.active)(run)
+        pl.when(part.number >= part.active)(idle)
+
+
+def _attend_part(shape: Shape, part: parts.Part, keys, q_s, q_ready, ring, start, loop, staging):
+    """What `tile.finish` makes of a part's blocks.
+
+    Args:
+      keys: ([pages of keys [P, page, H], of values], [R] the sequence's table).
+      q_s, q_ready: the queries, and the barrier that tells that they are there.
+      ring: keys [stages, page, H] and values in shared memory; slot -> their barriers.
+      start: () -> state before any key.
+      loop: `tile.loop` over the part's blocks.
+      staging: see `hopper.plus_product`.
+    """
+    (sources, table), (k_s, v_s, barriers) = keys, ring
+    stages = k_s.shape[0]
+    page = lambda step: table[jax.lax.rem(part.lo + step, shape.R)]
+
+    def fetch(step, page):
+        slot = jax.lax.rem(step, stages)
+        for source, target, ready in zip(sources, (k_s, v_s), barriers(slot), strict=True):
+            plgpu.copy_gmem_to_smem(source.at[page], target.at[slot], ready)
+
+    def step(j, visible, carry):
+        state, ahead = carry
+        slot = jax.lax.rem(j, stages)
+        k_ready, v_ready = barriers(slot)
+        plgpu.barrier_wait(k_ready)
+        score = tile.scores(q_s, k_s.at[slot])
+        (values, top, denominator), weights = tile.softmax_step(score, visible, state)
+        plgpu.barrier_wait(v_ready)
+        values = hopper.plus_product(values, weights, v_s.at[slot], staging)
+        pl.when(j + stages < part.count)(lambda: fetch(j + stages, ahead))
+        return (values, top, denominator), page(j + (stages + 1))  # known a step before it is needed
+
+    for i, its in enumerate([page(i) for i in range(stages)]):
+        pl.when(i < part.count)(lambda i=i, its=its: fetch(jnp.int32(i), its))
+    state = start()
+    plgpu.barrier_wait(q_ready)
+    state, _ = loop(step, state=(state, page(stages)))
+    return tile.finish(state)

@@ -63,26 +63,34 @@ class Shape:
         return rows.reshape(self.B, self.boxes * tokens, self.K * self.G, H)[:, : self.T]
 
     def blocks(self, first, row, rows: int, length):
-        """Blocks lo .. hi - 1 hold every key that `rows` rows from `row` on see; the sequence's first query is at position `first`."""
+        """Blocks lo .. hi - 1 hold every key that `rows` rows from `row` on see; none do where the rows are past the sequence's end.
+
+        `first` is the position of the sequence's first query, `length` that of its end.
+        """
         oldest, newest = first + jax.lax.div(row, self.G), first + jax.lax.div(row + (rows - 1), self.G)
-        newest = jnp.minimum(newest, jnp.minimum(first + self.T, length) - 1)
-        lo = 0 if self.window is None else jax.lax.div(jnp.maximum(oldest - (self.window - 1), 0), PAGE)
-        return lo, jnp.maximum(jax.lax.div(newest + PAGE, PAGE), lo)
+        end = jnp.minimum(jnp.minimum(first + self.T, length), newest + 1)
+        lo = jnp.int32(0) if self.window is None else jax.lax.div(jnp.maximum(oldest - (self.window - 1), 0), PAGE)
+        return lo, jnp.where(oldest < end, jax.lax.div(end + (PAGE - 1), PAGE), lo)
+
+    def clear(self, first, row, lo, count):
+        """Of the `count` blocks from `lo` on, how many to begin with are seen whole by all rows from `row` on: these want no mask."""
+        if self.window is not None:
+            return 0
+        return jnp.clip(jax.lax.div(first + jax.lax.div(row, self.G) + 1, PAGE) - lo, 0, count)
 
     def visible(self, first, row, rows: int, block):  # [rows, 64] bool
         """Which keys of a block the rows see."""
-        queries = jax.lax.shift_right_logical(hopper.iota((rows, PAGE), 0) + row, self.G.bit_length() - 1)
-        age = queries + (first - block * PAGE) - hopper.iota((rows, PAGE), 1)
+        # Few registers: one limit a row, which keys are compared with. Row by key, differences would be kept throughout the loop.
+        query = jax.lax.shift_right_logical(hopper.iota((rows,), 0, hopper.ROW) + row, self.G.bit_length() - 1)
+        age = jax.lax.broadcast_in_dim(query + (first - block * PAGE), (rows, PAGE), [0]) - hopper.iota((rows, PAGE), 1)
         return age >= 0 if self.window is None else age.astype(jnp.uint32) < self.window  # negative ages are large then
 
 
-def load_queries(shape: Shape, q, b, k, row, target, arrived) -> int:
-    """Fetches a tile's boxes, as many as `target` holds; past the last one it is fetched again. Returns the number of copies."""
-    count = min(target.shape[0] // shape.box, shape.boxes)
-    for i in range(count):
+def load_queries(shape: Shape, q, b, k, row, target, arrived) -> None:
+    """Fetches a tile's boxes, as many as `target` holds or the call has; past the last one it is fetched again."""
+    for i in range(min(target.shape[0] // shape.box, shape.boxes)):
         box = jnp.minimum(jax.lax.div(row, shape.box) + i, shape.boxes - 1)
         plgpu.copy_gmem_to_smem(q.at[b, box, k], target.at[pl.ds(i * shape.box, shape.box)], arrived)
-    return count
 
 
 def store_rows(shape: Shape, source, out, b, k, row) -> None:
@@ -98,28 +106,28 @@ def store_rows(shape: Shape, source, out, b, k, row) -> None:
     plgpu.wait_smem_to_gmem(0)
 
 
-def start(shape: Shape, rows: int, sinks, k):
+def start(shape: Shape, rows: int, sinks, k, counted=True):
     """The state before any key: weighted values [rows, H], maximum [rows] (of log2), denominator [rows].
 
-    `sinks` are the first keys seen; None leaves them to whoever combines the splits.
+    The sinks are the first keys seen, where they are `counted`: of a sequence's parts, one counts them.
     """
     values = hopper.layout_cast(jnp.zeros((rows, H), jnp.float32), plgpu.Layout.WGMMA)
     full = lambda value: hopper.layout_cast(jnp.full((rows,), value, jnp.float32), hopper.ROW)
-    if sinks is None:
-        return values, full(LEAST), full(0.0)
     head = hopper.iota((rows,), 0, hopper.ROW) & (shape.G - 1)
     sink = full(0.0)
     for g in range(shape.G):
-        sink = jnp.where(head == g, jnp.broadcast_to(sinks[k * shape.G + g] * LOG2E, (rows,)), sink)
+        logit = jnp.where(counted, sinks[k * shape.G + g] * LOG2E, MASKED)
+        sink = jnp.where(head == g, jnp.broadcast_to(logit, (rows,)), sink)
     top = jnp.maximum(sink, LEAST)
     return values, top, jnp.exp2(sink - top)
 
 
-def scores(q, keys):  # refs [rows, H], [64, H] -> [rows, 64] float32
-    """Products of queries and keys."""
+def scores(q, keys, meanwhile=lambda: None):  # refs [rows, H], [64, H] -> [rows, 64] float32
+    """Products of queries and keys. `meanwhile` is called when they are under way."""
 
     def multiply(accumulator):
         plgpu.wgmma(accumulator, q, keys.T)
+        meanwhile()
         return accumulator[...]
 
     return pl.run_scoped(multiply, plgpu.ACC((q.shape[0], PAGE), jnp.float32))
@@ -136,6 +144,13 @@ def softmax_step(score, visible, state):
     denominator = denominator * decay + jnp.sum(weights, 1)
     values = values * jax.lax.broadcast_in_dim(decay, values.shape, [0])
     return (values, higher, denominator), weights.astype(jnp.bfloat16)
+
+
+def loop(step, clear, count, visible, state):
+    """The state after blocks 0 ... count - 1, the first `clear` of which want no mask: step(block, its mask or None, state) -> state."""
+    if not isinstance(clear, int):
+        state = jax.lax.fori_loop(0, clear, lambda j, state: step(j, None, state), state)
+    return jax.lax.fori_loop(clear, count, lambda j, state: step(j, visible(j), state), state)
 
 
 def finish(state):  # [rows, H] float32, [rows] float32

@@ -9,27 +9,51 @@ class Decode:
 
     Attributes:
         most_keys: that a sequence's queries can see, up to which this row holds.
-        splits: parts into which a sequence's keys are cut, at most.
-        least: blocks of 64 keys that a part has at least.
-        stages: blocks in shared memory.
+        splits: blocks of a cluster, at most 8; each has `warpgroups` parts of a sequence's keys.
+        warpgroups: of a block.
+        least: pages of 64 keys that a part has at least.
+        stages: pages that a warpgroup has under way or in use.
+        ctas: blocks that a multiprocessor shall hold at a time.
         microseconds: of a launch at gpt-oss' shapes.
     """
 
     most_keys: int
     splits: int
+    warpgroups: int = 1
     least: int = 2
     stages: int = 3
+    ctas: int = 3
     microseconds: float | None = None
     device: str = "not measured"
     jax: str = "not measured"
     date: str = "not measured"
 
 
+@dataclasses.dataclass(frozen=True)
+class Prefill:
+    """How many queries are attended.
+
+    Attributes:
+        rows: of a warpgroup, 64 or 128; a block has two such warpgroups.
+        stages: pages of 64 keys in shared memory.
+        ctas, microseconds: as in `Decode`.
+    """
+
+    rows: int = 128
+    stages: int = 6
+    ctas: int = 1
+    microseconds: float | None = None
+    device: str = "not measured"
+    jax: str = "not measured"
+    date: str = "not measured"
+
+
+DECODE_ROWS = 64  # tokens times heads of a group, up to which the kernel for few queries runs
+PREFILL = Prefill()
 DECODE = (
     Decode(256, 1),
-    Decode(1024, 8),
-    Decode(4096, 16),
-    Decode(1 << 31, 32),
+    Decode(2048, 8),
+    Decode(1 << 31, 8, 2, least=4, ctas=2),
 )
 
 

@@ -10,7 +10,8 @@ import math
 
 import jax
 
-MODULES = tuple(f"pallas_kernels.{op}.bench" for op in ("projection", "attention", "routing", "moe"))
+_OPS = ("projection.bench", "attention.bench", "routing.bench", "moe.bench", "moe.bench_grouped", "norm.bench")
+MODULES = tuple(f"pallas_kernels.{module}" for module in _OPS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import dispatch
-from pallas_kernels.moe import reference
+from pallas_kernels.moe import mosaic, reference
 from pallas_kernels.mxfp4 import Mxfp4
+from pallas_kernels.mxfp4.tiles import Tiles
 
-Experts = Mxfp4 | jax.Array | tuple[jax.Array, ...]
+Experts = Tiles | Mxfp4 | jax.Array | tuple[jax.Array, ...]
 
 
 def moe(
@@ -35,20 +36,34 @@ def moe(
       experts: the experts of each token, different ones. An index of E or more marks an entry that is not routed: it
         costs nothing and adds zero.
       gates: weight of each of them.
-      gate_up, down: expert matrices: `Mxfp4`, stacked in one array, or a tuple with one array per expert. A product is
-        computed in the matrices' dtype, with float32 accumulation.
+      gate_up, down: expert matrices: `Tiles` (gate_up with the two interleaved, down with one), which alone the kernels take; `Mxfp4`;
+        stacked in one array; or a tuple with one array per expert. A product is computed in the matrices' dtype, with float32
+        accumulation.
       gate_up_bias, down_bias: added before the activation, and before the gate.
       limit: SwiGLU clamp.
-      dtype: that `Mxfp4` is unpacked to and multiplied in. Unpacking is exact in bfloat16 and in float32.
+      dtype: that packed matrices are unpacked to and multiplied in; the kernels' is bfloat16. Unpacking is exact in bfloat16 and in
+        float32.
       implementation: see `pallas_kernels.dispatch`.
+
+    Raises:
+      ValueError: shapes do not fit together, or tiles are interleaved otherwise.
+      NotImplementedError: the implementation asked for by name does not cover the call.
     """
     E, out = gate_up_bias.shape
     D, F = x.shape[-1], out // 2
-    for name, w, shape in (("gate_up", gate_up, (E, 2 * F, D)), ("down", down, (E, D, F))):
+    for name, w, shape, interleaved in (("gate_up", gate_up, (E, 2 * F, D), 2), ("down", down, (E, D, F), 1)):
         got = (len(w), *w[0].shape) if isinstance(w, tuple) else w.shape
         if got != shape:
             raise ValueError(f"{name} must have shape {shape} for x {x.shape} and biases {gate_up_bias.shape}; got {got}.")
+        if isinstance(w, Tiles) and w.interleaved != interleaved:
+            raise ValueError(f"{name}'s tiles must interleave {interleaved} matrices, not {w.interleaved}; use to_tiles(w, {interleaved}).")
     if experts.shape != gates.shape or experts.ndim != 2 or experts.shape[0] != x.shape[0]:
         raise ValueError(f"experts and gates must be [M={x.shape[0]}, A]; got {experts.shape} and {gates.shape}.")
-    xla = functools.partial(reference.moe, limit=limit, dtype=dtype)
-    return dispatch.run("moe", implementation, x, experts, gates, gate_up, gate_up_bias, down, down_bias, xla=xla)
+    return dispatch.run(
+        "moe",
+        implementation,
+        *(x, experts, gates, gate_up, gate_up_bias, down, down_bias),
+        xla=functools.partial(reference.moe, limit=limit, dtype=dtype),
+        mosaic=functools.partial(mosaic.moe, limit=limit),
+        uncovered=mosaic.covers(gate_up, down, dtype),
+    )

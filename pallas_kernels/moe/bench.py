@@ -18,6 +18,7 @@ D = F = 2880
 A, LIMIT = 4, 7.0
 EXPERTS = {"20b": 32, "120b": 128}
 SIZES = (1, 4, 16, 64)
+SCALES = (118, 122)  # from 2^-9 up to, not including, 2^-5, so that products are near 1
 
 
 def cases() -> list[Case]:
@@ -67,8 +68,8 @@ def _arguments(op: str, E: int, M: int, key):
     keys = jax.random.split(key, 7)
     bias = lambda key, rows: 0.1 * jax.random.normal(key, (E, rows))
     low = lambda key, *shape: jax.random.normal(key, shape, jnp.bfloat16)
-    gate_up = (low(keys[0], M, D), _routing(E, M), _tiles(keys[1], (E, 2 * F, D), 2), bias(keys[2], 2 * F))
-    down = (_tiles(keys[3], (E, D, F), 1), bias(keys[4], D))
+    gate_up = (low(keys[0], M, D), _routing(E, M), tiles(keys[1], (E, 2 * F, D), 2), bias(keys[2], 2 * F))
+    down = (tiles(keys[3], (E, D, F), 1), bias(keys[4], D))
     if op == "gate_up":
         return gate_up
     if op == "down":
@@ -86,11 +87,11 @@ def _routing(E: int, M: int) -> Routing:
     return of_experts(jnp.asarray(_choice(E, M)), jnp.asarray(gates), E)
 
 
-def _tiles(key, shape: tuple[int, int, int], interleaved: int) -> Tiles:
-    """Any words are codes. Scales are 2^-9 to 2^-6, so that products are near 1."""
+def tiles(key, shape: tuple[int, int, int], interleaved: int) -> Tiles:
+    """Any words are codes."""
     words, scales = tiled_shapes(shape, interleaved)
     keys = jax.random.split(key)
-    return Tiles(jax.random.bits(keys[0], words), (jax.random.bits(keys[1], scales) & 0x03030303) + jnp.uint32(0x76767676))
+    return Tiles(jax.random.bits(keys[0], words), (jax.random.bits(keys[1], scales) & 0x03030303) + jnp.uint32(SCALES[0] * 0x01010101))
 
 
 def _weights(part: str) -> int:

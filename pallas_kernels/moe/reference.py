@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from pallas_kernels.matmul import matmul, packed_matmul
 from pallas_kernels.mxfp4 import Mxfp4
+from pallas_kernels.mxfp4.tiles import Tiles, from_tiles
 
 
 def moe(x, experts, gates, gate_up, gate_up_bias, down, down_bias, *, limit, dtype):
@@ -67,13 +68,17 @@ def _expert(e, x, gate_up, gate_up_bias, down, down_bias, limit, dtype):
         return product(swiglu(h, limit), w2) + b2[None, :]
 
     def product(x, w):
+        w = from_tiles(w) if isinstance(w, Tiles) else w
         return packed_matmul(x, w, dtype) if isinstance(w, Mxfp4) else matmul(x, w)
+
+    def of(w):
+        return jax.tree.map(lambda a: a[e], w)
 
     b1, b2 = gate_up_bias[e], down_bias[e]
     if isinstance(gate_up, tuple):
         branches = [lambda x, b1, b2, w1=w1, w2=w2: mlp(x, w1, b1, w2, b2) for w1, w2 in zip(gate_up, down, strict=True)]
         return jax.lax.switch(e, branches, x, b1, b2)
-    return mlp(x, gate_up[e], b1, down[e], b2)
+    return mlp(x, of(gate_up), b1, of(down), b2)
 
 
 def swiglu(h: jax.Array, limit: float) -> jax.Array:

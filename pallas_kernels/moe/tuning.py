@@ -57,7 +57,7 @@ GROUPED = (
 )
 
 
-# Tokens up to which the kernels of a decode step run: each expert multiplies all tokens, and nothing is sorted and copied.
+# Tokens up to which the kernels of a decode step run: each expert multiplies all tokens, and nothing is grouped and copied.
 MOST_DECODED = 64
 
 

@@ -3,14 +3,22 @@
 Of an op's cases for a model the first and the last are compiled here, `python -m pallas_kernels.aot` compiles all.
 """
 
+import os
+
 import jax
 import pytest
 
 from pallas_kernels import bench
 
 NO_PRODUCTS = {"route", "add_norm"}  # kernels that only compare and add
-PLANNED = {("projection.unembed", "20b, 1 token"): 2}  # blocks that a multiprocessor shall hold at a time, where more than one
-SECONDS = 10  # to compile a kernel; they take 1 to 3 on a core that nobody else uses
+PLANNED = {  # blocks that a multiprocessor shall hold at a time, where more than one
+    ("projection.unembed", "20b, 1 token"): 2,
+    ("attention.decode", "20b, batch 1, 1k context"): 3,
+    ("attention.decode", "20b, batch 256, 8k context, window 128"): 3,
+    **{(f"moe.{op}", f"{model}, 1 token"): 3 for op in ("gate_up", "down") for model in ("20b", "120b")},
+    **{(f"moe.{op}", f"{model}, 64 tokens"): 2 for op in ("gate_up", "down") for model in ("20b", "120b")},
+}
+SECONDS = 10  # of a processor, to compile a kernel; they take 1 to 5
 
 
 def representatives() -> list[bench.Case]:
@@ -24,12 +32,12 @@ def representatives() -> list[bench.Case]:
 
 @pytest.mark.parametrize("case", representatives(), ids=lambda case: f"{case.op}, {case.name}")
 def test_compiles_without_spills(case, compile_for_hopper):
-    arguments = case.shapes()
+    arguments, before = case.shapes(), sum(os.times()[:4])
     report = compile_for_hopper(case.run, *arguments, donate_argnums=case.donate)
     kernels = report.pallas_kernels
     assert kernels, f"no Pallas kernel: XLA's form was chosen; launches {report.launches}"
     names = {kernel.name for kernel in kernels}
-    assert report.seconds < SECONDS * sum(name.rpartition(" / ")[2] in names for name in report.launches)
+    assert sum(os.times()[:4]) - before < SECONDS * len(names)
     for kernel in kernels:
         assert kernel.spill_bytes == kernel.stack_bytes == 0, kernel
         assert kernel.name in NO_PRODUCTS or kernel.wgmma, kernel

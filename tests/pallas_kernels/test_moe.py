@@ -11,8 +11,9 @@ import pytest
 from pallas_kernels import mxfp4
 from pallas_kernels.moe import moe
 from pallas_kernels.mxfp4 import Mxfp4
+from pallas_kernels.mxfp4.tiles import Tiles, to_tiles
 
-E, D, F, A = 6, 32, 64, 3
+E, D, F, A = 6, 64, 64, 3
 LIMIT = 1.5  # near the inputs' scale, so that both clamps and the lack of a third are seen
 EXACT = 2e-6  # sums of up to 64 float32 products, each rounded to 6e-8
 
@@ -32,6 +33,9 @@ def packed_weights():
 def weights(form):
     packed, values = packed_weights()
     values = [w.astype(np.float32) for w in values]
+    if form == "tiles":
+        gate_up, down = (jax.jit(to_tiles, static_argnums=1)(w, interleaved) for w, interleaved in zip(packed, (2, 1), strict=True))
+        return gate_up, draw(E, 2 * F, seed=2), down, draw(E, D, seed=3)
     gate_up, down = {"packed": packed, "stacked": values, "split": [tuple(w) for w in values]}[form]
     return gate_up, draw(E, 2 * F, seed=2), down, draw(E, D, seed=3)
 
@@ -74,7 +78,10 @@ def check(tokens, form, kind="random"):
     assert not wanted.any() or oracle.error(got, wanted) < EXACT
 
 
-@pytest.mark.parametrize("tokens, form", [(1, "packed"), (1, "split"), (7, "stacked"), (17, "packed"), (40, "split"), (300, "stacked")])
+FORMS = [(1, "packed"), (1, "split"), (7, "stacked"), (7, "tiles"), (17, "packed"), (40, "split"), (300, "stacked")]
+
+
+@pytest.mark.parametrize("tokens, form", FORMS)
 def test_moe_is_the_formula(tokens, form):
     check(tokens, form)
 
@@ -86,9 +93,9 @@ def test_any_routing(tokens, form, kind):
     check(tokens, form, kind)
 
 
-@pytest.mark.parametrize("form", ["packed", "stacked", "split"])
+@pytest.mark.parametrize("form", ["packed", "tiles", "stacked", "split"])
 def test_only_routed_experts_are_read(form):
-    tokens = {"packed": 17, "stacked": 7, "split": 40}[form]
+    tokens = {"packed": 17, "tiles": 17, "stacked": 7, "split": 40}[form]
     gate_up, gate_up_bias, down, down_bias = weights(form)
     x, (experts, gates) = draw(tokens, D, seed=5), route(tokens, "few")
     unrouted = [0, 3, 5]
@@ -96,6 +103,8 @@ def test_only_routed_experts_are_read(form):
     def spoil(w):
         if isinstance(w, Mxfp4):
             return Mxfp4(w.blocks, np.where(np.isin(np.arange(E), unrouted)[:, None, None], np.uint8(255), np.asarray(w.scales)))
+        if isinstance(w, Tiles):
+            return Tiles(w.words, w.scales.at[np.array(unrouted)].set(0xFFFFFFFF))
         if isinstance(w, tuple):
             return tuple(np.full_like(one, np.nan) if e in unrouted else one for e, one in enumerate(w))
         return np.where(np.isin(np.arange(E), unrouted).reshape(E, *[1] * (w.ndim - 1)), np.float32(np.nan), w)
@@ -105,18 +114,19 @@ def test_only_routed_experts_are_read(form):
     np.testing.assert_array_equal(whole, spoiled)
 
 
-@pytest.mark.parametrize("tokens", [1, 32])
-def test_one_expert_is_unpacked_at_a_time(tokens):
+@pytest.mark.parametrize("tokens, form", [(1, "packed"), (32, "packed"), (32, "tiles")])
+def test_one_expert_is_unpacked_at_a_time(tokens, form):
     e, d = 32, 2880
     u8, f32 = (functools.partial(jax.ShapeDtypeStruct, dtype=dtype) for dtype in (jnp.uint8, jnp.float32))
-    matrix = lambda rows: Mxfp4(u8((e, rows, d // 32, 16)), u8((e, rows, d // 32)))
+    packed = lambda rows: Mxfp4(u8((e, rows, d // 32, 16)), u8((e, rows, d // 32)))
+    matrix = lambda rows: packed(rows) if form == "packed" else jax.eval_shape(lambda w: to_tiles(w, rows // d), packed(rows))
     shapes = (
         f32((tokens, d)), jax.ShapeDtypeStruct((tokens, 4), jnp.int32), f32((tokens, 4)),
         matrix(2 * d), f32((e, 2 * d)), matrix(d), f32((e, d)),
     )  # fmt: skip
     compiled = jax.jit(functools.partial(moe, limit=7.0)).lower(*shapes).compile()
     expert = 2 * 3 * d * d  # bytes of both matrices in bfloat16; all 32 would be 1.6 GB
-    assert compiled.memory_analysis().temp_size_in_bytes < 2 * expert
+    assert compiled.memory_analysis().temp_size_in_bytes < (3 if form == "tiles" else 2) * expert  # tiles become packed first
 
 
 def test_gradients_are_those_of_the_formula():
@@ -155,7 +165,7 @@ def test_packed_weights_are_multiplied_in_the_given_dtype():
 
 def test_named_implementations_run_or_raise():
     args = draw(7, D, seed=5), *route(7), *weights("stacked")
-    with pytest.raises(NotImplementedError, match="moe has no 'mosaic' implementation; pass None or one of 'xla'"):
+    with pytest.raises(NotImplementedError, match="no 'mosaic' implementation for this call: weights must be in tiles"):
         moe(*args, limit=LIMIT, implementation="mosaic")
     with pytest.raises(ValueError, match="implementation must be None, 'xla' or 'mosaic'; got 'triton'"):
         moe(*args, limit=LIMIT, implementation="triton")
@@ -165,7 +175,7 @@ def test_impossible_shapes_are_refused():
     x, (experts, gates) = draw(7, D, seed=5), route(7)
     gate_up, gate_up_bias, down, down_bias = weights("stacked")
     with pytest.raises(ValueError, match="down must have shape"):
-        moe(x, experts, gates, gate_up, gate_up_bias, down.swapaxes(1, 2), down_bias, limit=LIMIT)
+        moe(x, experts, gates, gate_up, gate_up_bias, down[:, :32], down_bias, limit=LIMIT)
     with pytest.raises(ValueError, match="gate_up must have shape"):
         moe(x, experts, gates, gate_up[:5], gate_up_bias, down, down_bias, limit=LIMIT)
     with pytest.raises(ValueError, match="experts and gates must be"):

@@ -1,0 +1,131 @@
+"""The Hopper kernel of decode attention in the interpreter: as near to float32 as XLA's bfloat16 form, however pages and windows meet."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from pallas_kernels import hopper
+from pallas_kernels.attention import paged_attention, tuning
+
+H = PAGE = 64
+
+
+def draw(*shape, seed, scale=1.0):
+    return np.random.default_rng(seed).normal(0, scale, shape).astype(np.float32)
+
+
+def call(lengths, tokens=1, *, groups=8, kv_heads=2, entries=None, sinks=0.0, seed=0):
+    """Arguments of a call whose rows have just appended `tokens`; where nothing is written, or is written over, pages hold 50."""
+    B, T, K, N = len(lengths), tokens, kv_heads, groups * kv_heads
+    longest = max(1, *lengths)
+    R = -(-longest // PAGE) if entries is None else entries
+    table = np.random.default_rng(seed).permutation(B * R + 2)[: B * R].astype(np.int32).reshape(B, R)
+    pages = [np.full((B * R + 2, K, PAGE, H), 50, np.float32) for _ in range(2)]
+    for which, pool in enumerate(pages):
+        new = draw(B, longest, K, H, seed=seed + 1 + which)
+        for row, length in enumerate(lengths):
+            for block in range(-(-length // PAGE)):
+                part = new[row, block * PAGE : min(length, (block + 1) * PAGE)]
+                pool[table[row, block % R], :, : len(part)] = part.swapaxes(0, 1)
+    positions = np.array(lengths, np.int32)[:, None] - T + np.arange(T, dtype=np.int32)[None, :]
+    q = draw(B, T, N, H, seed=seed + 3, scale=2)
+    half = lambda x: jnp.asarray(x, jnp.bfloat16)
+    sinks = draw(N, seed=seed + 4) + np.float32(sinks)
+    return half(q), *(half(x) for x in pages), table, positions, np.array(lengths, np.int32), sinks
+
+
+@functools.cache
+def compiled(implementation, window, races, tuned):
+    return jax.jit(functools.partial(paged_attention, window=window, implementation=implementation))
+
+
+def run(arguments, window, implementation="mosaic", races=False):
+    """The op's result in float32. What `tuning` says is part of what is cached."""
+    tuned = (tuning.DECODE, tuning.DECODE_ROWS, tuning.PREFILL)
+    if implementation == "xla":
+        return np.asarray(compiled("xla", window, False, None)(*arguments), np.float32)
+    with hopper.interpret(detect_races=races):
+        return np.asarray(compiled("mosaic", window, races, tuned)(*arguments), np.float32)
+
+
+def check(arguments, window, races=False, real=np.s_[:]):
+    """The kernel's error to float32 is at most twice that of the plain bfloat16 form, where results are `real`; all are finite."""
+    got = run(arguments, window, races=races)
+    exact = run([x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x for x in arguments], window, "xla")
+    assert np.isfinite(got).all()
+    assert oracle.error(got[real], exact[real]) <= 2 * oracle.error(run(arguments, window, "xla")[real], exact[real])
+    return got
+
+
+def alone(arguments, row):
+    """The call with one of its rows only."""
+    q, k_pages, v_pages, *rows, sinks = arguments
+    return q[row : row + 1], k_pages, v_pages, *(x[row : row + 1] for x in rows), sinks
+
+
+@pytest.mark.parametrize(
+    "lengths, options, window",
+    [
+        ((1, 63, 64, 65, 200), {"kv_heads": 1}, None),
+        ((128, 190), {"groups": 1, "kv_heads": 3}, None),
+        ((700, 30), {"kv_heads": 1}, 300),  # parts of a window
+        ((127, 128, 129, 191, 300), {"kv_heads": 1, "entries": 3}, 128),  # 191: one key of a page; 300: a wrapped ring
+        ((300,), {"tokens": 2, "kv_heads": 1}, 65),
+        ((30, 150), {"kv_heads": 1, "sinks": 6}, None),
+        ((30, 150), {"kv_heads": 1, "sinks": -200}, None),
+    ],
+)
+def test_decode(lengths, options, window):
+    check(call(lengths, **options), window)
+
+
+@pytest.mark.parametrize(
+    "lengths, options",
+    [
+        ((1, 130, 700), {}),  # 1, 2 and 6 of 8 parts see something
+        ((66, 520), {"tokens": 3, "groups": 16, "sinks": 5}),
+        ((257, 2150), {"entries": 35}),  # 16 parts: two warpgroups a block
+    ],
+)
+def test_parts_of_a_sequence_come_together(lengths, options):
+    check(call(lengths, kv_heads=1, **options), None)
+
+
+def test_tiles_of_a_short_chunk(monkeypatch):
+    """More than 64 rows, if the table of tuning says so: three tiles, each with parts of its own."""
+    monkeypatch.setattr(tuning, "DECODE_ROWS", 1024)
+    monkeypatch.setattr(tuning, "DECODE", (tuning.Decode(1 << 31, 2),))
+    check(call((17, 300), 17, kv_heads=1), None)
+
+
+def test_a_row_is_the_same_alone_and_in_a_batch():
+    arguments = call((1, 130, 700), kv_heads=1)
+    batch = run(arguments, None)
+    for row in range(3):
+        np.testing.assert_array_equal(run(alone(arguments, row), None)[0], batch[row])
+
+
+def test_rows_past_their_length_are_finite_and_change_no_others():
+    arguments = call((1, 130, 700), kv_heads=1)
+    whole = run(arguments, None)
+    *rest, lengths, sinks = arguments
+    got = run((*rest, lengths - np.array([1, 0, 1], np.int32), sinks), None)  # an empty row, and one that appends nothing
+    np.testing.assert_array_equal(got[1], whole[1])
+    np.testing.assert_array_equal(got[[0, 2]], 0)  # nothing is read: all weight is on the sinks
+
+
+def test_parts_meet_before_they_are_joined(monkeypatch, capfd):
+    """The interpreter's detector of races finds none, and finds one where blocks do not wait for each other."""
+    monkeypatch.setattr(tuning, "DECODE", (tuning.Decode(1 << 31, 2, 2, least=1),))
+    arguments = call((250,), kv_heads=1)
+    check(arguments, None, races=True)
+    assert "RACE" not in capfd.readouterr().out
+    monkeypatch.setattr(hopper, "meet", hopper.leave)
+    compiled.cache_clear()
+    run(arguments, None, races=True)
+    compiled.cache_clear()
+    assert "RACE" in capfd.readouterr().out
