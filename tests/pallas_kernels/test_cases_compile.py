@@ -3,8 +3,6 @@
 Of an op's cases for a model the first and the last are compiled here, `python -m pallas_kernels.aot` compiles all.
 """
 
-import os
-
 import jax
 import pytest
 
@@ -18,7 +16,7 @@ PLANNED = {  # blocks that a multiprocessor shall hold at a time, where more tha
     **{(f"moe.{op}", f"{model}, 1 token"): 3 for op in ("gate_up", "down") for model in ("20b", "120b")},
     **{(f"moe.{op}", f"{model}, 64 tokens"): 2 for op in ("gate_up", "down") for model in ("20b", "120b")},
 }
-SECONDS = 10  # of a processor, to compile a kernel; they take 1 to 5
+SECONDS = 20  # to compile a kernel: twice what is wanted, since a machine that tests is busy; alone they take 1 to 5
 
 
 def representatives() -> list[bench.Case]:
@@ -32,12 +30,12 @@ def representatives() -> list[bench.Case]:
 
 @pytest.mark.parametrize("case", representatives(), ids=lambda case: f"{case.op}, {case.name}")
 def test_compiles_without_spills(case, compile_for_hopper):
-    arguments, before = case.shapes(), sum(os.times()[:4])
+    arguments = case.shapes()
     report = compile_for_hopper(case.run, *arguments, donate_argnums=case.donate)
     kernels = report.pallas_kernels
     assert kernels, f"no Pallas kernel: XLA's form was chosen; launches {report.launches}"
     names = {kernel.name for kernel in kernels}
-    assert sum(os.times()[:4]) - before < SECONDS * len(names)
+    assert report.seconds < SECONDS * len(names)
     for kernel in kernels:
         assert kernel.spill_bytes == kernel.stack_bytes == 0, kernel
         assert kernel.name in NO_PRODUCTS or kernel.wgmma, kernel
