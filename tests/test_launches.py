@@ -1,7 +1,5 @@
 """The whole decode step, compiled for a Hopper GPU that is not there: its launches, its memory, what it does not copy."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -13,13 +11,11 @@ from gptoss_jax.model.transformer import decode_step
 from pallas_kernels import aot
 
 CONTEXT, CHUNK = 8192, 2048
-LAYERS = 4  # two of each kind: a step's launches are those of its pairs of layers and a few more
 A_LAYER = 8
 
 
 def compiled(config, batch):
-    """The step of a model cut to its first layers, and the bytes of its cache's pages."""
-    config = dataclasses.replace(config, num_hidden_layers=LAYERS, layer_types=config.layer_types[:LAYERS])
+    """The step of a whole model, and the bytes of its cache's pages."""
     specs = abstract_params(config, experts="tiled")
     params = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, spec.dtype), specs, is_leaf=is_spec)
     cache = jax.eval_shape(lambda: init_cache(config, batch, CONTEXT, chunk=CHUNK))
@@ -35,10 +31,9 @@ def compiled(config, batch):
 def test_a_decode_step_is_few_launches(config, batch):
     report, pages = compiled(config, batch)
     begins = [i for i, name in enumerate(report.launches) if name == "project_qkv"]  # a layer's first launch
-    assert len(begins) == LAYERS
+    assert len(begins) == config.num_hidden_layers
     assert max(b - a for a, b in zip(begins, begins[1:], strict=False)) <= A_LAYER, report.launches
-    around = len(report.launches) - LAYERS * A_LAYER
-    assert A_LAYER * config.num_hidden_layers + around <= 8 * config.num_hidden_layers + 24
+    assert len(report.launches) <= A_LAYER * config.num_hidden_layers + 24, report.launches
     assert report.alias_bytes >= pages, "the cache is written in place"
     assert report.temporary_bytes < 300e6 and report.temporary_bytes < pages / 8, "and neither it nor weights are copied"
     for kernel in report.kernels:
