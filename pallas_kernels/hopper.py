@@ -119,6 +119,6 @@ def _cluster_barrier() -> None:
     @plgpu.inline_mgpu()
     def barrier(_):
         code = "barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;"
-        llvm.inline_asm(ir.Type.parse("!llvm.void"), [], code, "~{memory}", has_side_effects=True)
+        llvm.inline_asm(ir.Type.parse("!llvm.void"), [], code, "~{memory}", has_side_effects=True, convergent=True)
 
     barrier()

@@ -23,8 +23,10 @@ from pallas_kernels.moe.tuning import Step
 from pallas_kernels.mxfp4 import dequantize
 from pallas_kernels.mxfp4.tiles import TILE, Tiles
 
-# A thread's, of the warpgroup that starts copies. Of 512 it leaves 240 to each of two others, 160 to each of three.
-MEMORY_REGISTERS = 32
+# A thread's, of the warpgroup that starts copies, by the number of those that multiply. `emit_pipeline_warp_specialized` gives each of them
+# (512 - this) / number: 232 to two, 160 to three. The block has no more than it is launched with, 168 for each of three warpgroups (504) or
+# 128 for each of four (512): a warpgroup that asks for more than is left waits for ever.
+MEMORY_REGISTERS = {2: 40, 3: 32}
 
 
 def gate_up(rows, expert, weights: Tiles, bias, *, block: int, step: Step, limit: float) -> jax.Array:  # [blocks * block, F] bf16
@@ -83,7 +85,7 @@ def _product(rows, expert, weights: Tiles, bias, finish: Callable, dtype, *, blo
             plgpu.emit_pipeline_warp_specialized(
                 multiply,
                 grid=(chunks // chunk,),
-                memory_registers=MEMORY_REGISTERS,
+                memory_registers=MEMORY_REGISTERS[groups],
                 wg_axis="group",
                 num_compute_wgs=groups,
                 max_concurrent_steps=step.stages,

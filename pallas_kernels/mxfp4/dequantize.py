@@ -1,7 +1,8 @@
 """Inside a kernel: a tile of MXFP4 weights from shared memory to the registers that wgmma takes as its left operand, bfloat16.
 
 About three instructions a weight: the codes of a word are shifted to where bfloat16 has its sign and exponent (value * 2^-126), and one
-multiplication of two values by 2^(scale - 127 + 126) does the rest, exactly. See `pallas_kernels.mxfp4.tiles` for the order of bits.
+multiplication of two values by 2^(scale - 127 + 126) does the rest, exactly; a scale of 0, which is 2^-127, counts as 0. See
+`pallas_kernels.mxfp4.tiles` for the order of bits.
 """
 
 import functools
@@ -86,7 +87,7 @@ def _in_registers(index: int):
         values = {}  # (8 columns, half) -> two values
         for step in range(4):  # of 16 columns
             operands = [vector.extract(word, [], [step]), scale[step // 2], scale[2 + step // 2]]
-            out = llvm.inline_asm(four, operands, UNPACK, "=r,=r,=r,=r,r,r,r")
+            out = llvm.inline_asm(four, operands, UNPACK, "=&r,=&r,=&r,=&r,r,r,r")
             for register in range(4):
                 right, half = divmod(register, 2)
                 values[2 * step + right, half] = mgpu.utils.bitcast(llvm.extractvalue(i32, out, [register]), pair)

@@ -32,6 +32,7 @@ def covers(x, w, k_pages) -> str | None:
 def project_qkv(x, square_sum, w, bias, cos, sin, k_pages, v_pages, page, offset, *, eps):
     M, D = x.shape
     K, kinds, _, _ = w.shape
+    P, _, size, _ = k_pages.shape
     x, cos, sin = mosaic.whole(x, w.dtype), mosaic.whole(cos), mosaic.whole(sin)
     row = tuning("project_qkv", M, D)
     count = row.tile // (2 * PAIRS)
@@ -68,7 +69,10 @@ def project_qkv(x, square_sum, w, bias, cos, sin, k_pages, v_pages, page, offset
                 kv_s[i, :, half] = result
         plgpu.commit_smem()
         for i, g in enumerate(groups):
-            _store(g, kinds, total, M, rows, q, k_pages, v_pages, q_s.at[i], kv_s.at[i], page_s, offset_s)
+            _store_queries(g, kinds, total, rows, q, q_s.at[i])
+            for pages, kind in ((k_pages, kinds - 2), (v_pages, kinds - 1)):
+                line = lambda m, k: (page_s[m] * K + k) * size + offset_s[m]
+                _store_new(g, kinds, total, kind, M, lambda m: page_s[m] < P, line, pages, kv_s.at[i])
         plgpu.wait_smem_to_gmem(0)
 
     launch = plgpu.kernel(
@@ -89,27 +93,36 @@ def project_qkv(x, square_sum, w, bias, cos, sin, k_pages, v_pages, page, offset
         ],
         kernel_name="project_qkv",
     )
-    k_ref, v_ref = (jax.new_ref(pages.reshape(*pages.shape[:3], *halves)) for pages in (k_pages, v_pages))
+    # Of rank 4, or Mosaic would tell TMA of an array whose rows overlap.
+    k_ref, v_ref = (jax.new_ref(pages.reshape(-1, *halves)) for pages in (k_pages, v_pages))
     q = launch(x, square_sum, w.reshape(-1, D), bias.reshape(-1), cos, sin, page, offset, k_ref, v_ref)
     return q[:M].reshape(M, -1, H), jax.freeze(k_ref).reshape(k_pages.shape), jax.freeze(v_ref).reshape(v_pages.shape)
 
 
-def _store(g, kinds, total, M, rows, q, k_pages, v_pages, q_s, kv_s, page_s, offset_s):
-    """Writes what group `g` is: a box of q, or one row per token of the keys or values."""
-    head, group = jax.lax.div(g, GROUPS), jax.lax.rem(g, GROUPS)
-    k, kind = jax.lax.div(head, kinds), jax.lax.rem(head, kinds)
+def _place(g, kinds):
+    """Of group `g`: kv head, kind of head, group within it."""
+    head = jax.lax.div(g, GROUPS)
+    return jax.lax.div(head, kinds), jax.lax.rem(head, kinds), jax.lax.rem(g, GROUPS)
+
+
+def _store_queries(g, kinds, total, rows, q, q_s):
+    """Writes group `g` of all rows to q [M, heads, 2, 4, 8], if it is one of queries."""
+    k, kind, group = _place(g, kinds)
 
     @pl.when(jnp.logical_and(g < total, kind < kinds - 2))
     def _():
         for half in range(2):
             plgpu.copy_smem_to_gmem(q_s.at[half, rows], q.at[rows, k * (kinds - 2) + kind, half, group])
 
-    for pages, its in ((k_pages, kinds - 2), (v_pages, kinds - 1)):
 
-        @pl.when(jnp.logical_and(g < total, kind == its))
-        def _(pages=pages):
-            @pl.loop(0, M)
-            def _(m):
-                @pl.when(page_s[m] < pages.shape[0])
-                def _():
-                    plgpu.copy_smem_to_gmem(kv_s.at[m, pl.ds(0, 2)], pages.at[page_s[m], k, offset_s[m], :, group])
+def _store_new(g, kinds, total, its, M, is_valid, line, pages, kv_s):
+    """Writes group `g` of each valid token to its line (token, kv head -> line) of pages [lines, 2, 4, 8], if it is one of kind `its`."""
+    k, kind, group = _place(g, kinds)
+
+    @pl.when(jnp.logical_and(g < total, kind == its))
+    def _():
+        @pl.loop(0, M)
+        def _(m):
+            @pl.when(is_valid(m))
+            def _():
+                plgpu.copy_smem_to_gmem(kv_s.at[m, pl.ds(0, 2)], pages.at[line(m, k), :, group])

@@ -248,4 +248,3 @@ def test_compiled_for_a_hopper(op, E, M, compile_for_hopper):
     # Where ptxas cannot keep products apart it waits for each instruction: two of these for every HGMMA.
     assert kernel.wgmma and kernel.sass["WARPGROUP"] <= kernel.wgmma
     assert report.temporary_bytes < 1024  # no copy of anything
-    assert report.seconds < 10

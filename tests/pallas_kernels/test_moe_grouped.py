@@ -1,7 +1,6 @@
 """Many tokens through experts in tiles: how rows are grouped, the kernels against the formula, and what a Hopper makes of them."""
 
 import functools
-import time
 
 import hypothesis
 from hypothesis import strategies as st
@@ -12,13 +11,13 @@ import oracle
 import pytest
 
 from pallas_kernels import hopper, mxfp4
-from pallas_kernels.moe import grouping, moe, mosaic, reference, tuning
+from pallas_kernels.moe import grouping, moe, mosaic, mosaic_grouped, reference, tuning
 from pallas_kernels.moe.tuning import Grouped, Step
 from pallas_kernels.mxfp4.tiles import Tiles, tiled_shapes, to_tiles
 
 LIMIT = 1.5  # near the inputs' scale, so that both clamps are seen
 A = 3
-SMALL = Grouped(0, 8, Step(2, 1, 2), Step(1, 3, 2))  # blocks so small that an expert has several
+SMALL = Grouped(0, 8, Step(2, 1, 2), Step(3, 3, 2))  # blocks so small that an expert has several
 
 group = jax.jit(lambda experts, E, block: vars(grouping.group(experts, E, block)), static_argnums=(1, 2))
 
@@ -160,13 +159,15 @@ def test_compiled_for_a_hopper(E, M, compile_for_hopper):
     low, exact, index = (functools.partial(jax.ShapeDtypeStruct, dtype=dtype) for dtype in (jnp.uint32, jnp.float32, jnp.int32))
     tiles = lambda shape, interleaved: Tiles(*map(low, tiled_shapes(shape, interleaved)))
     matrices = tiles((E, 2 * F, D), 2), exact((E, 2 * F)), tiles((E, D, F), 1), exact((E, D))
-    start = time.process_time()
     report = compile_for_hopper(functools.partial(moe, limit=7.0), exact((M, D)), index((M, A)), exact((M, A)), *matrices)
-    assert time.process_time() - start < 10
     assert [k.name for k in report.pallas_kernels] == ["moe_gate_up_grouped", "moe_down_grouped"]
     for kernel in report.pallas_kernels:
         assert (kernel.spill_bytes, kernel.stack_bytes) == (0, 0)
         assert kernel.wgmma > 0 and kernel.ctas_per_sm == 1
+        groups = kernel.threads // 128 - 1
+        memory = mosaic_grouped.MEMORY_REGISTERS[groups]
+        multiplying = (512 - memory) // groups // 8 * 8  # what Mosaic's pipeline gives each warpgroup
+        assert memory + groups * multiplying <= (groups + 1) * kernel.registers, "a warpgroup would wait for registers for ever"
         assert kernel.sass["WARPGROUP"] < 2 * kernel.wgmma, "the compiler lacks registers, and waits for each product"
     block = tuning.grouped(M * A / E).block
     rows = grouping.most_blocks(M * A, E, block) * block

@@ -231,7 +231,6 @@ def test_compiled_for_a_hopper(op, M):
     assert kernel.registers <= registers and kernel.ctas_per_sm >= blocks
     assert report.temporary_bytes < 1024  # no copy of anything
     assert report.alias_bytes == sum(args[i].size * 2 for i in donated)
-    assert report.seconds < 10
 
 
 def test_groups_of_pairs_are_a_head():

@@ -164,4 +164,3 @@ def test_compiled_for_a_hopper(M, E, compile_for_hopper):
     (kernel,) = report.kernels
     assert (report.launches, kernel.pallas) == ((kernel.name,), True)
     assert (kernel.spill_bytes, kernel.stack_bytes) == (0, 0)
-    assert report.seconds < 20  # 4 on a core that nobody else uses
