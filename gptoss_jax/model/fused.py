@@ -1,4 +1,4 @@
-"""A decode step for Hopper GPUs in nine launches a layer at most: the same numbers as the layers of `transformer`, no hooks.
+"""A decode step for Hopper GPUs in eight launches a layer: the same numbers as the layers of `transformer`, no hooks.
 
 Norms begin where the residual stream is written and end behind the next product; bias, RoPE and the writing of the cache belong to
 the projection that makes them. Every op runs as a kernel where there is one, and as its formula elsewhere.

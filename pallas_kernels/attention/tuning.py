@@ -2,9 +2,11 @@
 
 import dataclasses
 
+from pallas_kernels.tuning import Row
+
 
 @dataclasses.dataclass(frozen=True)
-class Decode:
+class Decode(Row):
     """A row of the table for few queries.
 
     Attributes:
@@ -14,7 +16,6 @@ class Decode:
         least: pages of 64 keys that a part has at least.
         stages: pages that a warpgroup has under way or in use.
         ctas: blocks that a multiprocessor shall hold at a time.
-        microseconds: of a launch at gpt-oss' shapes.
     """
 
     most_keys: int
@@ -23,29 +24,21 @@ class Decode:
     least: int = 2
     stages: int = 3
     ctas: int = 3
-    microseconds: float | None = None
-    device: str = "not measured"
-    jax: str = "not measured"
-    date: str = "not measured"
 
 
 @dataclasses.dataclass(frozen=True)
-class Prefill:
+class Prefill(Row):
     """How many queries are attended.
 
     Attributes:
         rows: of a warpgroup, 64 or 128; a block has two such warpgroups.
         stages: pages of 64 keys in shared memory.
-        ctas, microseconds: as in `Decode`.
+        ctas: as in `Decode`.
     """
 
     rows: int = 128
     stages: int = 6
     ctas: int = 1
-    microseconds: float | None = None
-    device: str = "not measured"
-    jax: str = "not measured"
-    date: str = "not measured"
 
 
 DECODE_ROWS = 64  # tokens times heads of a group, up to which the kernel for few queries runs

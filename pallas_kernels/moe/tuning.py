@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from pallas_kernels.tuning import Row
+
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -20,24 +22,19 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True)
-class Grouped:
+class Grouped(Row):
     """A row of the table for many tokens.
 
     Attributes:
         most_pairs: an expert's mean number of pairs (token, expert), up to which this row holds.
         block: rows of one expert that are multiplied together.
         gate_up, down: the two products.
-        microseconds: of both at gpt-oss-20b's shapes and the most pairs.
     """
 
     most_pairs: float
     block: int
     gate_up: Step
     down: Step
-    microseconds: float | None = None
-    device: str = "not measured"
-    jax: str = "not measured"
-    date: str = "not measured"
 
 
 # Unpacking costs a warp 90 to 110 instructions a tile whatever the rows, and each quarter of a multiprocessor issues one a cycle: three
@@ -67,7 +64,7 @@ def grouped(pairs: float) -> Grouped:
 
 
 @dataclasses.dataclass(frozen=True)
-class Decode:
+class Decode(Row):
     """A row of the table for the tokens of a decode step.
 
     Attributes:
@@ -75,17 +72,12 @@ class Decode:
         units: of 64 rows, in gate_up 32 of either matrix, that a block computes from the same tokens; in gate_up 1 or an even number.
         chunks: of 64 columns, that one step takes; less where the columns do not divide.
         stages: steps in shared memory, one of them being multiplied.
-        microseconds: of a launch at gpt-oss-20b's shapes and the most tokens.
     """
 
     most_rows: int
     units: int
     chunks: int
     stages: int
-    microseconds: float | None = None
-    device: str = "not measured"
-    jax: str = "not measured"
-    date: str = "not measured"
 
 
 # One token has 4 experts: 360 units of gate_up, 180 of down, and whatever the size of a block, a multiprocessor that gets one more than

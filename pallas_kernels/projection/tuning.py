@@ -2,9 +2,11 @@
 
 import dataclasses
 
+from pallas_kernels.tuning import Row
+
 
 @dataclasses.dataclass(frozen=True)
-class Tuning:
+class Tuning(Row):
     """A row of the table.
 
     Attributes:
@@ -12,17 +14,12 @@ class Tuning:
         tile: rows of w a block computes.
         chunks: of 64 columns, that one step takes; less where the columns do not divide.
         stages: steps in shared memory, one of them being multiplied.
-        microseconds: of a launch at gpt-oss' shapes.
     """
 
     most_rows: int
     tile: int
     chunks: int
     stages: int
-    microseconds: float | None = None
-    device: str = "not measured"
-    jax: str = "not measured"
-    date: str = "not measured"
 
 
 # Reading at full bandwidth takes about 5 MB under way on the whole GPU, 40 KB a multiprocessor. For every tile wgmma reads its left
