@@ -1,0 +1,79 @@
+"""Which implementation runs where: by name, by device, and a kernel's place in a program."""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from pallas_kernels import dispatch, hopper
+from pallas_kernels.norm import add_norm
+
+ROWS = jax.ShapeDtypeStruct((2, 192), jnp.float32)
+TERMS = jax.ShapeDtypeStruct((3, 2, 192), jnp.float32)
+VALID = jax.ShapeDtypeStruct((2,), jnp.bool_)
+GAIN = jax.ShapeDtypeStruct((192,), jnp.float32)
+
+
+def on(kind, platform="gpu"):
+    """As if programs that are traced within ran on a device of this kind."""
+    device = jax.sharding.AbstractDevice(device_kind=kind, platform=platform, num_cores=hopper.MULTIPROCESSORS)
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
+
+
+def kernels(program, platform="cuda") -> int:
+    """Mosaic kernels in a program that is lowered for a platform."""
+    return jax.jit(program).trace(ROWS, TERMS, VALID, GAIN).lower(lowering_platforms=(platform,)).as_text().count("mosaic_gpu_v2")
+
+
+@pytest.mark.parametrize("kind", ["NVIDIA H100 80GB HBM3", "NVIDIA H200", "NVIDIA H800", "NVIDIA H20", "NVIDIA GH200 480GB"])
+def test_hoppers_get_kernels(kind):
+    with on(kind):
+        assert dispatch.for_hopper() and kernels(add_norm) == 1
+        assert kernels(functools.partial(add_norm, implementation="xla")) == 0
+
+
+@pytest.mark.parametrize("kind", ["NVIDIA A100-SXM4-80GB", "NVIDIA B200", "NVIDIA GeForce RTX 4090"])
+def test_other_gpus_get_xla_and_a_sentence(kind, caplog):
+    dispatch._log_unused.cache_clear()
+    with caplog.at_level(logging.WARNING), on(kind):
+        assert kernels(add_norm) == kernels(add_norm) == 0
+    (record,) = caplog.records
+    assert record.getMessage() == f"The Pallas kernels are written for Hopper GPUs (H100, H200); on {kind} XLA's forms run instead."
+
+
+@pytest.mark.parametrize("kind, platform", [("TPU v5 lite", "tpu"), ("cpu", "cpu"), ("AMD Instinct MI300X", "gpu")])
+def test_other_devices_get_xla(kind, platform, caplog):
+    with on(kind, platform):
+        assert not dispatch.for_hopper() and kernels(add_norm, platform if platform != "gpu" else "rocm") == 0
+    assert not caplog.records, "there is no GPU here to be told of"
+
+
+def test_a_program_for_a_hopper_that_runs_on_a_cpu_gets_xla():
+    with on("NVIDIA H200"):
+        assert kernels(add_norm, "cpu") == 0
+
+
+def test_layers_of_one_shape_share_a_kernel():
+    def layers(x, terms, valid, gain):
+        x = x + 1  # of the kind that a layer makes: jax tells arguments from results
+        for _ in range(3):
+            x, _, _ = add_norm(x, terms, valid, gain)
+        return x
+
+    with on("NVIDIA H200"):
+        assert kernels(layers) == 1
+
+
+def test_a_name_runs_or_raises():
+    run = functools.partial(dispatch.run, "op", xla=lambda x: x + 1)
+    assert run(None, 1) == run("xla", 1) == 2
+    with pytest.raises(ValueError, match="None, 'xla' or 'mosaic'; got 'triton'"):
+        run("triton", 1)
+    with pytest.raises(NotImplementedError, match="op has no kernel; pass None or 'xla'"):
+        run("mosaic", 1)
+    with pytest.raises(NotImplementedError, match="no 'mosaic' implementation for this call: too large; pass None or 'xla'"):
+        run("mosaic", 1, mosaic=lambda x: x - 1, uncovered="too large")
+    assert run("mosaic", jnp.int32(1), mosaic=lambda x: x - 1) == 0
+    assert run(None, 1, mosaic=lambda x: x - 1, uncovered="too large") == 2
