@@ -35,6 +35,7 @@ def run(op: str, implementation: Implementation, *args, xla: Callable, mosaic: C
         raise ValueError(f"implementation must be None, 'xla' or 'mosaic'; got {implementation!r}.")
     if mosaic is None:
         uncovered = f"{op} has no kernel"
+    uncovered = uncovered or hopper.unsupported()
     if implementation == "mosaic":
         if uncovered is not None:
             raise NotImplementedError(f"{op} has no 'mosaic' implementation for this call: {uncovered}; pass None or 'xla'.")
@@ -69,7 +70,7 @@ def for_hopper() -> bool:
     """
     named = jax.sharding.get_abstract_mesh().abstract_device
     kind = named.device_kind if named is not None else jax.extend.backend.get_default_device().device_kind
-    if hopper.is_hopper(kind):
+    if hopper.is_hopper(kind) and not hopper.unsupported():
         return True
     if kind.startswith("NVIDIA") or jax.extend.backend.get_default_device().platform == "gpu":
         _log_unused(kind)
@@ -78,4 +79,5 @@ def for_hopper() -> bool:
 
 @functools.cache
 def _log_unused(kind: str) -> None:
-    logging.getLogger(__name__).warning("The Pallas kernels are written for Hopper GPUs (H100, H200); on %s XLA's forms run instead.", kind)
+    why = hopper.unsupported() if hopper.is_hopper(kind) else "the Pallas kernels are written for Hopper GPUs (H100, H200)"
+    logging.getLogger(__name__).warning("On %s XLA's forms run: %s.", kind, why)

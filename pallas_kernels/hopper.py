@@ -25,6 +25,13 @@ def is_hopper(device_kind: str) -> bool:
     return any(word.startswith(("H100", "H200", "H800", "H20", "GH200")) for word in device_kind.split())
 
 
+def unsupported() -> str | None:
+    """Why kernels cannot be written with this jax; None if they can. 0.12 refuses slices that reach past an array's end, as TMA allows."""
+    if jax.__version__.startswith("0.11."):
+        return None
+    return f"the Pallas kernels are written for jax 0.11, this is jax {jax.__version__}"
+
+
 @contextlib.contextmanager
 def interpret(*, detect_races: bool = False):
     """Within this, kernels that are traced run in Mosaic GPU's interpreter on the CPU, as if on an H200.

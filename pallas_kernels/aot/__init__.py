@@ -24,6 +24,7 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
+from pallas_kernels import hopper
 from pallas_kernels.aot import assembly, environment, launches, mosaic
 from pallas_kernels.aot.kernel import Kernel as Kernel
 from pallas_kernels.aot.kernel import ctas_per_sm as ctas_per_sm
@@ -66,6 +67,8 @@ class Report:
 
 def unavailable() -> str | None:
     """Why nothing can be compiled here, and what to do about it; None if it can."""
+    if reason := hopper.unsupported():
+        return f"{_INSTALL} with jax 0.11, whose dumps it reads: {reason}."
     absent = [name for name in assembly.TOOLS if assembly.tool(name) is None]
     if absent:
         return f"{_INSTALL} (missing: {', '.join(absent)})."

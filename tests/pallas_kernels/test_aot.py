@@ -156,6 +156,11 @@ def test_without_the_extra(monkeypatch):
         aot.mesh()
 
 
+def test_with_another_jax(monkeypatch):
+    monkeypatch.setattr(jax, "__version__", "0.12.0")
+    assert "with jax 0.11, whose dumps it reads: the Pallas kernels are written for jax 0.11, this is jax 0.12.0" in aot.unavailable()
+
+
 def test_without_the_plugin(monkeypatch):
     def topology(*args):
         raise NotImplementedError("topology not implemented for cuda")

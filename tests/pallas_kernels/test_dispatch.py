@@ -40,7 +40,19 @@ def test_other_gpus_get_xla_and_a_sentence(kind, caplog):
     with caplog.at_level(logging.WARNING), on(kind):
         assert kernels(add_norm) == kernels(add_norm) == 0
     (record,) = caplog.records
-    assert record.getMessage() == f"The Pallas kernels are written for Hopper GPUs (H100, H200); on {kind} XLA's forms run instead."
+    assert record.getMessage() == f"On {kind} XLA's forms run: the Pallas kernels are written for Hopper GPUs (H100, H200)."
+
+
+def test_another_jax_gets_xla_and_a_sentence(caplog, monkeypatch):
+    monkeypatch.setattr(jax, "__version__", "0.12.0")
+    dispatch._log_unused.cache_clear()
+    with caplog.at_level(logging.WARNING), on("NVIDIA H200"):
+        assert not dispatch.for_hopper() and kernels(functools.partial(add_norm)) == 0  # a function that was not traced before
+        with pytest.raises(NotImplementedError, match="written for jax 0.11, this is jax 0.12.0; pass None or 'xla'"):
+            kernels(functools.partial(add_norm, implementation="mosaic"))
+    assert [r.getMessage() for r in caplog.records] == [
+        "On NVIDIA H200 XLA's forms run: the Pallas kernels are written for jax 0.11, this is jax 0.12.0."
+    ]
 
 
 @pytest.mark.parametrize("kind, platform", [("TPU v5 lite", "tpu"), ("cpu", "cpu"), ("AMD Instinct MI300X", "gpu")])
