@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = """
 config options tokenizer text compile_cache filters
 harmony.conversation harmony.header harmony.parsed harmony.parse harmony.render harmony
+sharding
 model.params model.cache model.hooks model.layers model.rope model.attention model.moe model.fused model.transformer model
 shards
 locate layouts sampling
@@ -123,8 +124,8 @@ def test_text_modules_know_no_jax(module):
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("gptoss_jax.model")])
-def test_model_knows_only_config_and_kernels(module):
-    assert all(name == "config" or name.startswith("model") for name in ours(module))
+def test_model_knows_only_config_sharding_and_kernels(module):
+    assert all(name in ("config", "sharding") or name.startswith("model") for name in ours(module))
     assert tops(imports(module)) & {"openai_harmony", "tiktoken", "sentencepiece", "safetensors"} == set()
 
 

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from gptoss_jax.config import Config
-from pallas_kernels.mxfp4 import Mxfp4
-from pallas_kernels.mxfp4.tiles import Tiles, tiled_shapes
+from gptoss_jax.sharding import Axes, Partition
+from pallas_kernels.mxfp4 import GROUP, Mxfp4
+from pallas_kernels.mxfp4.tiles import TILE, Tiles, tiled_shapes
 
 ExpertsForm = Literal["packed", "tiled", "stacked", "split"]
 """How the two expert matrices are held.
@@ -63,6 +64,7 @@ class Params:
     layers: tuple[Layer, ...]
     norm: jax.Array  # [D] float32
     unembedding: jax.Array  # [V, D]
+    partition: Partition | None = flax.struct.field(pytree_node=False, default=None)  # how they lie on a mesh; None: one device
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Spec:
 
     shape: tuple[int, ...]
     dtype: jnp.dtype
-    axes: tuple[str | None, ...]  # logical names, one per dimension; sharding rules map them to mesh axes
+    axes: Axes  # logical names, one per dimension; `gptoss_jax.sharding` maps them to mesh axes
     init: Callable[[jax.Array, tuple[int, ...], jnp.dtype], jax.Array]
 
     @property
@@ -114,37 +116,65 @@ def _word_of_exponents(fan_in: int):
     return init
 
 
-def _experts(num: int, out: int, fan_in: int, axes: tuple[str | None, str | None], dtype, form: ExpertsForm, interleaved: int):
+GATE_UP_AXES: Axes = ("experts", "expert_hidden", "embed")
+DOWN_AXES: Axes = ("experts", "embed", "expert_hidden")
+
+
+def expert_axes(experts: Experts, axes: Axes) -> Experts:
+    """The logical axes of the arrays that hold an expert matrix with these axes, in a tree like it (of arrays or of `Spec`)."""
+    if isinstance(experts, Mxfp4):
+        return Mxfp4(blocks=(*axes, None), scales=axes)
+    if isinstance(experts, Tiles):
+        return Tiles((*axes, None, None), (*axes, None, None))
+    return tuple(axes[1:] for _ in experts) if isinstance(experts, tuple) else axes
+
+
+def expert_width(config: Config, experts: ExpertsForm, partition: Partition | None) -> int:
+    """The experts' hidden width as it is held: F, or on a mesh the next one that its devices can share. What is added is zero, and adds zero.
+
+    Tiles and MXFP4 groups are not cut. Of more than three tiles a device has a multiple of three, which the kernels take in steps.
+    """
+    parts = 1 if partition is None else partition.parts("expert_hidden")
+    if parts == 1:
+        return config.intermediate_size
+    unit = {"packed": GROUP, "tiled": TILE}.get(experts, 1)
+    units = -(-config.intermediate_size // (unit * parts))  # of each device
+    if experts == "tiled" and units > 3:
+        units += -units % 3
+    return units * unit * parts
+
+
+def _experts(num: int, out: int, fan_in: int, axes: Axes, dtype, form: ExpertsForm, interleaved: int):
     """The table's entry for one expert matrix [E, out, fan_in] in the given form; its rows belong to `interleaved` matrices in turn."""
     if form == "packed":
-        u8, groups = jnp.dtype("uint8"), fan_in // 32
-        return Mxfp4(
-            blocks=Spec((num, out, groups, 16), u8, ("experts", *axes, None), _codes),
-            scales=Spec((num, out, groups), u8, ("experts", *axes), _exponents(fan_in)),
-        )
+        u8, groups = jnp.dtype("uint8"), fan_in // GROUP
+        blocks, scales = (num, out, groups, 16), (num, out, groups)
+        of = expert_axes(Mxfp4(None, None), axes)
+        return Mxfp4(Spec(blocks, u8, of.blocks, _codes), Spec(scales, u8, of.scales, _exponents(fan_in)))
     if form == "tiled":
         words, scales = tiled_shapes((num, out, fan_in), interleaved)
-        u32, axes = jnp.dtype("uint32"), ("experts", *axes, None, None)
-        return Tiles(Spec(words, u32, axes, _codes), Spec(scales, u32, axes, _word_of_exponents(fan_in)))
+        u32, of = jnp.dtype("uint32"), expert_axes(Tiles(None, None), axes)
+        return Tiles(Spec(words, u32, of.words, _codes), Spec(scales, u32, of.scales, _word_of_exponents(fan_in)))
     init = _normal(fan_in**-0.5)
     if form == "stacked":
-        return Spec((num, out, fan_in), dtype, ("experts", *axes), init)
+        return Spec((num, out, fan_in), dtype, axes, init)
     if form == "split":
-        return tuple(Spec((out, fan_in), dtype, axes, init) for _ in range(num))
+        return tuple(Spec((out, fan_in), dtype, axes[1:], init) for _ in range(num))
     raise ValueError(f"experts must be 'packed', 'tiled', 'stacked' or 'split'; got {form!r}.")
 
 
-def abstract_params(config: Config, dtype="bfloat16", experts: ExpertsForm = "packed") -> Params:
-    """The table: a `Params` whose leaves are `Spec`.
+def abstract_params(config: Config, dtype="bfloat16", experts: ExpertsForm = "packed", partition: Partition | None = None) -> Params:
+    """The table: a `Params` whose leaves are `Spec`, of whole arrays.
 
     Args:
       config: geometry.
       dtype: of the embeddings, the attention matrices and unpacked experts. Norms, sinks, biases and the router are
         always float32: they are small, and routing must not depend on rounding.
       experts: how the expert matrices are held.
+      partition: how they lie on a mesh, which may widen the experts (`expert_width`).
     """
     dtype, f32 = jnp.dtype(dtype), jnp.dtype("float32")
-    D, V, H, F = config.hidden_size, config.vocab_size, config.head_dim, config.intermediate_size
+    D, V, H, F = config.hidden_size, config.vocab_size, config.head_dim, expert_width(config, experts, partition)
     N, K, E = config.num_attention_heads, config.num_key_value_heads, config.num_local_experts
     G = N // K
     gain = Spec((D,), f32, ("embed",), _normal(0.2, mean=1.0))
@@ -160,9 +190,9 @@ def abstract_params(config: Config, dtype="bfloat16", experts: ExpertsForm = "pa
         norm=gain,
         router=Spec((E, D), f32, ("experts", "embed"), _normal(2 * D**-0.5)),
         router_bias=Spec((E,), f32, ("experts",), _normal(0.5)),
-        gate_up=_experts(E, 2 * F, D, ("expert_hidden", "embed"), dtype, experts, 2),
+        gate_up=_experts(E, 2 * F, D, GATE_UP_AXES, dtype, experts, 2),
         gate_up_bias=Spec((E, 2 * F), f32, ("experts", "expert_hidden"), _normal(0.8)),
-        down=_experts(E, D, F, ("embed", "expert_hidden"), dtype, experts, 1),
+        down=_experts(E, D, F, DOWN_AXES, dtype, experts, 1),
         down_bias=Spec((E, D), f32, ("experts", "embed"), _normal(0.1)),
     )
     return Params(
@@ -170,6 +200,7 @@ def abstract_params(config: Config, dtype="bfloat16", experts: ExpertsForm = "pa
         layers=(Layer(attention, moe),) * config.num_hidden_layers,
         norm=gain,
         unembedding=Spec((V, D), dtype, ("vocab", "embed"), _normal(0.2)),
+        partition=partition,
     )
 
 
@@ -180,6 +211,7 @@ def init_params(key: jax.Array, config: Config, dtype="bfloat16", experts: Exper
     return jax.tree.unflatten(tree, [s.init(k, s.shape, s.dtype) for k, s in zip(keys, leaves, strict=True)])
 
 
-def param_bytes(config: Config, dtype="bfloat16", experts: ExpertsForm = "packed") -> int:
-    """Bytes of all parameters, from the table alone."""
-    return sum(s.nbytes for s in jax.tree.leaves(abstract_params(config, dtype, experts), is_leaf=is_spec))
+def param_bytes(config: Config, dtype="bfloat16", experts: ExpertsForm = "packed", partition: Partition | None = None) -> int:
+    """Bytes of all parameters on one device, from the table alone."""
+    table = jax.tree.leaves(abstract_params(config, dtype, experts, partition), is_leaf=is_spec)
+    return sum(spec.nbytes // (1 if partition is None else math.prod(map(partition.parts, filter(None, spec.axes)))) for spec in table)

@@ -1,0 +1,165 @@
+"""Where arrays lie on a mesh of devices: the only room that names mesh axes.
+
+Tables name the axes of weights and caches logically ("kv_heads", "vocab"); `RULES` maps the names to the mesh. A mesh is (data, model):
+rows of a batch over `data`, weights over `model`. Where there are more `model` devices than kv heads, each head lies on several of them,
+which do the same work; so inside, `model` is two axes, (heads, repeat), and every logical axis takes one, both or none.
+
+    mesh (data=2, model=4), 2 kv heads:   data = 2, heads = 2, repeat = 2
+
+Model code computes on global arrays. `Partition.local` runs a part of it on each device's own piece, where a kernel is called or a
+product must stay where its weights are, and `Partition.total` adds such pieces' results: once after attention, once after the experts.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import math
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from gptoss_jax.config import Config
+
+AXES = ("data", "model")
+_INSIDE = ("data", "heads", "repeat")
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("data",),
+    "pages": ("data",),  # of a cache: a row's pages lie where the row does
+    "kv_heads": ("heads",),
+    "heads": ("heads",),
+    "experts": (),  # whole everywhere: every device has a part of each expert, so that none waits for another's experts
+    "expert_hidden": ("heads", "repeat"),
+    "vocab": ("heads", "repeat"),
+    "embed": (),
+}
+
+Axes = tuple[str | None, ...]
+"""The logical name of each dimension of an array; None and names with no rule are whole on every device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """A model's way to lie on a mesh. Hashable: `Params` and `Cache` carry it as static data.
+
+    Attributes:
+        mesh: of the axes (data, heads, repeat).
+    """
+
+    mesh: Mesh
+
+    def spec(self, axes: Axes) -> PartitionSpec:
+        """Mesh axes of an array with these logical axes."""
+        return PartitionSpec(*(RULES[name] or None if name else None for name in axes))
+
+    def sharding(self, axes: Axes = ()) -> NamedSharding:
+        """Where an array with these logical axes lies; whole on every device if there are none."""
+        return NamedSharding(self.mesh, self.spec(axes))
+
+    def parts(self, name: str) -> int:
+        """How many pieces a logical axis is cut into."""
+        return math.prod(self.mesh.shape[axis] for axis in RULES[name])
+
+    def index(self, name: str) -> jax.Array:  # [] int32
+        """Within `local`: which piece of a logical axis this device has."""
+        return jax.lax.axis_index(RULES[name])
+
+    def local(self, fn: Callable, ins: Sequence[Any], outs: Any) -> Callable:
+        """`fn` on each device's own pieces.
+
+        Args:
+            fn: of arrays' pieces; it calls `total` where its results are parts of a sum.
+            ins: of each argument the logical axes, or a tree of them like the argument.
+            outs: of the result, likewise.
+        """
+        of = lambda tree: jax.tree.map(self.spec, tree, is_leaf=_is_axes)
+        # Whether results are the same on all devices is not checked: a Pallas kernel does not say so.
+        return jax.shard_map(fn, mesh=self.mesh, in_specs=tuple(map(of, ins)), out_specs=of(outs), check_vma=False)
+
+    def total(self, x: jax.Array, name: str) -> jax.Array:
+        """Within `local`: the sum over the pieces of a logical axis, the same on every device."""
+        return jax.lax.psum(x, RULES[name])
+
+    def first(self, x: jax.Array, name: str) -> jax.Array:
+        """Within `local`: x on the device that has the first piece of a logical axis, zeros elsewhere: what is to be added once."""
+        return jax.numpy.where(self.index(name) == 0, x, jax.numpy.zeros_like(x))
+
+    def constrain(self, x: jax.Array, axes: Axes) -> jax.Array:
+        """`x`, which XLA shall lay out so."""
+        return jax.lax.with_sharding_constraint(x, self.sharding(axes))
+
+
+def mesh(data: int = 1, model: int | None = None, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh for `load`: rows of a batch over `data` replicas of the weights, each spread over `model` devices.
+
+    Neighbours along `model` talk after every layer: they are neighbours in `devices`, so on one host as far as possible.
+
+    Args:
+        data: replicas.
+        model: devices that share one; None for all that there are, divided by `data`.
+        devices: which ones, of all processes; `jax.devices()` if None. They may be more than are needed if there is one process.
+
+    Raises:
+        ValueError: there are fewer devices than asked for, or a process would have none in the mesh.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    model = max(1, len(devices) // data) if model is None and data > 0 else model
+    for name, value in (("data", data), ("model", model)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer; got {value!r}.")
+    count = data * model
+    if count > len(devices):
+        raise ValueError(
+            f"a mesh of data={data} and model={model} needs {count} devices; there are {len(devices)} ({devices[0].device_kind}); "
+            "ask for fewer, or start with more (on a CPU, XLA_FLAGS=--xla_force_host_platform_device_count=8 gives eight)."
+        )
+    idle = {device.process_index for device in devices} - {device.process_index for device in devices[:count]}
+    if idle:
+        raise ValueError(
+            f"a mesh of {count} of {len(devices)} devices leaves none to process {min(idle)}; use all devices, or start fewer processes."
+        )
+    return Mesh(np.array(devices[:count]).reshape(data, model), AXES)
+
+
+def partition(mesh: Mesh | None, config: Config) -> Partition | None:
+    """How a model lies on a mesh; None on None, which is one device.
+
+    Raises:
+        ValueError: the mesh has other axes, or its model axis cannot divide the model.
+    """
+    if mesh is None:
+        return None
+    if set(mesh.axis_names) - set(AXES) or not mesh.axis_names:
+        raise ValueError(f"a mesh must have the axes {AXES}, or one of them; got {mesh.axis_names}; make it with gptoss_jax.mesh().")
+    data, model = (mesh.shape.get(axis, 1) for axis in AXES)
+    if config.vocab_size % model:
+        fitting = [n for n in range(1, 17) if config.vocab_size % n == 0]
+        raise ValueError(
+            f"the mesh's model axis must divide vocab_size ({config.vocab_size:,}); got {model}; use {', '.join(map(str, fitting))}."
+        )
+    heads = math.gcd(model, config.num_key_value_heads)
+    devices = mesh.devices if mesh.axis_names != AXES[::-1] else mesh.devices.T
+    return Partition(Mesh(devices.reshape(data, heads, model // heads), _INSIDE))
+
+
+def of(partition: Partition | None, axes: Axes = ()) -> NamedSharding | None:
+    """The sharding of an array with these logical axes; None where there is no mesh."""
+    return None if partition is None else partition.sharding(axes)
+
+
+def put(value: Any, partition: Partition | None, axes: Axes = ()) -> jax.Array:
+    """A host's array on the mesh; every process has all of it and keeps what its devices need.
+
+    Args:
+        value: NumPy array or scalar, the same in every process.
+        partition: None for JAX's default device.
+        axes: logical.
+    """
+    value = np.asarray(value)
+    if partition is None:
+        return jax.numpy.asarray(value)
+    return jax.make_array_from_callback(value.shape, partition.sharding(axes), lambda index: value[index])
+
+
+def _is_axes(x: Any) -> bool:
+    return isinstance(x, tuple) and all(name is None or isinstance(name, str) for name in x)
