@@ -11,12 +11,15 @@ import functools
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from gptoss_jax import sampling, sharding
 from gptoss_jax.config import Config
-from gptoss_jax.model.cache import Cache
+from gptoss_jax.model.cache import Cache, cache_axes
 from gptoss_jax.model.params import Params
 from gptoss_jax.model.transformer import decode_step, extend, prefill, unembed
 from gptoss_jax.sampling import Sampled, SamplingState, finished, observe, sample
+from gptoss_jax.sharding import Partition, constrain
 
 SCORED_LOGITS = 1 << 26  # elements of logits alive at a time while a prompt is scored: 256 MB in float32
 
@@ -40,10 +43,23 @@ class Chunk:
     count: jax.Array  # [B] int32
 
 
-def init_state(cache: Cache, sampling: SamplingState, max_tokens: Sequence[int]) -> State:
-    """The state before the first prompt chunk. A row with `max_tokens` 0 is done from the start."""
-    remaining = jnp.asarray(list(max_tokens), jnp.int32)
-    return State(cache, sampling, jnp.zeros_like(remaining), remaining, remaining <= 0)
+def init_state(cache: Cache, sampling: SamplingState, max_tokens: Sequence[int], *, partition: Partition | None = None) -> State:
+    """The state before the first prompt chunk. A row with `max_tokens` 0 is done from the start.
+
+    Args:
+      cache, sampling: of the same rows, lying as `partition` says.
+      max_tokens: of each row.
+      partition: the params' own.
+    """
+    remaining = np.array(list(max_tokens), np.int32)
+    rows = (np.zeros_like(remaining), remaining, remaining <= 0)
+    return State(cache, sampling, *(sharding.put(row, partition, ("batch",)) for row in rows))
+
+
+def state_axes(state: State) -> State:
+    """The logical axes of a state's arrays, in a tree like it."""
+    row = ("batch",)
+    return State(cache_axes(state.cache), sampling.state_axes(), row, row, row)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "top_logprobs"), donate_argnames=("state",))
@@ -66,8 +82,8 @@ def prefill_chunk(
       top_logprobs: static; how many of the most probable tokens to report.
     """
     logits, cache = prefill(params, config, state.cache, tokens, num_tokens)
-    state, sampled = _draw(state.replace(cache=cache), logits, ends & ~state.done, top_logprobs)
-    return state, Chunk(jax.tree.map(lambda x: x[:, None], sampled), ends.astype(jnp.int32))
+    state, sampled = _draw(params.partition, state.replace(cache=cache), logits, ends & ~state.done, top_logprobs)
+    return state, _whole(params.partition, Chunk(jax.tree.map(lambda x: x[:, None], sampled), ends.astype(jnp.int32)))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "steps", "top_logprobs"), donate_argnames=("state",))
@@ -93,7 +109,7 @@ def decode_chunk(
         i, state, out, count = carry
         active = ~state.done
         logits, cache = decode_step(params, config, state.cache, state.token, active=active)
-        state, sampled = _draw(state.replace(cache=cache), logits, active, top_logprobs)
+        state, sampled = _draw(params.partition, state.replace(cache=cache), logits, active, top_logprobs)
         out = jax.tree.map(lambda all, new: jax.lax.dynamic_update_index_in_dim(all, new, i, 1), out, sampled)
         return i + 1, state, out, count + active.astype(jnp.int32)
 
@@ -108,13 +124,18 @@ def decode_chunk(
     )
     carry = (jnp.int32(0), state, empty, jnp.zeros(B, jnp.int32))
     _, state, sampled, count = jax.lax.while_loop(lambda c: (c[0] < limit) & ~jnp.all(c[1].done), body, carry)
-    return state, Chunk(sampled, count)
+    return state, _whole(params.partition, Chunk(sampled, count))
 
 
-def _draw(state: State, logits: jax.Array, active: jax.Array, top_logprobs: int) -> tuple[State, Sampled]:
+def _whole(partition: Partition | None, chunk: Chunk) -> Chunk:
+    """A chunk of which every device, and so every process, has all."""
+    return jax.tree.map(lambda x: constrain(partition, x), chunk)
+
+
+def _draw(partition: Partition | None, state: State, logits: jax.Array, active: jax.Array, top_logprobs: int) -> tuple[State, Sampled]:
     """Draws the active rows' next token, which will lie at the position that their cache has reached."""
     with jax.named_scope("sample"):
-        sampled = sample(logits, state.sampling, state.cache.length, top_logprobs=top_logprobs)
+        sampled = sample(logits, state.sampling, state.cache.length, top_logprobs=top_logprobs, partition=partition)
         remaining = state.remaining - active.astype(jnp.int32)
         ended = active & (finished(state.sampling, sampled.tokens) | (remaining <= 0))
         state = state.replace(
@@ -123,6 +144,7 @@ def _draw(state: State, logits: jax.Array, active: jax.Array, top_logprobs: int)
             remaining=remaining,
             done=state.done | ended,
         )
+        state = jax.tree.map(lambda x, axes: constrain(partition, x, axes), state, state_axes(state))
     return state, sampled
 
 

@@ -10,7 +10,6 @@ import time
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gptoss_jax import decode
@@ -65,6 +64,12 @@ class Engine:
             raise ValueError(
                 f"context must be at most the model's {config.max_position_embeddings:,} positions; got {context:,}; pass a smaller one."
             )
+        self._replicas = 1 if params.partition is None else params.partition.parts("batch")
+        if slots % self._replicas:
+            raise ValueError(
+                f"slots must be a multiple of the mesh's data axis ({self._replicas}); got {slots}; "
+                f"pass slots={-(-slots // self._replicas) * self._replicas}."
+            )
         self.params, self.config, self.eos_token_ids = params, config, tuple(eos_token_ids)
         self.slots, self.context, self.chunk = slots, context, min(chunk, context)
 
@@ -113,7 +118,7 @@ class Engine:
             yield from self._run_group(group, seconds_per_piece)
 
     def _run_group(self, requests: Sequence[Request], seconds_per_piece: float | None) -> Iterator[Piece]:
-        rows = min(self.slots, _power_of_two(len(requests)))
+        rows = self._rows(len(requests))
         budgets = [min(r.sampling.max_tokens or self.context, self.context - len(r.prompt)) for r in requests]
         asked = max((r.sampling.logprobs or 0) for r in requests)
         top = next((n for n in TOP_LOGPROBS if n >= asked), asked)
@@ -123,8 +128,9 @@ class Engine:
             vocab_size=self.config.vocab_size,
             eos_token_ids=self.eos_token_ids,
             prompts=[r.prompt for r in requests] + [()] * filler,
+            partition=self.params.partition,
         )
-        state = decode.init_state(self._cache(rows), sampling, budgets + [0] * filler)
+        state = decode.init_state(self._cache(rows), sampling, budgets + [0] * filler, partition=self.params.partition)
         open_requests = dict(enumerate(requests))
 
         for tokens, counts, ends in self._chunks([r.prompt for r in requests], rows):
@@ -142,7 +148,7 @@ class Engine:
             if seconds_per_piece is None:
                 limit = STEPS
             began = time.perf_counter()
-            state, chunk = decode.decode_chunk(self.params, self.config, state, jnp.int32(limit), steps=STEPS, top_logprobs=top)
+            state, chunk = decode.decode_chunk(self.params, self.config, state, np.int32(limit), steps=STEPS, top_logprobs=top)
             pieces = _pieces(chunk, state, open_requests)
             if seconds_per_piece is not None:
                 slower = time.perf_counter() - began > seconds_per_piece
@@ -161,7 +167,7 @@ class Engine:
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         for first in range(0, len(order), self.slots):
             group = order[first : first + self.slots]
-            rows = min(self.slots, _power_of_two(len(group)))
+            rows = self._rows(len(group))
             cache = self._cache(rows)
             inputs = self._chunks([sequences[i][:-1] for i in group], rows)
             targets = self._chunks([sequences[i][1:] for i in group], rows)
@@ -171,9 +177,13 @@ class Engine:
                     scores[i].append(np.asarray(logprobs)[row, : counts[row]])
         return [np.concatenate(parts) if parts else np.zeros(0, np.float32) for parts in scores]
 
+    def _rows(self, requests: int) -> int:
+        """Rows of a batch for so many requests: a power of two that the mesh's replicas can share, or all slots."""
+        return min(self.slots, -(-_power_of_two(requests) // self._replicas) * self._replicas)
+
     def _cache(self, rows: int) -> Cache:
         dtype = self.params.embedding.dtype
-        return init_cache(self.config, rows, self.context, chunk=self.chunk, dtype=dtype)
+        return init_cache(self.config, rows, self.context, chunk=self.chunk, dtype=dtype, partition=self.params.partition)
 
     def _chunks(self, sequences: Sequence[Sequence[int]], rows: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Rounds of (tokens [rows, T], how many of them count [rows], rows that end here [rows]) until all are fed."""

@@ -5,6 +5,7 @@ row asks for is skipped by `lax.cond`. Token ids in, token ids out: knows no tok
 """
 
 from collections.abc import Sequence
+import dataclasses
 import math
 import secrets
 
@@ -14,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptoss_jax import filters
+from gptoss_jax import filters, sharding
 from gptoss_jax.options import Sampling
+from gptoss_jax.sharding import Partition, gathered, local
 
 __all__ = ["Sampled", "Sampling", "SamplingState", "finished", "observe", "sample", "stack"]
 
@@ -39,6 +41,13 @@ class SamplingState:
     in_prompt: jax.Array  # [B, V] bool; all False where the repetition penalty is off
 
 
+def state_axes() -> SamplingState:
+    """The logical axes of a state's arrays, in a tree like it."""
+    axes = dict.fromkeys((field.name for field in dataclasses.fields(SamplingState)), ("batch",))
+    axes |= dict.fromkeys(("bias_ids", "bias_values", "stop_ids", "seed"), ("batch", None))
+    return SamplingState(**axes | dict.fromkeys(("counts", "in_prompt"), ("batch", "vocab")))
+
+
 @flax.struct.dataclass
 class Sampled:
     """The tokens of one step. Log-probabilities are natural logs under the model's own distribution."""
@@ -56,6 +65,7 @@ def stack(
     eos_token_ids: Sequence[int] = (),
     prompts: Sequence[Sequence[int]] | None = None,
     slots: int = 16,
+    partition: Partition | None = None,
 ) -> SamplingState:
     """One `SamplingState` for a batch in which row i follows `samplings[i]`.
 
@@ -66,6 +76,7 @@ def stack(
         prompts: Each row's prompt tokens, which the repetition penalty counts as seen; needed where a row uses it.
         slots: Least room for biases and for stop tokens in a row. It grows to the next power of two that fits, and another
             room is another compiled program.
+        partition: How the state lies on a mesh, the params' own.
 
     Raises:
         ValueError: A token id is outside the vocabulary, or a row uses the repetition penalty and `prompts` is missing.
@@ -83,9 +94,9 @@ def stack(
     stops = [s.stop_token_ids + (() if s.ignore_eos else tuple(eos_token_ids)) for s in samplings]
 
     def column(values, dtype=np.float32):
-        return jnp.asarray(np.array(list(values), dtype))
+        return np.array(list(values), dtype)
 
-    return SamplingState(
+    state = SamplingState(
         temperature=column(s.temperature for s in samplings),
         top_k=column((min(s.top_k or vocab_size, vocab_size) for s in samplings), np.int32),
         top_p=column(s.top_p for s in samplings),
@@ -97,18 +108,19 @@ def stack(
         bias_values=_padded([[value for _, value in s.logit_bias] for s in samplings], 0, np.float32, slots),
         stop_ids=_padded(stops, -1, np.int32, slots),
         seed=column(((seed >> 32, seed & 0xFFFFFFFF) for seed in seeds), np.uint32),
-        counts=jnp.zeros((len(samplings), vocab_size), jnp.int32),
-        in_prompt=jnp.asarray(in_prompt),
+        counts=np.zeros((len(samplings), vocab_size), np.int32),
+        in_prompt=in_prompt,
     )
+    return jax.tree.map(lambda value, axes: sharding.put(value, partition, axes), state, state_axes())
 
 
-def _padded(rows, fill, dtype, slots: int) -> jax.Array:
+def _padded(rows, fill, dtype, slots: int) -> np.ndarray:
     longest = max((len(row) for row in rows), default=0)
     width = slots if longest <= slots else 1 << (longest - 1).bit_length()
     out = np.full((len(rows), width), fill, dtype)
     for i, row in enumerate(rows):
         out[i, : len(row)] = row
-    return jnp.asarray(out)
+    return out
 
 
 def sample(
@@ -117,6 +129,7 @@ def sample(
     positions: jax.Array,  # [B] int32
     *,
     top_logprobs: int = 0,
+    partition: Partition | None = None,
 ) -> Sampled:
     """The next token of every row, drawn as its settings say, in this order (vLLM's):
 
@@ -134,6 +147,7 @@ def sample(
         state: Settings and counts; see `observe`.
         positions: Index that the drawn token will have in its row's sequence, prompt included.
         top_logprobs: Static. How many of the most probable tokens to report.
+        partition: How logits and state lie on a mesh. Each device looks at its part of the vocabulary; parts are never gathered.
     """
     chex.assert_shape(logits, state.counts.shape)
     chex.assert_shape(positions, logits.shape[:1])
@@ -151,13 +165,29 @@ def sample(
         lambda: best,
     )
     log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)  # [B, 1]
-    top_logits, top_tokens = jax.lax.top_k(logits, top_logprobs)
+    top_logits, top_tokens = _top(logits, top_logprobs, partition)
     return Sampled(
         tokens=tokens,
         logprobs=(jnp.take_along_axis(logits, tokens[:, None], axis=-1) - log_total)[:, 0],
         top_tokens=top_tokens,
         top_logprobs=top_logits - log_total,
     )
+
+
+def _top(logits: jax.Array, count: int, partition: Partition | None) -> tuple[jax.Array, jax.Array]:
+    """The highest logits [B, count] and their tokens, of equals the lowest ids first."""
+
+    def top(logits):
+        values, tokens = jax.lax.top_k(logits, min(count, logits.shape[1]))
+        if partition is None or not count:
+            return values, tokens
+        tokens += partition.index("vocab") * logits.shape[1]
+        values, tokens = (gathered(partition, x, "vocab") for x in (values, tokens))  # the best of each part, by ascending ids
+        values, place = jax.lax.top_k(values, count)
+        return values, jnp.take_along_axis(tokens, place, 1)
+
+    rows = ("batch", None)
+    return local(partition, top, [("batch", "vocab")], (rows, rows))(logits)
 
 
 def observe(

@@ -6,8 +6,8 @@ which do the same work; so inside, `model` is two axes, (heads, repeat), and eve
 
     mesh (data=2, model=4), 2 kv heads:   data = 2, heads = 2, repeat = 2
 
-Model code computes on global arrays. `Partition.local` runs a part of it on each device's own piece, where a kernel is called or a
-product must stay where its weights are, and `Partition.total` adds such pieces' results: once after attention, once after the experts.
+Model code computes on global arrays. `local` runs a part of it on each device's own piece, where a kernel is called or a
+product must stay where its weights are, and `total` adds such pieces' results: once after attention, once after the experts.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -49,8 +50,12 @@ class Partition:
     mesh: Mesh
 
     def spec(self, axes: Axes) -> PartitionSpec:
-        """Mesh axes of an array with these logical axes."""
-        return PartitionSpec(*(RULES[name] or None if name else None for name in axes))
+        """Mesh axes of an array with these logical axes, written as XLA writes those of its results: no axis of one, nothing at the end."""
+        of = lambda name: tuple(axis for axis in RULES[name] if self.mesh.shape[axis] > 1) if name else ()
+        entries = [axes[0] if len(axes) == 1 else axes or None for axes in map(of, axes)]
+        while entries and entries[-1] is None:
+            entries.pop()
+        return PartitionSpec(*entries)
 
     def sharding(self, axes: Axes = ()) -> NamedSharding:
         """Where an array with these logical axes lies; whole on every device if there are none."""
@@ -64,29 +69,41 @@ class Partition:
         """Within `local`: which piece of a logical axis this device has."""
         return jax.lax.axis_index(RULES[name])
 
-    def local(self, fn: Callable, ins: Sequence[Any], outs: Any) -> Callable:
-        """`fn` on each device's own pieces.
 
-        Args:
-            fn: of arrays' pieces; it calls `total` where its results are parts of a sum.
-            ins: of each argument the logical axes, or a tree of them like the argument.
-            outs: of the result, likewise.
-        """
-        of = lambda tree: jax.tree.map(self.spec, tree, is_leaf=_is_axes)
-        # Whether results are the same on all devices is not checked: a Pallas kernel does not say so.
-        return jax.shard_map(fn, mesh=self.mesh, in_specs=tuple(map(of, ins)), out_specs=of(outs), check_vma=False)
+def local(partition: Partition | None, fn: Callable, ins: Sequence[Any], outs: Any) -> Callable:
+    """`fn` on each device's own pieces of global arrays; `fn` itself where there is no mesh.
 
-    def total(self, x: jax.Array, name: str) -> jax.Array:
-        """Within `local`: the sum over the pieces of a logical axis, the same on every device."""
-        return jax.lax.psum(x, RULES[name])
+    Args:
+        partition: how arrays lie.
+        fn: of arrays' pieces; on a mesh it calls `total` where its results are parts of a sum.
+        ins: of each argument the logical axes, or a tree of them like the argument.
+        outs: of the result, likewise.
+    """
+    if partition is None:
+        return fn
+    of = lambda tree: jax.tree.map(partition.spec, tree, is_leaf=_is_axes)
+    # Whether results are the same on all devices is not checked: a Pallas kernel does not say so.
+    return jax.shard_map(fn, mesh=partition.mesh, in_specs=tuple(map(of, ins)), out_specs=of(outs), check_vma=False)
 
-    def first(self, x: jax.Array, name: str) -> jax.Array:
-        """Within `local`: x on the device that has the first piece of a logical axis, zeros elsewhere: what is to be added once."""
-        return jax.numpy.where(self.index(name) == 0, x, jax.numpy.zeros_like(x))
 
-    def constrain(self, x: jax.Array, axes: Axes) -> jax.Array:
-        """`x`, which XLA shall lay out so."""
-        return jax.lax.with_sharding_constraint(x, self.sharding(axes))
+def total(partition: Partition | None, x: jax.Array, name: str) -> jax.Array:
+    """Within `local`: the sum over the pieces of a logical axis, the same on every device."""
+    return x if partition is None else jax.lax.psum(x, RULES[name])
+
+
+def once(partition: Partition | None, x: jax.Array, name: str) -> jax.Array:
+    """Within `local`: what makes `total` add x once: x where the first piece of a logical axis lies, zeros elsewhere."""
+    return x if partition is None else jnp.where(partition.index(name) == 0, x, jnp.zeros_like(x))
+
+
+def gathered(partition: Partition, x: jax.Array, name: str) -> jax.Array:
+    """Within `local`: the pieces of x [rows, ...] side by side, along its last axis, on every device."""
+    return jax.lax.all_gather(x, RULES[name], axis=x.ndim - 1, tiled=True)
+
+
+def constrain(partition: Partition | None, x: jax.Array, axes: Axes = ()) -> jax.Array:
+    """`x`, which XLA shall lay out so."""
+    return x if partition is None else jax.lax.with_sharding_constraint(x, partition.sharding(axes))
 
 
 def mesh(data: int = 1, model: int | None = None, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -142,6 +159,13 @@ def partition(mesh: Mesh | None, config: Config) -> Partition | None:
     return Partition(Mesh(devices.reshape(data, heads, model // heads), _INSIDE))
 
 
+def check_rows(partition: Partition | None, rows: int) -> None:
+    """Raises ValueError where a batch of so many rows cannot be divided among a mesh's replicas."""
+    if partition is not None and rows % partition.parts("batch"):
+        data = partition.parts("batch")
+        raise ValueError(f"rows of a batch must be a multiple of the mesh's data axis ({data}); got {rows}; pad the batch, or use data=1.")
+
+
 def of(partition: Partition | None, axes: Axes = ()) -> NamedSharding | None:
     """The sharding of an array with these logical axes; None where there is no mesh."""
     return None if partition is None else partition.sharding(axes)
@@ -157,7 +181,7 @@ def put(value: Any, partition: Partition | None, axes: Axes = ()) -> jax.Array:
     """
     value = np.asarray(value)
     if partition is None:
-        return jax.numpy.asarray(value)
+        return jnp.asarray(value)
     return jax.make_array_from_callback(value.shape, partition.sharding(axes), lambda index: value[index])
 
 

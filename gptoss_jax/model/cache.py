@@ -8,10 +8,15 @@ for a window and one chunk of new tokens, so that older pages are written over.
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from gptoss_jax import sharding
 from gptoss_jax.config import Config
+from gptoss_jax.sharding import Axes, Partition, check_rows
 
 PAGE = 64
+PAGES: Axes = ("pages", "kv_heads", None, None)
+TABLE: Axes = ("batch", None)
 
 
 @flax.struct.dataclass
@@ -27,7 +32,16 @@ class Cache:
         return self.full_table if window is None else self.ring_table
 
 
-def init_cache(config: Config, batch: int, context: int, *, chunk: int, dtype="bfloat16", page_size: int = PAGE) -> Cache:
+def init_cache(
+    config: Config,
+    batch: int,
+    context: int,
+    *,
+    chunk: int,
+    dtype="bfloat16",
+    page_size: int = PAGE,
+    partition: Partition | None = None,
+) -> Cache:
     """An empty cache, every row with pages of its own.
 
     Args:
@@ -36,7 +50,9 @@ def init_cache(config: Config, batch: int, context: int, *, chunk: int, dtype="b
       chunk: most new tokens that one `extend` adds to a row; sliding layers hold window + chunk.
       dtype: of keys and values.
       page_size: positions a page.
+      partition: how it lies on a mesh, the params' own. A row's pages lie on the devices that have the row.
     """
+    check_rows(partition, batch)
     for name, value in (("batch", batch), ("context", context), ("chunk", chunk), ("page_size", page_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1; got {value}.")
@@ -45,10 +61,11 @@ def init_cache(config: Config, batch: int, context: int, *, chunk: int, dtype="b
     page = (config.num_key_value_heads, page_size, config.head_dim)
 
     def pages(layer: int) -> jax.Array:
-        return jnp.zeros((batch * (blocks if config.window(layer) is None else ring), *page), jnp.dtype(dtype))
+        count = batch * (blocks if config.window(layer) is None else ring)
+        return jnp.zeros((count, *page), jnp.dtype(dtype), device=sharding.of(partition, PAGES))
 
     def table(entries: int) -> jax.Array:
-        return jnp.arange(batch * entries, dtype=jnp.int32).reshape(batch, entries)
+        return sharding.put(np.arange(batch * entries, dtype=np.int32).reshape(batch, entries), partition, TABLE)
 
     layers = range(config.num_hidden_layers)
     return Cache(
@@ -56,7 +73,7 @@ def init_cache(config: Config, batch: int, context: int, *, chunk: int, dtype="b
         v=tuple(pages(i) for i in layers),
         full_table=table(blocks),
         ring_table=table(ring),
-        length=jnp.zeros(batch, jnp.int32),
+        length=sharding.put(np.zeros(batch, np.int32), partition, TABLE[:1]),
     )
 
 
@@ -64,6 +81,23 @@ def cache_bytes(config: Config, batch: int, context: int, *, chunk: int, dtype="
     """Bytes of the cache that `init_cache` would make, without making it."""
     make = lambda: init_cache(config, batch, context, chunk=chunk, dtype=dtype, page_size=page_size)
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(make)))
+
+
+def cache_axes(cache: Cache) -> Cache:
+    """The logical axes of a cache's arrays, in a tree like it."""
+    pages = (PAGES,) * len(cache.k)
+    return Cache(k=pages, v=pages, full_table=TABLE, ring_table=TABLE, length=TABLE[:1])
+
+
+def own_pages(partition: Partition | None, table: jax.Array, pages: int) -> jax.Array:
+    """Within `sharding.local`: a table of rows of this device, whose pages count from the device's first one.
+
+    Args:
+      partition: how the cache lies.
+      table: [B, R] of pages counted over all devices.
+      pages: how many a device has.
+    """
+    return table if partition is None else table - partition.index("pages") * pages
 
 
 def places(table: jax.Array, positions: jax.Array, valid: jax.Array, size: int, pages: int) -> tuple[jax.Array, jax.Array]:

@@ -1,8 +1,9 @@
-"""The small parts that every layer shares: products with weights, RMSNorm."""
+"""The small parts that layers share: products with weights, RMSNorm, rows of the embedding."""
 
 import jax
 import jax.numpy as jnp
 
+from gptoss_jax.sharding import Partition, total
 from pallas_kernels.matmul import matmul
 
 
@@ -22,3 +23,12 @@ def rms_norm(x: jax.Array, gain: jax.Array, eps: float) -> jax.Array:
     x = x.astype(jnp.float32)
     scaled = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps)
     return scaled * gain.reshape((1,) * (x.ndim - 1) + gain.shape)
+
+
+def look_up(partition: Partition | None, embedding: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Rows of the embedding [V, D] -> [..., D] float32, within `sharding.local`: what each device has of them is added up."""
+    if partition is not None:
+        own = tokens - partition.index("vocab") * len(embedding)
+        rows = embedding.at[own].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+        return total(partition, rows, "vocab").astype(jnp.float32)  # exact: all terms but one are zero
+    return embedding[tokens].astype(jnp.float32)

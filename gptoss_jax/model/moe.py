@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from gptoss_jax.config import Config
 from gptoss_jax.model.hooks import Hook, tap
 from gptoss_jax.model.layers import linear, rms_norm
-from gptoss_jax.model.params import Moe
+from gptoss_jax.model.params import DOWN_AXES, GATE_UP_AXES, Moe, expert_axes
+from gptoss_jax.sharding import Partition, local, once, total
 from pallas_kernels.moe import moe
 
 
@@ -18,12 +19,13 @@ def moe_block(
     dtype: jnp.dtype,
     hook: Hook | None,
     name: str,
+    partition: Partition | None,
 ) -> jax.Array:  # [B, T, D] float32
     """What the experts add to the residual stream. Tokens that are not `valid` are not routed and get zero.
 
-    `dtype` is the one that packed experts are multiplied in.
+    `dtype` is the one that packed experts are multiplied in. On a mesh every device routes all tokens and multiplies by its part of each
+    expert; the parts' results are added up.
     """
-    B, T, D = x.shape
     E, A = config.num_local_experts, config.num_experts_per_tok
     x = rms_norm(x, params.norm, config.rms_norm_eps)
     with jax.named_scope("router"):
@@ -35,15 +37,19 @@ def moe_block(
         experts = tap(hook, f"{name}.experts", experts)
         gates = tap(hook, f"{name}.gates", gates)
     with jax.named_scope("experts"):
-        y = moe(
-            x.reshape(B * T, D),
-            experts.reshape(B * T, A),
-            gates.reshape(B * T, A),
-            params.gate_up,
-            params.gate_up_bias,
-            params.down,
-            params.down_bias,
-            limit=config.swiglu_limit,
-            dtype=dtype,
-        )
-    return tap(hook, f"{name}.out", y.reshape(B, T, D))
+        y = _experts(params, x, experts, gates, config.swiglu_limit, dtype, partition)
+    return tap(hook, f"{name}.out", y)
+
+
+def _experts(params: Moe, x, experts, gates, limit: float, dtype: jnp.dtype, partition: Partition | None) -> jax.Array:  # [B, T, D]
+    rows = ("batch", None, None)
+
+    def run(x, experts, gates, gate_up, gate_up_bias, down, down_bias):
+        flat = lambda a: a.reshape(-1, a.shape[-1])
+        down_bias = once(partition, down_bias, "expert_hidden")
+        y = moe(flat(x), flat(experts), flat(gates), gate_up, gate_up_bias, down, down_bias, limit=limit, dtype=dtype)
+        return total(partition, y, "expert_hidden").reshape(x.shape)
+
+    gate_up, down = expert_axes(params.gate_up, GATE_UP_AXES), expert_axes(params.down, DOWN_AXES)
+    run = local(partition, run, [rows, rows, rows, gate_up, GATE_UP_AXES[:2], down, (None, None)], rows)
+    return run(x, experts, gates, params.gate_up, params.gate_up_bias, params.down, params.down_bias)

@@ -130,7 +130,7 @@ def expert_axes(experts: Experts, axes: Axes) -> Experts:
 
 
 def expert_width(config: Config, experts: ExpertsForm, partition: Partition | None) -> int:
-    """The experts' hidden width as it is held: F, or on a mesh the next one that its devices can share. What is added is zero, and adds zero.
+    """The experts' hidden width as it is held: F, or on a mesh the next one that its devices can share. What is more is zero and adds zero.
 
     Tiles and MXFP4 groups are not cut. Of more than three tiles a device has a multiple of three, which the kernels take in steps.
     """
@@ -202,6 +202,18 @@ def abstract_params(config: Config, dtype="bfloat16", experts: ExpertsForm = "pa
         unembedding=Spec((V, D), dtype, ("vocab", "embed"), _normal(0.2)),
         partition=partition,
     )
+
+
+def form_of(params: Params) -> ExpertsForm:
+    """How parameters hold the experts."""
+    forms: dict[type, ExpertsForm] = {Mxfp4: "packed", Tiles: "tiled", tuple: "split"}
+    return forms.get(type(params.layers[0].moe.gate_up), "stacked")
+
+
+def param_axes(params: Params, config: Config) -> Params:
+    """The logical axes of parameters, in a tree like them."""
+    table = abstract_params(config, experts=form_of(params), partition=params.partition)
+    return jax.tree.map(lambda spec: spec.axes, table, is_leaf=is_spec)
 
 
 def init_params(key: jax.Array, config: Config, dtype="bfloat16", experts: ExpertsForm = "packed") -> Params:

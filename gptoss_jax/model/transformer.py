@@ -1,10 +1,12 @@
 """gpt-oss from token ids to logits: `forward` without a cache, `prefill` and `decode_step` with one. Pure; jit them.
 
 Arguments go (params, config, cache, data, *, options); `config` is static. A product is computed in its weight's dtype
-with float32 accumulation; norms, router, softmax and the residual stream are float32.
+with float32 accumulation; norms, router, softmax and the residual stream are float32. Arrays are whole ones: on a mesh
+(`params.partition`) only products with weights and attention look at a device's own piece.
 """
 
 from collections.abc import Callable
+import functools
 
 import chex
 import jax
@@ -12,12 +14,13 @@ import jax.numpy as jnp
 
 from gptoss_jax.config import Config
 from gptoss_jax.model import fused, rope
-from gptoss_jax.model.attention import attention_block
-from gptoss_jax.model.cache import Cache, places, write
+from gptoss_jax.model.attention import HEADS, KV_HEADS, ROWS, attention_block
+from gptoss_jax.model.cache import PAGES, Cache, own_pages, places, write
 from gptoss_jax.model.hooks import Hook, tap
-from gptoss_jax.model.layers import linear, rms_norm
+from gptoss_jax.model.layers import linear, look_up, rms_norm
 from gptoss_jax.model.moe import moe_block
 from gptoss_jax.model.params import Params
+from gptoss_jax.sharding import check_rows, local
 from pallas_kernels.attention import attention, paged_attention
 
 
@@ -39,9 +42,14 @@ def forward(
     B, T = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None, :], (B, T))
 
+    rows = None if segment_ids is None else ("batch", None)
+
     def attend(layer, q, k, v):
-        sinks = params.layers[layer].attention.sinks
-        return attention(q, k, v, sinks, window=config.window(layer), segment_ids=segment_ids)
+        def run(q, k, v, sinks, segment_ids):
+            return attention(q, k, v, sinks, window=config.window(layer), segment_ids=segment_ids)
+
+        run = local(params.partition, run, [HEADS, KV_HEADS, KV_HEADS, ("heads",), rows], HEADS)
+        return run(q, k, v, params.layers[layer].attention.sinks, segment_ids)
 
     x = _layers(params, config, tokens, positions, None, attend, hook)
     return unembed(params, config, x, hook=hook)
@@ -71,12 +79,19 @@ def extend(
 
     def attend(layer, q, k, v):
         window = config.window(layer)
-        table = cache.table(window)
-        page, offset = places(table, positions, valid, pages_k[layer].shape[2], pages_k[layer].shape[0])
-        pages_k[layer] = write(pages_k[layer], page, offset, k)
-        pages_v[layer] = write(pages_v[layer], page, offset, v)
-        sinks = params.layers[layer].attention.sinks
-        return paged_attention(q, pages_k[layer], pages_v[layer], table, positions, length, sinks, window=window)
+
+        def run(q, k, v, pages_k, pages_v, table, positions, valid, length, sinks):
+            table = own_pages(params.partition, table, len(pages_k))
+            place = places(table, positions, valid, pages_k.shape[2], len(pages_k))
+            pages_k, pages_v = write(pages_k, *place, k), write(pages_v, *place, v)
+            return paged_attention(q, pages_k, pages_v, table, positions, length, sinks, window=window), pages_k, pages_v
+
+        rows = ("batch", None)
+        ins = [HEADS, KV_HEADS, KV_HEADS, PAGES, PAGES, rows, rows, rows, ("batch",), ("heads",)]
+        heads, pages_k[layer], pages_v[layer] = local(params.partition, run, ins, (HEADS, PAGES, PAGES))(
+            *(q, k, v, pages_k[layer], pages_v[layer], cache.table(window), positions, valid, length), params.layers[layer].attention.sinks
+        )
+        return heads
 
     x = _layers(params, config, tokens, positions, valid, attend, hook)
     return x, cache.replace(k=tuple(pages_k), v=tuple(pages_v), length=length)
@@ -119,11 +134,19 @@ def decode_step(
     return prefill(params, config, cache, tokens[:, None], active.astype(jnp.int32), hook=hook)
 
 
+def embed(params: Params, tokens: jax.Array) -> jax.Array:
+    """Token ids [B, T] -> rows of the embedding [B, T, D] float32."""
+    check_rows(params.partition, len(tokens))
+    find = functools.partial(look_up, params.partition)
+    return local(params.partition, find, [("vocab", None), ("batch", None)], ROWS)(params.embedding, tokens)
+
+
 def unembed(params: Params, config: Config, x: jax.Array, *, hook: Hook | None = None) -> jax.Array:
-    """Hidden states [B, T, D] -> logits [B, T, V] float32."""
+    """Hidden states [B, T, D] -> logits [B, T, V] float32, on a mesh each device's part of the vocabulary."""
     with jax.named_scope("unembed"):
         x = tap(hook, "norm", rms_norm(x, params.norm, config.rms_norm_eps))
-        return tap(hook, "logits", linear(x, params.unembedding))
+        product = local(params.partition, linear, [ROWS, ("vocab", None)], ("batch", None, "vocab"))
+        return tap(hook, "logits", product(x, params.unembedding))
 
 
 def _layers(
@@ -136,15 +159,18 @@ def _layers(
     hook: Hook | None,
 ) -> jax.Array:
     """The residual stream [B, T, D] float32 after the last layer."""
+    partition = params.partition
     with jax.named_scope("embed"):
-        x = tap(hook, "embedding", params.embedding[tokens].astype(jnp.float32))
+        x = tap(hook, "embedding", embed(params, tokens))
         angles = rope.tables(config, positions)
     for i, layer in enumerate(params.layers):
         name = f"layers.{i}"
         with jax.named_scope(name):
             x = tap(hook, f"{name}.residual_pre", x)
-            x = x + attention_block(layer.attention, config, x, angles, lambda *qkv, i=i: attend(i, *qkv), hook, f"{name}.attention")
+            x = x + attention_block(
+                layer.attention, config, x, angles, lambda *qkv, i=i: attend(i, *qkv), hook, f"{name}.attention", partition
+            )
             x = tap(hook, f"{name}.residual_mid", x)
-            x = x + moe_block(layer.moe, config, x, valid, params.embedding.dtype, hook, f"{name}.moe")
+            x = x + moe_block(layer.moe, config, x, valid, params.embedding.dtype, hook, f"{name}.moe", partition)
             x = tap(hook, f"{name}.residual_post", x)
     return x
