@@ -1,6 +1,6 @@
 """Prints name, shape, dtype and bytes of every tensor of a checkpoint: python -m checkpoints.inspect nano
 
-Takes a directory of either published layout, one safetensors file, or what `gptoss_jax.load` takes. Reads headers only.
+Takes one safetensors file, or a directory that `gptoss_jax.load` takes: of a published layout or of Orbax. Reads headers only.
 """
 
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from absl import app
 
-from gptoss_jax import locate, shards
+from gptoss_jax import locate, shards, store
 
 
 def table(path: str) -> str:
-    """The tensors of a checkpoint, in the order of their names, and their total.
+    """The tensors or arrays of a checkpoint, in the order of their names, and their total.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -20,8 +20,13 @@ def table(path: str) -> str:
     """
     place = Path(os.path.expanduser(path))
     place = place if place.is_file() else locate.checkpoint(path)
-    stored = sorted(shards.scan(place).values(), key=lambda tensor: _natural(tensor.name))
-    rows = [(t.name, str(list(t.shape)), t.dtype, f"{t.nbytes:,}", t.file.name) for t in stored]
+    if locate.is_store(place):
+        store.read_index(place)
+        found, home = store.scan(place), lambda array: array.piece.name
+    else:
+        found, home = shards.scan(place), lambda tensor: tensor.file.name
+    stored = sorted(found.values(), key=lambda tensor: _natural(tensor.name))
+    rows = [(t.name, str(list(t.shape)), str(t.dtype), f"{t.nbytes:,}", home(t)) for t in stored]
     total = sum(tensor.nbytes for tensor in stored)
     rows = [("tensor", "shape", "dtype", "bytes", "file"), *rows]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]

@@ -5,6 +5,21 @@ from gptoss_jax.llm import LLM, Completion
 from gptoss_jax.model.transformer import forward
 from gptoss_jax.reply import Reply
 from gptoss_jax.sampling import Sampling
-from gptoss_jax.weights import Model, load
+from gptoss_jax.sharding import mesh
+from gptoss_jax.weights import Model, load, save
 
-__all__ = ["GPT_OSS_120B", "GPT_OSS_20B", "LLM", "TINY", "Completion", "Config", "Model", "Reply", "Sampling", "forward", "load"]
+__all__ = [
+    "GPT_OSS_120B",
+    "GPT_OSS_20B",
+    "LLM",
+    "TINY",
+    "Completion",
+    "Config",
+    "Model",
+    "Reply",
+    "Sampling",
+    "forward",
+    "load",
+    "mesh",
+    "save",
+]

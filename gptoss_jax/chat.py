@@ -2,6 +2,8 @@
 
     python -m gptoss_jax.chat "What is 27 + 58?"        one question, one answer
     python -m gptoss_jax.chat                           a conversation; /help lists its commands
+
+On several devices with --mesh, and in several processes (`gptoss_jax.launch`), of which the first one prints.
 """
 
 from collections.abc import Mapping
@@ -10,10 +12,11 @@ import json
 import sys
 
 from absl import app, flags, logging
+import jax
 from rich.console import Console
 from rich.text import Text
 
-from gptoss_jax import compile_cache, harmony
+from gptoss_jax import compile_cache, harmony, launch, processes
 from gptoss_jax.llm import LLM, Stream
 from gptoss_jax.options import Sampling
 from gptoss_jax.reply import Reply
@@ -35,6 +38,7 @@ _SHOW_REASONING = flags.DEFINE_bool("show_reasoning", True, "Print the reasoning
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache", "default", "Folder that keeps compiled programs; 'default' is in the user's cache folder, 'off' keeps none."
 )
+launch.define_flags()
 
 _HELP = """/new      forget the conversation
 /effort   low, medium or high: how much the model reasons from now on
@@ -104,9 +108,12 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # JAX tells at INFO which accelerators it did not find
     compile_cache.enable(_COMPILATION_CACHE.value)
-    console = Console(highlight=False)
     try:
-        conversation = _start(console)
+        mesh = launch.start()
+        if len(argv) < 2 and processes.count() > 1:
+            raise ValueError("several processes cannot share a keyboard; give the question on the command line.")
+        console = Console(highlight=False, quiet=not processes.is_first())
+        conversation = _start(console, mesh)
         if len(argv) == 2:
             conversation.say({"role": "user", "content": argv[1]})
             return
@@ -126,14 +133,15 @@ def main(argv: list[str]) -> None:
             console.print(Text(f"error: {error}", style="red"))
 
 
-def _start(console: Console) -> Conversation:
+def _start(console: Console, mesh: jax.sharding.Mesh | None) -> Conversation:
     """The conversation that the flags ask for; everything that can be refused is refused before the weights are read."""
     temperature = _TEMPERATURE.value if _TEMPERATURE.value is not None else 0.0 if _CHECKPOINT.value == "nano" else 1.0
     sampling = Sampling(temperature=temperature, top_p=_TOP_P.value, seed=_SEED.value, max_tokens=_MAX_TOKENS.value)
     tools = _read_tools(_TOOLS.value) if _TOOLS.value else None
     harmony.to_conversation([{"role": "user", "content": ""}], tools=tools, instructions=_INSTRUCTIONS.value)  # refuses bad tools
-    model = load(_CHECKPOINT.value, dtype=_DTYPE.value, experts=_EXPERTS.value, progress=console.is_terminal)
-    return Conversation(LLM(model, slots=1, context=_CONTEXT.value), console, tools, sampling)
+    model = load(_CHECKPOINT.value, mesh=mesh, dtype=_DTYPE.value, experts=_EXPERTS.value, progress=console.is_terminal)
+    slots = 1 if model.params.partition is None else model.params.partition.parts("batch")
+    return Conversation(LLM(model, slots=slots, context=_CONTEXT.value), console, tools, sampling)
 
 
 def _turn(line: str, conversation: Conversation) -> None:

@@ -37,10 +37,12 @@ class State:
 
 @flax.struct.dataclass
 class Chunk:
-    """What some steps drew. Row r holds `count[r]` tokens; what lies behind them means nothing."""
+    """What some steps drew. Row r holds `count[r]` tokens; what lies behind them means nothing. On a mesh every device has all of it."""
 
     sampled: Sampled  # leaves [B, steps, ...]
     count: jax.Array  # [B] int32
+    done: jax.Array  # [B] bool: the row has ended, now or before
+    stopped: jax.Array  # [B] bool: its last token is one that ends it
 
 
 def init_state(cache: Cache, sampling: SamplingState, max_tokens: Sequence[int], *, partition: Partition | None = None) -> State:
@@ -83,7 +85,7 @@ def prefill_chunk(
     """
     logits, cache = prefill(params, config, state.cache, tokens, num_tokens)
     state, sampled = _draw(params.partition, state.replace(cache=cache), logits, ends & ~state.done, top_logprobs)
-    return state, _whole(params.partition, Chunk(jax.tree.map(lambda x: x[:, None], sampled), ends.astype(jnp.int32)))
+    return state, _chunk(params.partition, state, jax.tree.map(lambda x: x[:, None], sampled), ends.astype(jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "steps", "top_logprobs"), donate_argnames=("state",))
@@ -124,11 +126,11 @@ def decode_chunk(
     )
     carry = (jnp.int32(0), state, empty, jnp.zeros(B, jnp.int32))
     _, state, sampled, count = jax.lax.while_loop(lambda c: (c[0] < limit) & ~jnp.all(c[1].done), body, carry)
-    return state, _whole(params.partition, Chunk(sampled, count))
+    return state, _chunk(params.partition, state, sampled, count)
 
 
-def _whole(partition: Partition | None, chunk: Chunk) -> Chunk:
-    """A chunk of which every device, and so every process, has all."""
+def _chunk(partition: Partition | None, state: State, sampled: Sampled, count: jax.Array) -> Chunk:
+    chunk = Chunk(sampled, count, state.done, finished(state.sampling, state.token))
     return jax.tree.map(lambda x: constrain(partition, x), chunk)
 
 
@@ -172,4 +174,4 @@ def score_chunk(
 
     size = min(rows, B * T)
     scores = jax.lax.map(logprobs, (x.reshape(-1, size, D), targets.reshape(-1, size)))
-    return scores.reshape(-1)[: B * T].reshape(B, T), cache
+    return constrain(params.partition, scores.reshape(-1)[: B * T].reshape(B, T)), cache

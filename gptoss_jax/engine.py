@@ -12,7 +12,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from gptoss_jax import decode
+from gptoss_jax import decode, processes, sharding
 from gptoss_jax import sampling as sampling_lib
 from gptoss_jax.config import Config
 from gptoss_jax.model.cache import Cache, init_cache
@@ -118,7 +118,7 @@ class Engine:
             yield from self._run_group(group, seconds_per_piece)
 
     def _run_group(self, requests: Sequence[Request], seconds_per_piece: float | None) -> Iterator[Piece]:
-        rows = self._rows(len(requests))
+        rows, partition = self._rows(len(requests)), self.params.partition
         budgets = [min(r.sampling.max_tokens or self.context, self.context - len(r.prompt)) for r in requests]
         asked = max((r.sampling.logprobs or 0) for r in requests)
         top = next((n for n in TOP_LOGPROBS if n >= asked), asked)
@@ -128,30 +128,33 @@ class Engine:
             vocab_size=self.config.vocab_size,
             eos_token_ids=self.eos_token_ids,
             prompts=[r.prompt for r in requests] + [()] * filler,
-            partition=self.params.partition,
+            partition=partition,
         )
-        state = decode.init_state(self._cache(rows), sampling, budgets + [0] * filler, partition=self.params.partition)
+        state = decode.init_state(self._cache(rows), sampling, budgets + [0] * filler, partition=partition)
         open_requests = dict(enumerate(requests))
 
         for tokens, counts, ends in self._chunks([r.prompt for r in requests], rows):
             state, chunk = decode.prefill_chunk(self.params, self.config, state, tokens, counts, ends, top_logprobs=top)
             if ends.any():
-                yield from _pieces(chunk, state, open_requests)
+                yield from _pieces(chunk, open_requests)
         limit = 4
         while open_requests:
             cancelled = [row for row, request in open_requests.items() if request.cancelled]
             for row in cancelled:
                 del open_requests[row]
             if cancelled:
-                state = state.replace(done=state.done.at[np.asarray(cancelled)].set(True))
+                ended = sharding.put(np.isin(np.arange(rows), cancelled), partition, ("batch",))
+                state = state.replace(done=state.done | ended)
                 continue
             if seconds_per_piece is None:
                 limit = STEPS
             began = time.perf_counter()
             state, chunk = decode.decode_chunk(self.params, self.config, state, np.int32(limit), steps=STEPS, top_logprobs=top)
-            pieces = _pieces(chunk, state, open_requests)
+            pieces = _pieces(chunk, open_requests)
             if seconds_per_piece is not None:
                 slower = time.perf_counter() - began > seconds_per_piece
+                if partition is not None and partition.processes > 1:
+                    slower = bool(processes.broadcast(np.array(slower)))  # all must ask for as many steps
                 limit = max(1, limit // 2) if slower else min(STEPS, limit + 1)
             yield from pieces
 
@@ -199,9 +202,9 @@ class Engine:
             done += T
 
 
-def _pieces(chunk: decode.Chunk, state: decode.State, open_requests: dict[int, Request]) -> list[Piece]:
+def _pieces(chunk: decode.Chunk, open_requests: dict[int, Request]) -> list[Piece]:
     """What a chunk holds for each open request; those that ended are no longer open."""
-    chunk, done, remaining, stop_ids = jax.device_get((chunk, state.done, state.remaining, state.sampling.stop_ids))
+    chunk = jax.device_get(chunk)
     pieces = []
     for row, request in list(open_requests.items()):
         n = int(chunk.count[row])
@@ -212,8 +215,8 @@ def _pieces(chunk: decode.Chunk, state: decode.State, open_requests: dict[int, R
             for ids, values in zip(chunk.sampled.top_tokens[row, :n], chunk.sampled.top_logprobs[row, :n], strict=True)
         ]
         reason = None
-        if done[row] and n:
-            reason = "stop" if tokens[-1] in stop_ids[row] else "length"
+        if chunk.done[row] and n:
+            reason = "stop" if chunk.stopped[row] else "length"
             del open_requests[row]
         if n:
             pieces.append(Piece(request, tokens, chunk.sampled.logprobs[row, :n].tolist(), top, reason))

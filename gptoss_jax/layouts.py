@@ -84,13 +84,31 @@ class Source:
     def is_experts(self) -> bool:
         return self.transposed or self.tensors[0].packed
 
+    def cuts(self, index: tuple[slice, ...]) -> list[tuple[Tensor, tuple[slice, ...]]]:
+        """The ranges of stored tensors that hold a piece of the array of Params; not for experts.
+
+        Args:
+            index: a range of every axis.
+        """
+        if self.heads is None:
+            return [(self.tensors[0], index)]
+        K, G, H = self.heads
+        heads, _, _, *rest = index
+        each = (G * H, H, H)  # rows of a kv head: its queries, its key, its value
+        fused = len(self.tensors) == 1  # one after another: all queries, all keys, all values
+        tensors = self.tensors * 3 if fused else self.tensors
+        before = (0, K * G * H, K * (G + 1) * H) if fused else (0, 0, 0)
+        return [
+            (tensor, (slice(start + heads.start * rows, start + heads.stop * rows), *rest))
+            for tensor, start, rows in zip(tensors, before, each, strict=True)
+        ]
+
     def join(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        """The array of Params that stored tensors make; not for experts."""
+        """The piece that what was read at `cuts` makes; not for experts."""
         if self.heads is None:
             return parts[0]
-        K, G, H = self.heads
-        if len(parts) == 1:
-            parts = np.split(parts[0], [K * G * H, K * (G + 1) * H])
+        _, G, H = self.heads
+        K = len(parts[1]) // H
         return np.concatenate([part.reshape(K, -1, H, *part.shape[1:]) for part in parts], axis=1)  # [K, G+2, H, ...]
 
     def split(self, array) -> list[np.ndarray]:
@@ -104,7 +122,7 @@ class Source:
             return [array.swapaxes(1, 2)]
         if self.heads is None:
             return [array]
-        K, G, _ = self.heads
+        _, G, _ = self.heads
         parts = [part.reshape(-1, *array.shape[3:]) for part in np.split(array, [G, G + 1], axis=1)]
         return parts if len(self.tensors) == 3 else [np.concatenate(parts)]
 

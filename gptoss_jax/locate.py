@@ -12,19 +12,23 @@ from gptoss_jax import shards
 _WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.model"]
 _DUPLICATES = ["original/*", "metal/*"]
 
+INDEX = "index.json"  # of an Orbax directory, under params/
+
 
 def checkpoint(path: str | os.PathLike) -> Path:
-    """The directory that holds config.json and the safetensors files.
+    """The directory that holds config.json and the safetensors files, or an Orbax checkpoint (`is_store`).
 
     A directory in which only original/ holds weights stands for that. "nano" is the bundled checkpoint (for a directory of that
     name write "./nano"). A name such as "openai/gpt-oss-20b" that is no local directory is fetched from the Hugging Face hub, or
     taken from its cache.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint, or it holds no safetensors files.
+        FileNotFoundError: there is no such checkpoint, or it holds no weights.
         ValueError: path is a file.
     """
     directory = _directory(path)
+    if is_store(directory):
+        return directory
     for candidate in (directory, directory / "original"):
         if candidate.is_dir() and shards.has_shards(candidate):
             return candidate
@@ -34,6 +38,11 @@ def checkpoint(path: str | os.PathLike) -> Path:
         f"{directory} must hold the safetensors files and the config.json of a gpt-oss checkpoint; {what}; download one with "
         "`hf download openai/gpt-oss-20b --exclude 'original/*' 'metal/*' --local-dir gpt-oss-20b`."
     )
+
+
+def is_store(directory: Path) -> bool:
+    """Whether a directory holds an Orbax checkpoint as `gptoss_jax.save` writes it, or a part of one."""
+    return (directory / "params").is_dir() and not shards.has_shards(directory)
 
 
 def _directory(path: str | os.PathLike) -> Path:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptoss_jax import filters, sharding
+from gptoss_jax import filters, processes, sharding
 from gptoss_jax.options import Sampling
 from gptoss_jax.sharding import Partition, gathered, local
 
@@ -91,6 +91,8 @@ def stack(
             raise ValueError(f"repetition_penalty needs the prompt's tokens; got none for row {row}; pass prompts.")
         in_prompt[row, np.asarray(prompts[row], np.int32)] = True
     seeds = [secrets.randbits(63) if s.seed is None else s.seed for s in samplings]
+    if partition is not None and partition.processes > 1:
+        seeds = processes.broadcast(np.array(seeds, np.uint64)).tolist()
     stops = [s.stop_token_ids + (() if s.ignore_eos else tuple(eos_token_ids)) for s in samplings]
 
     def column(values, dtype=np.float32):

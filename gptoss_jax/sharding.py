@@ -65,6 +65,11 @@ class Partition:
         """How many pieces a logical axis is cut into."""
         return math.prod(self.mesh.shape[axis] for axis in RULES[name])
 
+    @property
+    def processes(self) -> int:
+        """How many processes have devices of the mesh."""
+        return len({device.process_index for device in self.mesh.devices.flat})
+
     def index(self, name: str) -> jax.Array:  # [] int32
         """Within `local`: which piece of a logical axis this device has."""
         return jax.lax.axis_index(RULES[name])
@@ -120,10 +125,10 @@ def mesh(data: int = 1, model: int | None = None, *, devices: Sequence[jax.Devic
         ValueError: there are fewer devices than asked for, or a process would have none in the mesh.
     """
     devices = list(jax.devices() if devices is None else devices)
-    model = max(1, len(devices) // data) if model is None and data > 0 else model
-    for name, value in (("data", data), ("model", model)):
+    for name, value in (("data", data), ("model", 1 if model is None else model)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive integer; got {value!r}.")
+    model = max(1, len(devices) // data) if model is None else model
     count = data * model
     if count > len(devices):
         raise ValueError(
@@ -146,6 +151,8 @@ def partition(mesh: Mesh | None, config: Config) -> Partition | None:
     """
     if mesh is None:
         return None
+    if not isinstance(mesh, Mesh):
+        raise ValueError(f"mesh must be a jax.sharding.Mesh; got {type(mesh).__name__}; make it with gptoss_jax.mesh().")
     if set(mesh.axis_names) - set(AXES) or not mesh.axis_names:
         raise ValueError(f"a mesh must have the axes {AXES}, or one of them; got {mesh.axis_names}; make it with gptoss_jax.mesh().")
     data, model = (mesh.shape.get(axis, 1) for axis in AXES)

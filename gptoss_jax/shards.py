@@ -23,6 +23,10 @@ _CHUNK = 4 << 20  # bytes copied at once; larger ones cost page faults
 _ALIGNMENT = 64  # an array so aligned becomes a CPU device's buffer without a copy
 
 
+Index = tuple[slice, ...]
+"""A range (start and stop, no step) of every axis."""
+
+
 @dataclass(frozen=True)
 class Stored:
     """Where a tensor lies, and what its file's header says of it."""
@@ -58,30 +62,51 @@ def has_shards(directory: Path) -> bool:
     return any(directory.glob("*.safetensors")) or any(directory.glob("*.safetensors.index.json"))
 
 
-def read(stored: Stored, dtype: np.typing.DTypeLike, expert: int | None = None) -> np.ndarray:
-    """A tensor as dtype, or one entry of its first axis: a fresh array, aligned so that a CPU device takes it over as it is.
+def read(stored: Stored, dtype: np.typing.DTypeLike, index: Index | None = None) -> np.ndarray:
+    """A tensor, or a part of it, as dtype: a fresh array, aligned so that a CPU device takes it over as it is.
 
-    The file is mapped for the length of the call, or the process would keep all of it resident.
+    The file is mapped for the length of the call, or the process would keep all of it resident. Other parts are not read.
+
+    Args:
+        stored: which tensor.
+        dtype: of the result.
+        index: a range of every axis; what it covers beyond the tensor's end is zero.
 
     Raises:
         ValueError: the file has become unreadable.
     """
+    index = tuple(slice(0, size) for size in stored.shape) if index is None else index
+    inside = _inside(stored, index)
+    out = _empty(tuple(part.stop - part.start for part in index), dtype)
+    if inside != index:
+        out[...] = 0
+    lengths = [part.stop - part.start for part in inside]
+    if not all(lengths):
+        return out
+    axis = next((i for i, length in enumerate(lengths) if length > 1), 0)  # the first that can be read in steps
+    step = max(1, _CHUNK * lengths[axis] // max(1, nbytes(stored, inside)))
+    to = [slice(0, length) for length in lengths]
+    start, stop = inside[axis].start, inside[axis].stop
     try:
         with safe_open(stored.file, framework="numpy") as file:
             view = file.get_slice(stored.name)
-            if expert is not None:
-                out = _empty(stored.shape[1:], dtype)
-                out[...] = view[expert : expert + 1][0]
-                return out
-            out = _empty(stored.shape, dtype)
-            rows = stored.shape[0]
-            step = max(1, _CHUNK * rows // max(1, stored.nbytes))
-            for start in range(0, rows, step):
-                stop = min(start + step, rows)
-                out[start:stop] = view[start:stop]
+            for begin in range(start, stop, step):
+                end = min(begin + step, stop)
+                to[axis] = slice(begin - start, end - start)
+                out[tuple(to)] = view[(*inside[:axis], slice(begin, end), *inside[axis + 1 :])]
             return out
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{stored.name} of {stored.file} must be readable; got: {error}; load again once the file is whole.") from error
+
+
+def nbytes(stored: Stored, index: Index) -> int:
+    """Bytes of the file that `read` reads."""
+    inside = math.prod(part.stop - part.start for part in _inside(stored, index))
+    return stored.nbytes * inside // max(1, math.prod(stored.shape))
+
+
+def _inside(stored: Stored, index: Index) -> Index:
+    return tuple(slice(min(part.start, size), min(part.stop, size)) for part, size in zip(index, stored.shape, strict=True))
 
 
 def _empty(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:

@@ -144,6 +144,10 @@ class SentencePiece(Tokenizer):
                 "normalization_rule_name='identity', add_dummy_prefix=False and remove_extra_whitespaces=False"
             )
 
+    def serialized(self) -> bytes:
+        """What a tokenizer.model of this vocabulary holds."""
+        return self._model.serialized_model_proto()
+
     def token_bytes(self, token: int) -> bytes | None:
         return self._bytes[token] if 0 <= token < self.vocab_size else None
 

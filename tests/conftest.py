@@ -14,6 +14,7 @@ from small_vocabulary import small_vocabulary
 
 from gptoss_jax.tokenizer import SentencePiece, Tokenizer, o200k
 
+jax.config.update("jax_num_cpu_devices", 8)  # for meshes; what names no mesh runs on the first
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
