@@ -29,9 +29,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import device, floor, numerics, random_model, whole_model
+from benchmarks import device, numerics, random_model, whole_model
 from benchmarks.whole_model import Benchmark, Point, Times
-from gptoss_jax import decode, weights
+from gptoss_jax import decode, floor, weights
 from gptoss_jax.config import Config
 from gptoss_jax.engine import Engine, Request
 from gptoss_jax.model.params import Params

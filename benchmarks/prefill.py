@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import device, floor, numerics, random_model, whole_model
+from benchmarks import device, numerics, random_model, whole_model
 from benchmarks.whole_model import Benchmark, Point, Times
-from gptoss_jax import decode
+from gptoss_jax import decode, floor
 from gptoss_jax.config import Config
 from gptoss_jax.model.cache import init_cache
 from gptoss_jax.model.params import Params

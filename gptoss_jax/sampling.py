@@ -4,7 +4,7 @@ Rows of one batch may differ in every setting under one compiled program: settin
 row asks for is skipped by `lax.cond`. Token ids in, token ids out: knows no tokenizer, no text and no model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
 import secrets
@@ -17,7 +17,7 @@ import numpy as np
 
 from gptoss_jax import filters, processes, sharding
 from gptoss_jax.options import Sampling
-from gptoss_jax.sharding import Partition, gathered, local
+from gptoss_jax.sharding import Partition, constrain, gathered, local
 
 __all__ = ["Sampled", "Sampling", "SamplingState", "finished", "observe", "sample", "stack"]
 
@@ -159,11 +159,11 @@ def sample(
         | jnp.any(state.presence_penalty != 0)
         | jnp.any(state.frequency_penalty != 0)
     )
-    adjusted = jax.lax.cond(adjusts, _adjust, lambda logits, state: logits, logits, state)
+    adjusted = _choose(partition, adjusts, lambda: _adjust(logits, state), lambda: logits)
     best = jnp.argmax(adjusted, axis=-1).astype(jnp.int32)
     tokens = jax.lax.cond(
         jnp.any(state.temperature > 0),
-        lambda: jnp.where(state.temperature > 0, _draw(adjusted, state, positions), best),
+        lambda: jnp.where(state.temperature > 0, _draw(adjusted, state, positions, partition), best),
         lambda: best,
     )
     log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)  # [B, 1]
@@ -222,24 +222,30 @@ def _adjust(logits: jax.Array, state: SamplingState) -> jax.Array:
     return logits - jnp.where(generated, state.presence_penalty[:, None], jnp.float32(0))
 
 
-def _draw(logits: jax.Array, state: SamplingState, positions: jax.Array) -> jax.Array:
+def _choose(partition: Partition | None, when: jax.Array, one: Callable[[], jax.Array], other: Callable[[], jax.Array]) -> jax.Array:
+    """The result [B, V] of one of two functions. XLA does not know by itself that a branch's result may stay where its parts are."""
+    lay = lambda branch: lambda: constrain(partition, branch(), ("batch", "vocab"))
+    return lay(lambda: jax.lax.cond(when, lay(one), lay(other)))()
+
+
+def _draw(logits: jax.Array, state: SamplingState, positions: jax.Array, partition: Partition | None) -> jax.Array:
     """Tokens [B] drawn at each row's temperature among what its filters keep; rows at temperature 0 draw as if at 1."""
     temperature = jnp.where(state.temperature > 0, state.temperature, jnp.float32(1))[:, None]
     scaled = (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature  # 0 for the most probable
     filtering = jnp.any((state.top_k < logits.shape[-1]) | (state.top_p < 1) | (state.log_min_p > -jnp.inf))
-    scaled = jax.lax.cond(filtering, _filter, lambda logits, scaled, state: scaled, logits, scaled, state)
+    scaled = _choose(partition, filtering, lambda: _filter(logits, scaled, state, partition), lambda: scaled)
     return jnp.argmax(scaled + _gumbel(state.seed, positions, logits.shape[-1]), axis=-1).astype(jnp.int32)
 
 
-def _filter(logits: jax.Array, scaled: jax.Array, state: SamplingState) -> jax.Array:
+def _filter(logits: jax.Array, scaled: jax.Array, state: SamplingState, partition: Partition | None) -> jax.Array:
     """`scaled` [B, V], with -inf for the tokens that min_p, top_k or top_p drop."""
     keys = filters.rank_keys(logits)
     everything = jnp.ones(logits.shape, bool)
-    kept = filters.keep_min_p(scaled, state.log_min_p) & jax.lax.cond(
-        jnp.any(state.top_k < logits.shape[-1]), lambda: filters.keep_top_k(keys, state.top_k), lambda: everything
-    )
+    some = jnp.any(state.top_k < logits.shape[-1])
+    kept = filters.keep_min_p(scaled, state.log_min_p)
+    kept &= _choose(partition, some, lambda: filters.keep_top_k(keys, state.top_k), lambda: everything)
     scaled = jnp.where(kept, scaled, -jnp.inf)
-    kept = jax.lax.cond(jnp.any(state.top_p < 1), lambda: filters.keep_top_p(keys, scaled, state.top_p), lambda: everything)
+    kept = _choose(partition, jnp.any(state.top_p < 1), lambda: filters.keep_top_p(keys, scaled, state.top_p), lambda: everything)
     return jnp.where(kept, scaled, -jnp.inf)
 
 

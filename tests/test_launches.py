@@ -1,14 +1,18 @@
-"""The whole decode step, compiled for a Hopper GPU that is not there: its launches, its memory, what it does not copy."""
+"""The whole decode step, compiled for Hopper GPUs that are not there: launches, memory, no copies, what they tell each other."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 import gptoss_jax as gj
+from gptoss_jax import abstract, decode
+from gptoss_jax.engine import STEPS
 from gptoss_jax.model.cache import init_cache
-from gptoss_jax.model.params import abstract_params, is_spec
+from gptoss_jax.model.params import abstract_params, is_spec, param_bytes
 from gptoss_jax.model.transformer import decode_step
+from gptoss_jax.setting import Setting
 from pallas_kernels import aot
+from pallas_kernels.aot.collectives import collectives
 
 CONTEXT, CHUNK = 8192, 2048
 A_LAYER = 8
@@ -36,5 +40,30 @@ def test_a_decode_step_is_few_launches(config, batch):
     assert len(report.launches) <= A_LAYER * config.num_hidden_layers + 24, report.launches
     assert report.alias_bytes >= pages, "the cache is written in place"
     assert report.temporary_bytes < 300e6 and report.temporary_bytes < pages / 8, "and neither it nor weights are copied"
+    for kernel in report.kernels:
+        assert (kernel.spill_bytes, kernel.stack_bytes) == (0, 0), kernel.name
+
+
+@pytest.mark.skipif(aot.unavailable() is not None, reason=str(aot.unavailable()))
+@pytest.mark.parametrize("gpus", [1, 2, 4, 8])
+def test_gpus_share_a_decode_step(gpus):
+    """Of gpt-oss-120b, as the engine runs it, sampling included."""
+    config, slots = gj.GPT_OSS_120B, 16
+    partition = Setting(config, "h100", gpus).partition
+    mesh = aot.mesh("h100") if partition is None else partition.mesh
+    params = abstract.weights(config, "tiled", partition)
+    state = abstract.state(config, slots, CONTEXT, CHUNK, partition)
+    limit = abstract.array((), jnp.int32, (), partition)
+    report = aot.compile(decode.decode_chunk, params, config, state, limit, mesh=mesh, keywords={"steps": STEPS}, xla_kernels=False)
+
+    told, residual = collectives(report.hlo), slots * config.hidden_size
+    layers = [one for one in told if "layers." in one.op_name]
+    assert {one.kind for one in layers} <= {"all-reduce"} and len(layers) == (2 * config.num_hidden_layers if gpus > 1 else 0)
+    assert all(one.loop and one.elements <= residual and one.bytes <= 4 * residual for one in told), told
+    predicted = param_bytes(config, experts="tiled", partition=partition) + abstract.device_bytes((state, limit))
+    assert report.argument_bytes == pytest.approx(predicted, rel=0.03)
+    assert report.alias_bytes >= abstract.device_bytes(state) and report.temporary_bytes < 300e6
+    begins = [name for name in report.launches if name.endswith(" body / project_qkv")]
+    assert len(begins) == config.num_hidden_layers
     for kernel in report.kernels:
         assert (kernel.spill_bytes, kernel.stack_bytes) == (0, 0), kernel.name

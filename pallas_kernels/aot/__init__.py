@@ -79,6 +79,16 @@ def unavailable() -> str | None:
     return None
 
 
+def target(gpu: str) -> str:
+    """What XLA is told of a GPU: a protocol buffer in text form, with its memory and bandwidth.
+
+    Raises:
+      ValueError: no such GPU.
+    """
+    _check(gpu)
+    return importlib.resources.files("pallas_kernels").joinpath("targets", f"{gpu}.txtpb").read_text(encoding="utf-8")
+
+
 def mesh(gpu: str = "h200", num_gpus: int = 1, *, shape: tuple[int, ...] | None = None, axis_names: tuple[str, ...] = ("x",)):
     """A `jax.sharding.Mesh` of absent GPUs of one host.
 
@@ -92,8 +102,7 @@ def mesh(gpu: str = "h200", num_gpus: int = 1, *, shape: tuple[int, ...] | None 
       ValueError: no such GPU, or a shape of another size.
       RuntimeError: the extra `aot` is not installed.
     """
-    if gpu not in GPUS:
-        raise ValueError(f"gpu must be one of {', '.join(GPUS)}; got {gpu!r}.")
+    _check(gpu)
     shape = (num_gpus,) if shape is None else tuple(shape)
     if num_gpus < 1 or math.prod(shape) != num_gpus or len(shape) != len(axis_names):
         raise ValueError(f"{num_gpus} GPUs do not make a mesh of shape {shape} with axes {axis_names}.")
@@ -110,6 +119,7 @@ def compile(
     donate_argnums: tuple[int, ...] = (),
     keywords: Mapping[str, Any] | None = None,
     compiler_options: Mapping[str, Any] | None = None,
+    xla_kernels: bool = True,
 ) -> Report:
     """Compile a function for absent GPUs and report what came of it.
 
@@ -126,6 +136,7 @@ def compile(
       donate_argnums: arguments that the program may write over. Not for a jitted function.
       keywords: arguments that `fn` takes by name, placed like `args`.
       compiler_options: XLA's.
+      xla_kernels: whether `Report.kernels` holds XLA's kernels too. For that they are assembled once more, as long as all else takes.
 
     Raises:
       ValueError: `donate_argnums` for a jitted function, or an unknown GPU.
@@ -139,7 +150,8 @@ def compile(
     args, keywords = jax.tree.map(functools.partial(_place, mesh), (args, dict(keywords or {})))
     with tempfile.TemporaryDirectory(prefix="aot-") as folder, jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         ours, xlas = Path(folder, "mosaic"), Path(folder, "xla")
-        options = dict(compiler_options or {}) | {"xla_dump_to": str(xlas), "xla_dump_emitter_re": ".*"}
+        # The thunk sequence comes with any dump; dumps of Triton's emitter would take longer than the compilation.
+        options = dict(compiler_options or {}) | {"xla_dump_to": str(xlas), "xla_dump_emitter_re": "ptx" if xla_kernels else "none"}
         with _dumping(ours), environment.nothing_cached():
             start = time.perf_counter()
             lowered = jitted.lower(*args, **keywords)
@@ -163,15 +175,14 @@ def _report(compiled: jax.stages.Compiled, found: dict[bytes, mosaic.Launch], fo
         xlas = functools.reduce(operator.or_, pool.map(assembly.usage, texts), {})
     kernels, names = {}, []  # kernels: a dictionary for its order
     for thunk in launches.thunks(sequence.read_text(encoding="utf-8"), metadata.read_text(encoding="utf-8")):
-        kernel = None
+        name = thunk.name if thunk.threads else f"{thunk.kind[1:]} {thunk.name}"
         if thunk.kind == "kCustomCall" and thunk.name in calls:
             key = calls[thunk.name]
-            kernel = _kernel(found[key].name, _known[key], found[key], pallas=True)
+            name = found[key].name
+            kernels[_kernel(name, _known[key], found[key], pallas=True)] = None
         elif thunk.name in xlas:
-            kernel = _kernel(thunk.name, xlas[thunk.name], thunk)
-        if kernel:
-            kernels[kernel] = None
-        names.append(" / ".join([*thunk.within, kernel.name if kernel else f"{thunk.kind[1:]} {thunk.name}"]))
+            kernels[_kernel(thunk.name, xlas[thunk.name], thunk)] = None
+        names.append(" / ".join([*thunk.within, name]))
     memory = compiled.memory_analysis()
     return Report(
         kernels=tuple(kernels),
@@ -210,11 +221,15 @@ def _compile_again(lowered: jax.stages.Lowered, options: dict, folder: Path) -> 
     _known.update({old: _known[new] for old, new in zip(before, after, strict=True)})
 
 
+def _check(gpu: str) -> None:
+    if gpu not in GPUS:
+        raise ValueError(f"gpu must be one of {', '.join(GPUS)}; got {gpu!r}.")
+
+
 @functools.cache
 def _topology(gpu: str, num_gpus: int) -> tuple:
-    target = importlib.resources.files("pallas_kernels").joinpath("targets", f"{gpu}.txtpb").read_text(encoding="utf-8")
     with environment.variables(JAX_SKIP_CUDA_CONSTRAINTS_CHECK="1"):  # the plugin would look for a driver
-        described = topologies.get_topology_desc(platform="cuda", topology=f"1x1x{num_gpus}", target_config=target)
+        described = topologies.get_topology_desc(platform="cuda", topology=f"1x1x{num_gpus}", target_config=target(gpu))
     return tuple(described.devices)
 
 

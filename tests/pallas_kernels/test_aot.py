@@ -89,6 +89,8 @@ def test_a_kernel_compiled_before_is_reported_again(compile_for_hopper):
     assert reports[0].kernels == reports[1].kernels and reports[0].kernels[0].wgmma == K // 16
     assert [name for name in reports[0].launches] == ["products_1", reports[0].kernels[1].name]
     assert not reports[0].kernels[1].pallas and reports[0].kernels[1].registers > 0
+    quick = compile_for_hopper(fn, *placed, mesh=mesh, xla_kernels=False)
+    assert quick.launches == reports[0].launches and quick.kernels == reports[0].pallas_kernels == reports[0].kernels[:1]
 
 
 def test_launches_of_loops_and_branches_are_told_apart(compile_for_hopper):
