@@ -9,9 +9,6 @@ it is timed; compilation counts towards the peak.
 
 import json
 import os
-import resource
-import subprocess
-import sys
 import time
 
 from absl import app, flags
@@ -19,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import child
 from gptoss_jax import decode, sampling, weights
 from gptoss_jax.model.cache import init_cache
 from gptoss_jax.sampling import Sampling
@@ -28,13 +26,12 @@ _EXPERTS = flags.DEFINE_enum("experts", "packed", ["auto", "packed", "tiled", "s
 _PROMPT = flags.DEFINE_integer("prompt", 256, "Tokens of the prompt, one dispatch.", lower_bound=1)
 _NEW = flags.DEFINE_integer("new", 8, "Tokens decoded after it.", lower_bound=1)
 _CONTEXT = flags.DEFINE_integer("context", 8192, "Positions that the cache has room for.", lower_bound=1)
-_CHILD = flags.DEFINE_bool("child", False, "Measure in this process; what the benchmark starts itself with.")
 
 
 def measure() -> dict:
     began = time.perf_counter()
     model = weights.load(_CHECKPOINT.value, experts=_EXPERTS.value, progress=False)
-    load_seconds, load_peak = time.perf_counter() - began, _peak_gb()
+    load_seconds, load_peak = time.perf_counter() - began, child.peak_gb()
     params, config = model.params, model.config
     prompt = np.random.default_rng(0).integers(0, config.vocab_size, (1, _PROMPT.value)).astype(np.int32)
     count, ends, limit = np.full(1, _PROMPT.value, np.int32), np.ones(1, bool), jnp.int32(_NEW.value)
@@ -59,7 +56,7 @@ def measure() -> dict:
     return {
         "parameter_gb": sum(leaf.nbytes for leaf in jax.tree.leaves(params)) / 1e9,
         "peak_gb_after_load": load_peak,
-        "peak_gb": _peak_gb(),
+        "peak_gb": child.peak_gb(),
         "load_seconds": load_seconds,
         "prefill_tokens_per_second": _PROMPT.value / prefill_seconds,
         "seconds_per_token": decode_seconds / _NEW.value,
@@ -71,20 +68,13 @@ def _timed(f, x):
     return f(x), time.perf_counter() - began
 
 
-def _peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    if _CHILD.value:
+    if child.CHILD.value:
         print(json.dumps(measure()))
         return
-    done = subprocess.run([sys.executable, "-m", "benchmarks.large", *sys.argv[1:], "--child"], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(f"the measuring process ended with status {done.returncode}; its message is above.")
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = child.result("benchmarks.large")
     print(f"{_CHECKPOINT.value}: experts {_EXPERTS.value}, {len(os.sched_getaffinity(0))} threads, context {_CONTEXT.value:,}")
     print(f"resident memory  {result['peak_gb']:6.2f} GB at most, {result['parameter_gb']:.2f} GB of it parameters")
     print(f"load             {result['load_seconds']:6.1f} s, up to {result['peak_gb_after_load']:.2f} GB")

@@ -9,32 +9,21 @@ memory, so the peak holds all parameters too, and on a mesh the zeros that it wi
 
 import json
 import os
-from pathlib import Path
-import re
-import resource
-import subprocess
-import sys
 import time
 
 from absl import app, flags
 import jax
 
-from gptoss_jax import locate, sharding, shards, weights
+from benchmarks import child
+from gptoss_jax import locate, shards, weights
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
 _MESH = flags.DEFINE_string("mesh", "1x8", "Devices as DATAxMODEL; 'none' loads onto one without a mesh.")
 _EXPERTS = flags.DEFINE_enum("experts", "packed", ["auto", "packed", "tiled", "stacked", "split"], "How expert weights are held.")
-_CHILD = flags.DEFINE_bool("child", False, "Measure in this process; what the benchmark starts itself with.")
-
-flags.register_validator("mesh", lambda text: text == "none" or re.fullmatch(r"[1-9]\d*x[1-9]\d*", text), "must be like 1x8, or 'none'.")
 
 
 def measure() -> dict:
-    mesh = None
-    if _MESH.value != "none":
-        data, model = map(int, _MESH.value.split("x"))
-        jax.config.update("jax_num_cpu_devices", data * model)
-        mesh = sharding.mesh(data, model, devices=jax.devices("cpu"))
+    mesh = child.cpu_mesh(_MESH.value)
     began = time.perf_counter()
     loaded = weights.load(_CHECKPOINT.value, mesh=mesh, experts=_EXPERTS.value, progress=False)
     seconds = time.perf_counter() - began
@@ -43,7 +32,7 @@ def measure() -> dict:
     return {
         "checkpoint_gb": stored / 1e9,
         "held_gb": sum(held) / 1e9,
-        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        "peak_gb": child.peak_gb(),
         "seconds": seconds,
     }
 
@@ -51,16 +40,10 @@ def measure() -> dict:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    if _CHILD.value:
+    if child.CHILD.value:
         print(json.dumps(measure()))
         return
-    command = [sys.executable, "-m", "benchmarks.load_mesh", *sys.argv[1:], "--child"]
-    done = subprocess.run(
-        command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True
-    )
-    if done.returncode:
-        sys.exit(f"the measuring process ended with status {done.returncode}; its message is above.")
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = child.result("benchmarks.load_mesh", {"JAX_PLATFORMS": "cpu"})
     print(f"{_CHECKPOINT.value}: mesh {_MESH.value}, experts {_EXPERTS.value}, {len(os.sched_getaffinity(0))} threads")
     print(f"weights          {result['checkpoint_gb']:6.2f} GB in files, {result['held_gb']:.2f} GB on devices")
     print(f"resident memory  {result['peak_gb']:6.2f} GB at most, {result['peak_gb'] / result['checkpoint_gb']:.2f} times the files")

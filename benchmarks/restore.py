@@ -11,14 +11,13 @@ are in the page cache, unless they do not fit. CPU devices stand for a mesh's.
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 
 from absl import app, flags
 import jax
 
-from gptoss_jax import sharding, weights
+from benchmarks import child
+from gptoss_jax import weights
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory of a published layout.", required=True)
 _ORBAX = flags.DEFINE_string("orbax", None, "The same as an Orbax directory.", required=True)
@@ -26,15 +25,10 @@ _MESH = flags.DEFINE_string("mesh", "none", "Devices as DATAxMODEL; 'none' loads
 _EXPERTS = flags.DEFINE_enum("experts", "packed", ["auto", "packed", "tiled", "stacked", "split"], "How expert weights are held.")
 _RUNS = flags.DEFINE_integer("runs", 7, "Timed loads of each.", lower_bound=1)
 _WARM = flags.DEFINE_bool("warm", True, "Load each once before.")
-_CHILD = flags.DEFINE_bool("child", False, "Measure in this process; what the benchmark starts itself with.")
 
 
 def measure() -> dict:
-    mesh = None
-    if _MESH.value != "none":
-        data, model = map(int, _MESH.value.split("x"))
-        jax.config.update("jax_num_cpu_devices", data * model)
-        mesh = sharding.mesh(data, model, devices=jax.devices("cpu"))
+    mesh = child.cpu_mesh(_MESH.value)
     paths = {"published": _CHECKPOINT.value, "orbax": _ORBAX.value}
     seconds = {name: [] for name in paths}
     for run in range(-1 if _WARM.value else 0, _RUNS.value):
@@ -59,18 +53,10 @@ def measure() -> dict:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    if _CHILD.value:
+    if child.CHILD.value:
         print(json.dumps(measure()))
         return
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.restore", *sys.argv[1:], "--child"],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    if done.returncode:
-        sys.exit(f"the measuring process ended with status {done.returncode}; its message is above.")
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = child.result("benchmarks.restore", {"JAX_PLATFORMS": "cpu"})
     threads = len(os.sched_getaffinity(0))
     print(f"{_CHECKPOINT.value}: mesh {_MESH.value}, experts {_EXPERTS.value}, {result['parameter_gb']:.2f} GB held, {threads} threads")
     for name in ("published", "orbax"):

@@ -30,15 +30,16 @@ def start(given: flags.FlagValues = flags.FLAGS) -> jax.sharding.Mesh | None:
     explicit = (given.coordinator_address, given.num_processes, given.process_id)
     if any(value is not None for value in explicit) and None in explicit:
         raise ValueError("--coordinator_address, --num_processes and --process_id go together; give all three, or --distributed alone.")
-    shape = None if given.mesh is None else _shape(given.mesh)
+    wanted = None if given.mesh is None else shape(given.mesh)
     if given.distributed or given.coordinator_address:
-        if shape is None:
+        if wanted is None:
             raise ValueError("several processes need to know how they share the model; give --mesh=DATAxMODEL, such as --mesh=1x16.")
         _join(*explicit)
-    return None if shape is None else sharding.mesh(*shape)
+    return None if wanted is None else sharding.mesh(*wanted)
 
 
-def _shape(text: str) -> tuple[int, int]:
+def shape(text: str) -> tuple[int, int]:
+    """Data and model of "DATAxMODEL". Raises ValueError where the text is something else."""
     data, cross, model = text.partition("x")
     if not (cross and data.isdecimal() and model.isdecimal() and int(data) and int(model)):
         raise ValueError(f"--mesh must be DATAxMODEL, two positive numbers; got {text!r}; 1x8 is one replica on eight devices.")
