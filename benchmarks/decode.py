@@ -31,11 +31,12 @@ import numpy as np
 
 from benchmarks import device, numerics, random_model, whole_model
 from benchmarks.whole_model import Benchmark, Point, Times
-from gptoss_jax import decode, floor, weights
+from gptoss_jax import decode, weights
 from gptoss_jax.config import Config
 from gptoss_jax.engine import Engine, Request
 from gptoss_jax.model.params import Params
 from gptoss_jax.model.transformer import prefill
+from gptoss_jax.plan import floor
 from gptoss_jax.sampling import Sampling
 
 _PRESET_BATCHES, _TOKENS = (1, 4, 16, 64, 256), 1024

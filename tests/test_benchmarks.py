@@ -13,9 +13,9 @@ import pytest
 from benchmarks import decode, device, numerics, prefill, random_model, whole_model
 from benchmarks.whole_model import Point
 from checkpoints.synthesize import PRESETS
-from gptoss_jax import floor
 from gptoss_jax.config import GPT_OSS_20B, GPT_OSS_120B, TINY
 from gptoss_jax.model.params import init_params
+from gptoss_jax.plan import floor
 from pallas_kernels import dispatch, hopper
 from pallas_kernels.bench.measure import Ceilings
 

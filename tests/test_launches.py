@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import pytest
 
 import gptoss_jax as gj
-from gptoss_jax import abstract, decode
+from gptoss_jax import decode
 from gptoss_jax.engine import STEPS
 from gptoss_jax.model.cache import init_cache
 from gptoss_jax.model.params import abstract_params, is_spec, param_bytes
 from gptoss_jax.model.transformer import decode_step
-from gptoss_jax.setting import Setting
+from gptoss_jax.plan import abstract
+from gptoss_jax.plan.setting import Setting
 from pallas_kernels import aot
 from pallas_kernels.aot.collectives import collectives
 

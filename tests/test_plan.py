@@ -8,11 +8,12 @@ import sys
 from absl import app, flags
 import pytest
 
-from gptoss_jax import abstract, floor, plan, planning
 from gptoss_jax.config import GPT_OSS_20B, GPT_OSS_120B
 from gptoss_jax.model.params import expert_width
-from gptoss_jax.planning import Program, before_compiling, most_context, most_slots
-from gptoss_jax.setting import Setting, card, read_config
+from gptoss_jax.plan import __main__ as entry
+from gptoss_jax.plan import abstract, floor, planning
+from gptoss_jax.plan.planning import Program, before_compiling, most_context, most_slots
+from gptoss_jax.plan.setting import Setting, card, read_config
 from pallas_kernels import aot
 from pallas_kernels.aot.collectives import collectives
 from pallas_kernels.bench.measure import Ceilings
@@ -24,9 +25,9 @@ SHALLOW = dataclasses.replace(GPT_OSS_120B, num_hidden_layers=LAYERS, layer_type
 
 def run(*arguments: str) -> int | str:
     given = flags.FlagValues()
-    plan.define_flags(given)
+    entry.define_flags(given)
     given(["plan", *arguments])
-    return plan.main([], given)
+    return entry.main([], given)
 
 
 @pytest.fixture
@@ -187,14 +188,14 @@ def test_a_report_has_every_number(nothing_compiled, capsys):
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_compiled(arguments, said, monkeypatch):
-    monkeypatch.setattr(plan, "plan", lambda setting: pytest.fail("compiled"))
+    monkeypatch.setattr(entry, "plan", lambda setting: pytest.fail("compiled"))
     with pytest.raises(app.UsageError, match=said):
         run(*arguments)
 
 
 def test_arguments_that_are_no_flags_are_refused():
     with pytest.raises(app.UsageError, match="unexpected arguments: 8"):
-        plan.main(["plan", "8"], flags.FlagValues())
+        entry.main(["plan", "8"], flags.FlagValues())
 
 
 def test_what_is_not_installed_is_named(monkeypatch):

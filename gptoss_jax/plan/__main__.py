@@ -13,9 +13,9 @@ import sys
 from absl import app, flags
 import jax
 
-from gptoss_jax import floor
-from gptoss_jax.planning import Collectives, Floor, Plan, Program, before_compiling, plan
-from gptoss_jax.setting import Setting, read_config
+from gptoss_jax.plan import floor
+from gptoss_jax.plan.planning import Collectives, Floor, Plan, Program, before_compiling, plan
+from gptoss_jax.plan.setting import Setting, read_config
 from pallas_kernels import aot
 from pallas_kernels.bench import table
 

@@ -11,11 +11,12 @@ import re
 
 import jax.numpy as jnp
 
-from gptoss_jax import abstract, decode, floor
+from gptoss_jax import decode
 from gptoss_jax.engine import STEPS
 from gptoss_jax.model.cache import PAGE
 from gptoss_jax.model.params import Params, param_bytes
-from gptoss_jax.setting import Card, Setting, card
+from gptoss_jax.plan import abstract, floor
+from gptoss_jax.plan.setting import Card, Setting, card
 from gptoss_jax.sharding import Partition
 from pallas_kernels import aot
 from pallas_kernels.aot.collectives import Collective, collectives
