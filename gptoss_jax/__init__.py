@@ -1,11 +1,13 @@
 """gpt-oss in JAX: `load` a published checkpoint, `LLM` to ask it, `forward` to study it."""
 
+from gptoss_jax.completion import Completion
 from gptoss_jax.config import GPT_OSS_20B, GPT_OSS_120B, TINY, Config
-from gptoss_jax.llm import LLM, Completion
+from gptoss_jax.llm import LLM
 from gptoss_jax.model.transformer import forward
+from gptoss_jax.options import Sampling
 from gptoss_jax.reply import Reply
-from gptoss_jax.sampling import Sampling
 from gptoss_jax.sharding import mesh
+from gptoss_jax.tasks import Outcome, Task
 from gptoss_jax.weights import Model, load, save
 
 __all__ = [
@@ -16,8 +18,10 @@ __all__ = [
     "Completion",
     "Config",
     "Model",
+    "Outcome",
     "Reply",
     "Sampling",
+    "Task",
     "forward",
     "load",
     "mesh",

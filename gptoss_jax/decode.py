@@ -1,38 +1,84 @@
-"""The device side of generation: a chunk of every row's prompt, then many decode steps a dispatch. Token ids in and out.
+"""The device side of generation: blocks of prompts into the cache, then many decode steps a dispatch. Token ids in and out.
 
-    prefill_chunk ... prefill_chunk -> decode_chunk ... decode_chunk
+    read ... read -> place -> decode_chunk ... decode_chunk
 
-The state never leaves the device between dispatches: the token that a step draws is the next step's input. Knows no text.
+`read` fills the cache with all of a prompt but its last token, `place` gives a slot that token, and `decode_chunk` alone draws. The
+state never leaves the device between dispatches: the token that a step draws is the next step's input. Each program has one shape,
+and a row's numbers do not depend on what the other rows are: a request is the same to the bit whatever runs beside it. Knows no text.
 """
 
-from collections.abc import Sequence
 import functools
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptoss_jax import sampling, sharding
+from gptoss_jax import sampling_state, sharding
 from gptoss_jax.config import Config
 from gptoss_jax.model.cache import Cache, cache_axes
 from gptoss_jax.model.params import Params
-from gptoss_jax.model.transformer import decode_step, extend, prefill, unembed
-from gptoss_jax.sampling import Sampled, SamplingState, finished, observe, sample
+from gptoss_jax.model.transformer import decode_step, extend, unembed
+from gptoss_jax.sampling import Sampled, finished, observe, sample
+from gptoss_jax.sampling_state import SamplingState
 from gptoss_jax.sharding import Partition, constrain
 
+PAUSES = 2  # tokens after which a guided row may wait
 SCORED_LOGITS = 1 << 26  # elements of logits alive at a time while a prompt is scored: 256 MB in float32
 
 
 @flax.struct.dataclass
 class State:
-    """A batch in the middle of generation."""
+    """The slots in the middle of generation."""
 
     cache: Cache  # every token but the newest of each row
     sampling: SamplingState
-    token: jax.Array  # [B] int32 the newest token, drawn and not yet in the cache
+    token: jax.Array  # [B] int32 the newest token, not yet in the cache
     remaining: jax.Array  # [B] int32 tokens that may still be drawn
     done: jax.Array  # [B] bool
+    guided: jax.Array  # [B] bool: draws only what and when the host allows
+    pauses: jax.Array  # [B, PAUSES] int32 tokens after which a guided row waits for the host; -1 for none
+    paused: jax.Array  # [B] bool
+
+
+@flax.struct.dataclass
+class Blocks:
+    """Pieces of prompts, one a row, in any order; several may be of one prompt, then all have its pages in their tables.
+
+    A row's keys and values are written before any row looks for keys, in every layer: a piece sees those before it.
+    """
+
+    tokens: jax.Array  # [P, T] int32, padded at the end of each row
+    count: jax.Array  # [P] int32 tokens that count; 0 for a row of nothing
+    start: jax.Array  # [P] int32 position of the first
+    full_table: jax.Array  # [P, R] int32
+    ring_table: jax.Array  # [P, R'] int32
+
+
+@flax.struct.dataclass
+class Row:
+    """What a slot is given; leaves are a slot's part of `State`'s, with a first axis of one."""
+
+    sampling: SamplingState
+    length: jax.Array  # [1] int32 tokens that the cache holds
+    token: jax.Array  # [1] int32
+    remaining: jax.Array  # [1] int32
+    guided: jax.Array  # [1] bool
+    pauses: jax.Array  # [1, PAUSES] int32
+
+
+@flax.struct.dataclass
+class Orders:
+    """What the host wants of the next steps."""
+
+    limit: jax.Array  # [] int32 most steps
+    dropped: jax.Array  # [B] bool rows that end without another token
+    resumed: jax.Array  # [B] bool guided rows that wait no longer
+    single: jax.Array  # [B] bool guided rows that draw one token, and wait again
+    masked: jax.Array  # [B] bool rows that draw among the allowed tokens only
+    allowed: jax.Array  # [B, ceil(V / 32)] uint32, see `sampling.sample`
+    forced: jax.Array  # [B, steps] int32 tokens that are taken as if they had been drawn; -1 to draw
 
 
 @flax.struct.dataclass
@@ -43,75 +89,94 @@ class Chunk:
     count: jax.Array  # [B] int32
     done: jax.Array  # [B] bool: the row has ended, now or before
     stopped: jax.Array  # [B] bool: its last token is one that ends it
+    paused: jax.Array  # [B] bool: it waits for the host
 
 
-def init_state(cache: Cache, sampling: SamplingState, max_tokens: Sequence[int], *, partition: Partition | None = None) -> State:
-    """The state before the first prompt chunk. A row with `max_tokens` 0 is done from the start.
+_ROW = ("batch",)
+_COLUMNS = ("batch", None)
 
-    Args:
-      cache, sampling: of the same rows, lying as `partition` says.
-      max_tokens: of each row.
-      partition: the params' own.
-    """
-    remaining = np.array(list(max_tokens), np.int32)
-    rows = (np.zeros_like(remaining), remaining, remaining <= 0)
-    return State(cache, sampling, *(sharding.put(row, partition, ("batch",)) for row in rows))
+
+def init_state(cache: Cache, sampling: SamplingState, *, partition: Partition | None = None) -> State:
+    """Slots of which none has anything to do. `cache` and `sampling` are of the same rows, lying as `partition`, the params', says."""
+    B = cache.length.shape[0]
+    put = lambda value, axes=_ROW: sharding.put(value, partition, axes)
+    zeros, false = np.zeros(B, np.int32), np.zeros(B, bool)
+    return State(
+        cache, sampling, put(zeros), put(zeros), put(~false), put(false), put(np.full((B, PAUSES), -1, np.int32), _COLUMNS), put(false)
+    )
 
 
 def state_axes(state: State) -> State:
     """The logical axes of a state's arrays, in a tree like it."""
-    row = ("batch",)
-    return State(cache_axes(state.cache), sampling.state_axes(), row, row, row)
+    return State(cache_axes(state.cache), sampling_state.state_axes(), _ROW, _ROW, _ROW, _ROW, _COLUMNS, _ROW)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "top_logprobs"), donate_argnames=("state",))
-def prefill_chunk(
-    params: Params,
-    config: Config,
-    state: State,
-    tokens: jax.Array,  # [B, T] int32
-    num_tokens: jax.Array,  # [B] int32
-    ends: jax.Array,  # [B] bool
-    *,
-    top_logprobs: int = 0,
-) -> tuple[State, Chunk]:
-    """Appends a chunk of each row's prompt; rows whose prompt ends with it draw their first token.
+def rows(sampling: SamplingState, length: Any, token: Any, remaining: Any, pauses: tuple[int, ...] | None = None) -> Row:
+    """Rows for slots, as NumPy arrays; `pauses` is None where the rows are not guided. Leaves have the rows' axis."""
+    column = lambda value: np.atleast_1d(np.asarray(value, np.int32))
+    count = len(column(length))
+    ids = list(pauses or ()) + [-1] * (PAUSES - len(pauses or ()))
+    guided = np.full(count, pauses is not None)
+    return Row(sampling, column(length), column(token), column(remaining), guided, np.tile(np.array(ids, np.int32), (count, 1)))
 
-    Args:
-      tokens: the chunk, padded at the end of each row.
-      num_tokens: tokens of each row that count; 0 leaves the row as it is.
-      ends: rows whose prompt is complete now.
-      top_logprobs: static; how many of the most probable tokens to report.
-    """
-    logits, cache = prefill(params, config, state.cache, tokens, num_tokens)
-    state, sampled = _draw(params.partition, state.replace(cache=cache), logits, ends & ~state.done, top_logprobs)
-    return state, _chunk(params.partition, state, jax.tree.map(lambda x: x[:, None], sampled), ends.astype(jnp.int32))
+
+def orders(slots: int, limit: int, *, steps: int, vocab_size: int, partition: Partition | None = None) -> Orders:
+    """Orders for `limit` steps without anything special."""
+    put = lambda value, axes: sharding.put(value, partition, axes)
+    no = np.zeros(slots, bool)
+    return Orders(
+        limit=put(np.int32(limit), ()),
+        dropped=put(no, _ROW),
+        resumed=put(no, _ROW),
+        single=put(no, _ROW),
+        masked=put(no, _ROW),
+        allowed=put(np.zeros((slots, -(-vocab_size // 32)), np.uint32), _COLUMNS),
+        forced=put(np.full((slots, steps), -1, np.int32), _COLUMNS),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
+def read(params: Params, config: Config, state: State, blocks: Blocks) -> State:
+    """The state with pieces of prompts in its cache. No logits: the slot that is given the last token makes them."""
+    view = state.cache.replace(full_table=blocks.full_table, ring_table=blocks.ring_table, length=blocks.start)
+    _, view = extend(params, config, view, blocks.tokens, blocks.count)
+    return state.replace(cache=state.cache.replace(k=view.k, v=view.v))
+
+
+@functools.partial(jax.jit, static_argnames=("partition",), donate_argnames=("state",))
+def place(state: State, slots: jax.Array, row: Row, *, partition: Partition | None = None) -> State:
+    """The state with new owners in `slots` [n] int32, which begin with what `row` says; those past the last slot are dropped."""
+    one = lambda all, new, axes: constrain(partition, all.at[slots].set(new.astype(all.dtype), mode="drop"), axes)
+    fill = lambda all, value: one(all, jnp.full(slots.shape, value), _ROW)
+    return state.replace(
+        cache=state.cache.replace(length=one(state.cache.length, row.length, _ROW)),
+        sampling=jax.tree.map(one, state.sampling, row.sampling, sampling_state.state_axes()),
+        token=one(state.token, row.token, _ROW),
+        remaining=one(state.remaining, row.remaining, _ROW),
+        done=fill(state.done, False),
+        guided=one(state.guided, row.guided, _ROW),
+        pauses=one(state.pauses, row.pauses, _COLUMNS),
+        paused=one(state.paused, row.guided, _ROW),
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("config", "steps", "top_logprobs"), donate_argnames=("state",))
-def decode_chunk(
-    params: Params,
-    config: Config,
-    state: State,
-    limit: jax.Array,  # [] int32
-    *,
-    steps: int,
-    top_logprobs: int = 0,
-) -> tuple[State, Chunk]:
-    """Draws up to `limit` tokens for every row that is not done; ends early when all are.
+def decode_chunk(params: Params, config: Config, state: State, orders: Orders, *, steps: int, top_logprobs: int = 0) -> tuple[State, Chunk]:
+    """Draws up to `orders.limit` tokens for every row that is neither done nor waits; ends early when none is left.
 
     Args:
-      limit: most tokens a row, at most `steps`.
+      orders: `limit` is at most `steps`.
       steps: static; room for tokens in the result.
       top_logprobs: static; how many of the most probable tokens to report.
     """
     B = state.token.shape[0]
+    state = state.replace(done=state.done | orders.dropped, paused=state.paused & ~orders.resumed)
 
     def body(carry):
         i, state, out, count = carry
-        active = ~state.done
+        active = ~(state.done | state.paused)
         logits, cache = decode_step(params, config, state.cache, state.token, active=active)
-        state, sampled = _draw(params.partition, state.replace(cache=cache), logits, active, top_logprobs)
+        state, sampled = _draw(params.partition, state.replace(cache=cache), logits, active, orders, i, top_logprobs)
         out = jax.tree.map(lambda all, new: jax.lax.dynamic_update_index_in_dim(all, new, i, 1), out, sampled)
         return i + 1, state, out, count + active.astype(jnp.int32)
 
@@ -125,19 +190,25 @@ def decode_chunk(
         top_logprobs=column(jnp.float32, top_logprobs),
     )
     carry = (jnp.int32(0), state, empty, jnp.zeros(B, jnp.int32))
-    _, state, sampled, count = jax.lax.while_loop(lambda c: (c[0] < limit) & ~jnp.all(c[1].done), body, carry)
-    return state, _chunk(params.partition, state, sampled, count)
+    more = lambda carry: (carry[0] < orders.limit) & ~jnp.all(carry[1].done | carry[1].paused)
+    _, state, sampled, count = jax.lax.while_loop(more, body, carry)
+    chunk = Chunk(sampled, count, state.done, finished(state.sampling, state.token), state.paused)
+    return state, jax.tree.map(lambda x: constrain(params.partition, x), chunk)
 
 
-def _chunk(partition: Partition | None, state: State, sampled: Sampled, count: jax.Array) -> Chunk:
-    chunk = Chunk(sampled, count, state.done, finished(state.sampling, state.token))
-    return jax.tree.map(lambda x: constrain(partition, x), chunk)
-
-
-def _draw(partition: Partition | None, state: State, logits: jax.Array, active: jax.Array, top_logprobs: int) -> tuple[State, Sampled]:
+def _draw(
+    partition: Partition | None, state: State, logits: jax.Array, active: jax.Array, orders: Orders, step: jax.Array, top_logprobs: int
+) -> tuple[State, Sampled]:
     """Draws the active rows' next token, which will lie at the position that their cache has reached."""
     with jax.named_scope("sample"):
-        sampled = sample(logits, state.sampling, state.cache.length, top_logprobs=top_logprobs, partition=partition)
+        sampled = sample(
+            *(logits, state.sampling, state.cache.length),
+            allowed=orders.allowed,
+            masked=orders.masked,
+            forced=jax.lax.dynamic_index_in_dim(orders.forced, step, 1, keepdims=False),
+            top_logprobs=top_logprobs,
+            partition=partition,
+        )
         remaining = state.remaining - active.astype(jnp.int32)
         ended = active & (finished(state.sampling, sampled.tokens) | (remaining <= 0))
         state = state.replace(
@@ -145,9 +216,17 @@ def _draw(partition: Partition | None, state: State, logits: jax.Array, active: 
             token=jnp.where(active, sampled.tokens, state.token),
             remaining=remaining,
             done=state.done | ended,
+            paused=state.paused | active & _waits(state, sampled.tokens, orders, step),
         )
         state = jax.tree.map(lambda x, axes: constrain(partition, x, axes), state, state_axes(state))
     return state, sampled
+
+
+def _waits(state: State, tokens: jax.Array, orders: Orders, step: jax.Array) -> jax.Array:  # [B] bool
+    """Guided rows that wait after this step: after a drawn token if the host has to see it, after forced ones when they are over."""
+    forced = jax.lax.dynamic_slice_in_dim(jnp.pad(orders.forced, ((0, 0), (0, 1)), constant_values=-1), step, 2, 1) >= 0
+    seen = orders.single | jnp.any(tokens[:, None] == state.pauses, axis=-1)
+    return state.guided & jnp.where(forced[:, 0], ~forced[:, 1], seen)
 
 
 @functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("cache",))

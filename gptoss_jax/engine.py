@@ -1,48 +1,50 @@
 """The host side of generation: requests in, pieces of their tokens out. Token ids only; knows no text.
 
-Requests run in groups of at most `slots` rows. Every dispatch has one of a few shapes: rows and prompt chunks are rounded
-up to powers of two.
+Slots are static. A step takes up requests, has pieces of prompts read, gives free slots to those that are ready, asks for the next
+decode steps, and only then looks at what the steps before have drawn: while the host works, the device does.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
-import time
-from typing import Literal
+import threading
 
-import jax
 import numpy as np
 
-from gptoss_jax import decode, processes, sharding
-from gptoss_jax import sampling as sampling_lib
+from gptoss_jax import processes, sampling_state
 from gptoss_jax.config import Config
-from gptoss_jax.model.cache import Cache, init_cache
+from gptoss_jax.decode import Chunk
+from gptoss_jax.live import Live
 from gptoss_jax.model.params import Params
-from gptoss_jax.sampling import Sampling
+from gptoss_jax.programs import ROOM, Programs
+from gptoss_jax.requests import Piece, Request, Stats, check_prompt
+from gptoss_jax.scheduler import Scheduler
+from gptoss_jax.sizes import STEPS, sizes
 
-FinishReason = Literal["stop", "length"]
-STEPS = 64  # most decode steps a dispatch
-SMALLEST_CHUNK = 16  # prompt tokens
-TOP_LOGPROBS = (0, 5, 20)  # numbers of reported tokens that are compiled for; the next larger one serves
-
-
-@dataclasses.dataclass(eq=False)
-class Request:
-    """One prompt to be continued. Setting `cancelled` ends it at the next piece."""
-
-    prompt: Sequence[int]
-    sampling: Sampling
-    cancelled: bool = False
+BUSY_STEPS = 8  # most decode steps a dispatch while somebody waits for a slot
+LEAST_STEPS = 4
+READS = 8  # most dispatches of prompts between two of decode steps, while all slots want for requests
 
 
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """The next tokens of a request, in order; the last piece of a request has a `finish_reason`."""
+@dataclasses.dataclass
+class _Asked:
+    """Decode steps that were asked for: whose they are is written down here, so that no token reaches a slot's next owner."""
 
-    request: Request
-    tokens: list[int]
-    logprobs: list[float]  # natural log, one per token, under the model's own distribution
-    top_logprobs: list[dict[int, float]]  # one per token; the most probable ids, empty if not asked for
-    finish_reason: FinishReason | None
+    chunk: Chunk
+    owners: dict[int, Live]
+    limit: int
+    began: float
+    crowded: bool  # somebody waited for a slot
+    single: bool  # rows stand still until the host has looked
+
+
+class _Run:
+    """One call of `Engine.run`: the requests that it has open, and their pieces that nobody has taken yet."""
+
+    def __init__(self, patience: float | None):
+        self.patience = patience
+        self.box: deque[Piece] = deque()
+        self.open: set[Live] = set()
 
 
 class Engine:
@@ -51,177 +53,271 @@ class Engine:
     Args:
       params, config: the model.
       eos_token_ids: tokens that end every request without `ignore_eos`.
-      slots: most requests that run side by side.
-      context: most tokens of a prompt and its continuation.
-      chunk: most prompt tokens a dispatch.
+      slots, context, chunk, cache_tokens, page: see `sizes.sizes`.
+      prefix_reuse: keep prefixes of prompts for later requests, as long as there is room.
     """
 
-    def __init__(self, params: Params, config: Config, *, eos_token_ids: Sequence[int], slots: int, context: int, chunk: int = 512):
-        for name, value in (("slots", slots), ("context", context), ("chunk", chunk)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer; got {value!r}.")
-        if context > config.max_position_embeddings:
-            raise ValueError(
-                f"context must be at most the model's {config.max_position_embeddings:,} positions; got {context:,}; pass a smaller one."
-            )
-        self._replicas = 1 if params.partition is None else params.partition.parts("batch")
-        if slots % self._replicas:
-            raise ValueError(
-                f"slots must be a multiple of the mesh's data axis ({self._replicas}); got {slots}; "
-                f"pass slots={-(-slots // self._replicas) * self._replicas}."
-            )
-        self.params, self.config, self.eos_token_ids = params, config, tuple(eos_token_ids)
-        self.slots, self.context, self.chunk = slots, context, min(chunk, context)
+    def __init__(
+        self,
+        params: Params,
+        config: Config,
+        *,
+        eos_token_ids: Sequence[int],
+        slots: int,
+        context: int,
+        chunk: int = 512,
+        cache_tokens: int | None = None,
+        page: int = 64,
+        prefix_reuse: bool = True,
+    ):
+        replicas = 1 if params.partition is None else params.partition.parts("batch")
+        self.sizes = sizes(config, slots=slots, context=context, chunk=chunk, cache_tokens=cache_tokens, page=page, replicas=replicas)
+        self.params, self.config = params, config
+        self.slots, self.context, self.chunk = slots, context, chunk
+        self.programs = Programs(params, config, self.sizes, eos_token_ids=tuple(eos_token_ids))
+        self.scheduler = Scheduler(self.sizes, window=config.sliding_window, reuse=prefix_reuse)
+        self.stats = Stats()
+        self._lock = threading.RLock()
+        self._count = 0
+        self._asked: deque[_Asked] = deque()
+        self._runs: dict[Live, _Run] = {}
+        self._step_seconds = 0.0
+        self._allowed = np.zeros((slots, -(-config.vocab_size // 32)), np.uint32)  # tokens of guided slots
+        self._dropped: set[int] = set()  # slots that the device still believes to be at work
+
+    def prepare(self, *, progress: bool = False) -> None:
+        """Compiles all programs; the first request does that otherwise. Nothing is compiled after it."""
+        self.programs.prepare(progress=progress)
 
     def check(self, prompt: Sequence[int], *, room: int = 1) -> None:
         """Raises ValueError where a prompt is empty, holds an id outside the vocabulary, or leaves no room in the context."""
-        if len(prompt) == 0:
-            raise ValueError("a prompt needs at least one token; got none; pass some text or token ids.")
-        try:
-            ids = np.asarray(prompt)
-        except ValueError:
-            ids = np.asarray([None])
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise ValueError(f"a prompt of token ids must be a flat sequence of integers; got {str(prompt)[:60]}; pass a list of ints.")
-        outside = ids[(ids < 0) | (ids >= self.config.vocab_size)]
-        if len(outside):
-            raise ValueError(
-                f"token ids must lie in 0 ... {self.config.vocab_size - 1:,}; got {int(outside[0]):,}; "
-                "encode the prompt with the model's tokenizer."
-            )
-        if len(prompt) + room > self.context:
-            larger = _power_of_two(len(prompt) + room)
-            remedy = f"pass context={larger} or " if larger <= self.config.max_position_embeddings else ""
-            raise ValueError(f"prompt has {len(prompt):,} tokens but context is {self.context:,}; {remedy}shorten the prompt.")
+        check_prompt(prompt, self.config, self.context, room=room)
 
-    def run(self, requests: Sequence[Request], *, seconds_per_piece: float | None = None) -> Iterator[Piece]:
+    def run(self, requests: Iterable[Request], *, seconds_per_piece: float | None = None) -> Iterator[Piece]:
         """Pieces of all requests as they come; those of one request come in order.
 
-        A request ends with "stop" at a stop token, which is its last token, and with "length" at max_tokens or at the
-        end of the context.
+        A request ends with "stop" at a stop token, which is its last token, with "length" at max_tokens or at the end of the context,
+        with "timeout" at its time limit. Several runs, also of several threads, share the slots. Leaving one early cancels its requests.
 
         Args:
-          requests: all are checked before any work is done.
+          requests: a sequence is checked and taken as a whole; another iterable as slots fall free, two requests a slot ahead.
           seconds_per_piece: how long a piece may take to come; None for as many tokens a dispatch as is quickest.
 
         Raises:
           ValueError: a prompt that `check` refuses, or a sampling that names an id outside the vocabulary.
         """
-        for request in requests:
-            self.check(request.prompt)
-            request.sampling.validate_for(self.config.vocab_size)
-        return self._run(sorted(requests, key=lambda r: len(r.prompt)), seconds_per_piece)
+        if isinstance(requests, Sequence):
+            for request in requests:
+                self.check_request(request)
+        return self._run(iter(requests), isinstance(requests, Sequence), seconds_per_piece)
 
-    def _run(self, requests, seconds_per_piece):
-        while requests := [request for request in requests if not request.cancelled]:
-            group, requests = requests[: self.slots], requests[self.slots :]
-            yield from self._run_group(group, seconds_per_piece)
+    def _run(self, requests: Iterator[Request], whole: bool, patience: float | None) -> Iterator[Piece]:
+        run, exhausted = _Run(patience), False
+        try:
+            while run.box or run.open or not exhausted:
+                with self._lock:
+                    while not exhausted and (whole or self.scheduler.waiting < 2 * self.slots):
+                        request = next(requests, None)
+                        exhausted = request is None
+                        if request is not None:
+                            self._add(request, run)
+                    if run.open and not run.box:
+                        self._step()
+                    pieces = list(run.box)
+                    run.box.clear()
+                yield from pieces
+        finally:
+            with self._lock:
+                for live in list(run.open):
+                    self._drop(live)
 
-    def _run_group(self, requests: Sequence[Request], seconds_per_piece: float | None) -> Iterator[Piece]:
-        rows, partition = self._rows(len(requests)), self.params.partition
-        budgets = [min(r.sampling.max_tokens or self.context, self.context - len(r.prompt)) for r in requests]
-        asked = max((r.sampling.logprobs or 0) for r in requests)
-        top = next((n for n in TOP_LOGPROBS if n >= asked), asked)
-        filler = rows - len(requests)
-        sampling = sampling_lib.stack(
-            [r.sampling for r in requests] + [Sampling(temperature=0)] * filler,
-            vocab_size=self.config.vocab_size,
-            eos_token_ids=self.eos_token_ids,
-            prompts=[r.prompt for r in requests] + [()] * filler,
-            partition=partition,
-        )
-        state = decode.init_state(self._cache(rows), sampling, budgets + [0] * filler, partition=partition)
-        open_requests = dict(enumerate(requests))
+    def check_request(self, request: Request) -> None:
+        """Raises ValueError where `check` refuses the prompt, or its sampling names an id outside the vocabulary or too many."""
+        self.check(request.prompt)
+        request.sampling.validate_for(self.config.vocab_size)
+        most = max(len(request.sampling.logit_bias), len(request.sampling.stop_token_ids) + len(self.programs.eos_token_ids))
+        if most > ROOM:
+            raise ValueError(f"a request may have at most {ROOM} biases and {ROOM} stop tokens, the model's own included; got {most}.")
 
-        for tokens, counts, ends in self._chunks([r.prompt for r in requests], rows):
-            state, chunk = decode.prefill_chunk(self.params, self.config, state, tokens, counts, ends, top_logprobs=top)
-            if ends.any():
-                yield from _pieces(chunk, open_requests)
-        limit = 4
-        while open_requests:
-            cancelled = [row for row, request in open_requests.items() if request.cancelled]
-            for row in cancelled:
-                del open_requests[row]
-            if cancelled:
-                ended = sharding.put(np.isin(np.arange(rows), cancelled), partition, ("batch",))
-                state = state.replace(done=state.done | ended)
+    def _add(self, request: Request, run: _Run) -> None:
+        self.check_request(request)
+        prompt = np.asarray(request.prompt, np.int32)
+        budget = min(request.sampling.max_tokens or self.context, self.context - len(prompt))
+        [seed] = sampling_state.fresh_seeds([request.sampling], self.params.partition)
+        live = Live(request, self._count, prompt, budget, seed, page=self.sizes.page, window=self.config.sliding_window)
+        self._count += 1
+        self._runs[live] = run
+        run.open.add(live)
+        self.scheduler.add(live)
+
+    def _step(self) -> None:
+        """One round; afterwards something has come, or more has been asked for."""
+        self.prepare()
+        self._end_cancelled_and_late()
+        for live in self.scheduler.take_up():
+            if live.request.time_limit is not None and live.deadline is None:
+                live.deadline = self.programs.now() + live.request.time_limit
+        progress = self._read()
+        for live in self.scheduler.settle():
+            self._dropped.discard(live.slot)
+            pauses = None if live.request.constraint is None else live.request.constraint.pauses
+            self.programs.place(live.slot, live.request.sampling, live.seed, live.prompt, pauses, live.budget)
+        progress |= self._decode()
+        if not progress and not self._asked and self.scheduler.reading:
+            self._preempt(self.scheduler.last())  # readers hold each other up
+        while self._asked and (len(self._asked) > 1 or not progress or self._asked[-1].single):
+            self._collect()
+
+    def _read(self) -> bool:
+        """Has pieces of prompts read: one dispatch, more while slots stand empty."""
+        most = 1 + int((READS - 1) * self.scheduler.hunger())
+        for i in range(most):
+            if not self.scheduler.must_read():
+                return i > 0
+            blocks, computed, reused = self.scheduler.pieces()
+            self.stats.computed += computed
+            self.stats.reused += reused
+            if blocks is None:
+                return i > 0 or reused > 0
+            self.programs.read(*blocks)
+        return True
+
+    def _decode(self) -> bool:
+        """Asks for the next decode steps of all slots, if any has something to do."""
+        limit = self._limit()
+        while not self._reserve(limit):
+            pass
+        running = {slot: live for slot, live in self.scheduler.running.items() if live.left > 0 or live.request.constraint is not None}
+        guided = {slot: live for slot, live in running.items() if live.request.constraint is not None}
+        if not running:
+            return False
+        flags = {name: np.zeros(self.slots, bool) for name in ("dropped", "resumed", "single", "masked")}
+        flags["dropped"][list(self._dropped)] = True
+        forced = None
+        for slot, live in running.items():
+            if live.replaying:
+                forced = np.full((self.slots, STEPS), -1, np.int32) if forced is None else forced
+                known = live.to_force(limit)
+                forced[slot, : len(known)] = known
+        for slot, live in guided.items():
+            flags["masked"][slot] = True
+            if live.waits:
+                live.waits = False
+                flags["resumed"][slot] = True
+                if forced is None or forced[slot, 0] < 0:
+                    flags["single"][slot] = live.request.constraint.mask(self._allowed[slot])
+        allowed = self._allowed.copy() if guided else None
+        began = self.programs.now()
+        chunk = self.programs.draw(limit, *self.scheduler.tables(), **flags, allowed=allowed, forced=forced)
+        self._dropped.clear()
+        for live in running.values():
+            live.in_flight += limit
+        self._asked.append(_Asked(chunk, running, limit, began, self.scheduler.busy, single=bool(flags["single"].any())))
+        return True
+
+    def _limit(self) -> int:
+        """How many steps to ask for: few where somebody waits for a slot that may fall free, or for the next piece."""
+        running = self.scheduler.running.values()
+        if any(live.waits and not live.replaying for live in running):
+            return 1
+        limit = STEPS
+        if self.scheduler.busy:
+            ends = [live.left for live in running if live.left > 0]
+            limit = max(LEAST_STEPS, min([BUSY_STEPS, *ends]))
+        patience = min((self._runs[live].patience for live in running if self._runs[live].patience is not None), default=None)
+        if patience is not None:
+            limit = min(limit, max(1, int(patience / self._step_seconds)) if self._step_seconds else LEAST_STEPS)
+        return limit
+
+    def _reserve(self, limit: int) -> bool:
+        """Sees to pages for the next steps of all slots, if need be by taking them from those that come last."""
+        for live in sorted(self.scheduler.running.values(), key=lambda live: live.rank):
+            while live.slot is not None and live.left > 0 and not live.reserve(limit):
+                if self._asked:  # what has been drawn may free pages, and must be known before a request starts again
+                    while self._asked:
+                        self._collect()
+                    return False
+                self._preempt(self.scheduler.last(live.shard))
+        return True
+
+    def _collect(self) -> None:
+        """Takes in what the oldest steps that were asked for have drawn."""
+        asked = self._asked.popleft()
+        chunk = self.programs.fetch(asked.chunk)
+        count = chunk.count.tolist()
+        steps = max(count)
+        self._measure(asked, steps)
+        if asked.crowded and steps:
+            self.stats.rows += steps * self.slots
+            self.stats.busy_rows += sum(count)
+        for slot, live in asked.owners.items():
+            live.in_flight -= asked.limit
+            if live.ended:
                 continue
-            if seconds_per_piece is None:
-                limit = STEPS
-            began = time.perf_counter()
-            state, chunk = decode.decode_chunk(self.params, self.config, state, np.int32(limit), steps=STEPS, top_logprobs=top)
-            pieces = _pieces(chunk, open_requests)
-            if seconds_per_piece is not None:
-                slower = time.perf_counter() - began > seconds_per_piece
-                if partition is not None and partition.processes > 1:
-                    slower = bool(processes.broadcast(np.array(slower)))  # all must ask for as many steps
-                limit = max(1, limit // 2) if slower else min(STEPS, limit + 1)
-            yield from pieces
+            n = count[slot]
+            known = min(n, max(0, len(live.tokens) - live.seen))
+            live.seen += n
+            piece = _piece(live, chunk, slot, known, n)
+            live.tokens += piece.tokens
+            self.stats.generated += len(piece.tokens)
+            if live.request.constraint is not None:
+                for token in piece.tokens:
+                    live.request.constraint.advance(token)
+                live.waits = bool(chunk.paused[slot])
+            if piece.tokens or piece.finish_reason:
+                self._runs[live].box.append(piece)
+            if piece.finish_reason:
+                self.stats.requests += 1
+                self._drop(live, known_to_device=True)
 
-    def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """Natural-log probability of every token after the first of each sequence, under the model's own distribution.
+    def _measure(self, asked: _Asked, steps: int) -> None:
+        """Keeps the time that a step takes, which all processes must take to be the same."""
+        if not steps or all(run.patience is None for run in self._runs.values()):
+            return
+        seconds = np.array((self.programs.now() - asked.began) / steps)
+        partition = self.params.partition
+        if partition is not None and partition.processes > 1:
+            seconds = processes.broadcast(seconds)
+        self._step_seconds = float(seconds)
 
-        Returns:
-          One float32 array [len(sequence) - 1] per sequence.
-        """
-        for sequence in sequences:
-            self.check(sequence, room=0)
-        scores: list[list[np.ndarray]] = [[] for _ in sequences]
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-        for first in range(0, len(order), self.slots):
-            group = order[first : first + self.slots]
-            rows = self._rows(len(group))
-            cache = self._cache(rows)
-            inputs = self._chunks([sequences[i][:-1] for i in group], rows)
-            targets = self._chunks([sequences[i][1:] for i in group], rows)
-            for (tokens, counts, _), (target, _, _) in zip(inputs, targets, strict=True):
-                logprobs, cache = decode.score_chunk(self.params, self.config, cache, tokens, counts, target)
-                for row, i in enumerate(group):
-                    scores[i].append(np.asarray(logprobs)[row, : counts[row]])
-        return [np.concatenate(parts) if parts else np.zeros(0, np.float32) for parts in scores]
+    def _end_cancelled_and_late(self) -> None:
+        for live in self.scheduler.lives:
+            if live.request.cancelled:
+                self._drop(live)
+        limited = [live for live in self.scheduler.lives if live.deadline is not None]
+        if not limited:
+            return
+        late = np.array([self.programs.now() > live.deadline for live in limited])
+        partition = self.params.partition
+        if partition is not None and partition.processes > 1:
+            late = processes.broadcast(late)
+        for live, over in zip(limited, late, strict=True):
+            if over:
+                self._runs[live].box.append(Piece(live.request, [], [], [], "timeout"))
+                self.stats.requests += 1
+                self._drop(live)
 
-    def _rows(self, requests: int) -> int:
-        """Rows of a batch for so many requests: a power of two that the mesh's replicas can share, or all slots."""
-        return min(self.slots, -(-_power_of_two(requests) // self._replicas) * self._replicas)
+    def _preempt(self, live: Live) -> None:
+        self.stats.preemptions += 1
+        if live.slot is not None:
+            self._dropped.add(live.slot)
+        self.scheduler.preempt(live)
 
-    def _cache(self, rows: int) -> Cache:
-        dtype = self.params.embedding.dtype
-        return init_cache(self.config, rows, self.context, chunk=self.chunk, dtype=dtype, partition=self.params.partition)
-
-    def _chunks(self, sequences: Sequence[Sequence[int]], rows: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Rounds of (tokens [rows, T], how many of them count [rows], rows that end here [rows]) until all are fed."""
-        done, longest = 0, max(map(len, sequences), default=0)
-        while done < longest:
-            T = min(self.chunk, max(SMALLEST_CHUNK, _power_of_two(longest - done)))
-            tokens, counts, ends = np.zeros((rows, T), np.int32), np.zeros(rows, np.int32), np.zeros(rows, bool)
-            for row, sequence in enumerate(sequences):
-                part = np.asarray(sequence[done : done + T], np.int32)
-                tokens[row, : len(part)], counts[row] = part, len(part)
-                ends[row] = done < len(sequence) <= done + T
-            yield tokens, counts, ends
-            done += T
-
-
-def _pieces(chunk: decode.Chunk, open_requests: dict[int, Request]) -> list[Piece]:
-    """What a chunk holds for each open request; those that ended are no longer open."""
-    chunk = jax.device_get(chunk)
-    pieces = []
-    for row, request in list(open_requests.items()):
-        n = int(chunk.count[row])
-        tokens = chunk.sampled.tokens[row, :n].tolist()
-        asked = request.sampling.logprobs or 0
-        top = [
-            dict(zip(ids[:asked].tolist(), values[:asked].tolist(), strict=True))
-            for ids, values in zip(chunk.sampled.top_tokens[row, :n], chunk.sampled.top_logprobs[row, :n], strict=True)
-        ]
-        reason = None
-        if chunk.done[row] and n:
-            reason = "stop" if chunk.stopped[row] else "length"
-            del open_requests[row]
-        if n:
-            pieces.append(Piece(request, tokens, chunk.sampled.logprobs[row, :n].tolist(), top, reason))
-    return pieces
+    def _drop(self, live: Live, *, known_to_device: bool = False) -> None:
+        if live.ended:
+            return
+        if live.slot is not None and not known_to_device:
+            self._dropped.add(live.slot)
+        self.scheduler.remove(live)
+        self._runs.pop(live).open.remove(live)
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
+def _piece(live: Live, chunk: Chunk, slot: int, first: int, last: int) -> Piece:
+    """Tokens first ... last - 1 that a chunk holds for a request; "stop" or "length" where it ended with them."""
+    drawn, asked = chunk.sampled, live.request.sampling.logprobs or 0
+    top: list[dict[int, float]] = [{}] * (last - first)
+    if asked:
+        rows = zip(drawn.top_tokens[slot, first:last, :asked].tolist(), drawn.top_logprobs[slot, first:last, :asked].tolist(), strict=True)
+        top = [dict(zip(ids, values, strict=True)) for ids, values in rows]
+    reason = ("stop" if chunk.stopped[slot] else "length") if chunk.done[slot] else None
+    return Piece(live.request, drawn.tokens[slot, first:last].tolist(), drawn.logprobs[slot, first:last].tolist(), top, reason)

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from gptoss_jax import harmony
-from gptoss_jax.engine import Piece, Request
+from gptoss_jax.requests import Piece, Request
 from gptoss_jax.text import TextStop
 from gptoss_jax.tokenizer import Tokenizer
 
@@ -36,7 +36,7 @@ class Reply:
       messages: the turn as chat messages, to append to the history for the next call.
       tokens: ids, the token that ended the turn included.
       logprobs, top_logprobs: as in `Completion`.
-      finish_reason: "stop", "tool_calls" where the turn ended with a call, or "length".
+      finish_reason: "stop", "tool_calls" where the turn ended with a call, "length", or "timeout" at the time limit.
       malformed: the model broke the harmony format; what could be read is here all the same.
       parsed: every message with its span of tokens; `parsed.problems` says what was malformed.
     """
@@ -48,13 +48,13 @@ class Reply:
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...] | None
     top_logprobs: tuple[dict[int, float], ...] | None
-    finish_reason: Literal["stop", "tool_calls", "length"]
+    finish_reason: Literal["stop", "tool_calls", "length", "timeout"]
     malformed: bool
     parsed: harmony.Parsed = dataclasses.field(repr=False)
 
 
 class ReplyBuilder:
-    """Adds up the pieces of one request. `reply` may be asked at any time."""
+    """Adds up the pieces of one request. `result` may be asked at any time."""
 
     def __init__(self, request: Request, tokenizer: Tokenizer):
         self._request, self._tokenizer = request, tokenizer
@@ -81,7 +81,8 @@ class ReplyBuilder:
             out.append(ReplyPiece(self._answer.flush(), "final", None))
         return [one for one in out if one.text]
 
-    def reply(self) -> Reply:
+    def result(self) -> Reply:
+        """What has come so far."""
         parsed = harmony.parse(self._tokenizer, self._tokens)
         text = self._answer.finish() if self._answer.found else parsed.final
         asked = self._request.sampling.logprobs

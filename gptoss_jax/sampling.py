@@ -4,48 +4,16 @@ Rows of one batch may differ in every setting under one compiled program: settin
 row asks for is skipped by `lax.cond`. Token ids in, token ids out: knows no tokenizer, no text and no model.
 """
 
-from collections.abc import Callable, Sequence
-import dataclasses
-import math
-import secrets
+from collections.abc import Callable
 
 import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from gptoss_jax import filters, processes, sharding
-from gptoss_jax.options import Sampling
+from gptoss_jax import filters
+from gptoss_jax.sampling_state import SamplingState
 from gptoss_jax.sharding import Partition, constrain, gathered, local
-
-__all__ = ["Sampled", "Sampling", "SamplingState", "finished", "observe", "sample", "stack"]
-
-
-@flax.struct.dataclass
-class SamplingState:
-    """The settings of the rows of a batch, and what their penalties must remember."""
-
-    temperature: jax.Array  # [B] f32; 0: the most probable token
-    top_k: jax.Array  # [B] int32, 1 to V; V keeps all
-    top_p: jax.Array  # [B] f32; 1 keeps all
-    log_min_p: jax.Array  # [B] f32; -inf keeps all
-    presence_penalty: jax.Array  # [B] f32
-    frequency_penalty: jax.Array  # [B] f32
-    repetition_penalty: jax.Array  # [B] f32; 1 is off
-    bias_ids: jax.Array  # [B, slots] int32, padded with V
-    bias_values: jax.Array  # [B, slots] f32
-    stop_ids: jax.Array  # [B, slots] int32, padded with -1
-    seed: jax.Array  # [B, 2] uint32: high and low half, which is what jax.random.key(seed) holds
-    counts: jax.Array  # [B, V] int32: times that each token was generated
-    in_prompt: jax.Array  # [B, V] bool; all False where the repetition penalty is off
-
-
-def state_axes() -> SamplingState:
-    """The logical axes of a state's arrays, in a tree like it."""
-    axes = dict.fromkeys((field.name for field in dataclasses.fields(SamplingState)), ("batch",))
-    axes |= dict.fromkeys(("bias_ids", "bias_values", "stop_ids", "seed"), ("batch", None))
-    return SamplingState(**axes | dict.fromkeys(("counts", "in_prompt"), ("batch", "vocab")))
 
 
 @flax.struct.dataclass
@@ -58,88 +26,26 @@ class Sampled:
     top_logprobs: jax.Array  # [B, n] f32
 
 
-def stack(
-    samplings: Sequence[Sampling],
-    *,
-    vocab_size: int,
-    eos_token_ids: Sequence[int] = (),
-    prompts: Sequence[Sequence[int]] | None = None,
-    slots: int = 16,
-    partition: Partition | None = None,
-) -> SamplingState:
-    """One `SamplingState` for a batch in which row i follows `samplings[i]`.
-
-    Args:
-        samplings: One per row.
-        vocab_size: V, the width of the logits.
-        eos_token_ids: The model's own stop tokens, which end every row without `ignore_eos`.
-        prompts: Each row's prompt tokens, which the repetition penalty counts as seen; needed where a row uses it.
-        slots: Least room for biases and for stop tokens in a row. It grows to the next power of two that fits, and another
-            room is another compiled program.
-        partition: How the state lies on a mesh, the params' own.
-
-    Raises:
-        ValueError: A token id is outside the vocabulary, or a row uses the repetition penalty and `prompts` is missing.
-    """
-    for sampling in samplings:
-        sampling.validate_for(vocab_size)
-    in_prompt = np.zeros((len(samplings), vocab_size), bool)
-    for row, sampling in enumerate(samplings):
-        if sampling.repetition_penalty == 1:
-            continue
-        if prompts is None:
-            raise ValueError(f"repetition_penalty needs the prompt's tokens; got none for row {row}; pass prompts.")
-        in_prompt[row, np.asarray(prompts[row], np.int32)] = True
-    seeds = [secrets.randbits(63) if s.seed is None else s.seed for s in samplings]
-    if partition is not None and partition.processes > 1:
-        seeds = processes.broadcast(np.array(seeds, np.uint64)).tolist()
-    stops = [s.stop_token_ids + (() if s.ignore_eos else tuple(eos_token_ids)) for s in samplings]
-
-    def column(values, dtype=np.float32):
-        return np.array(list(values), dtype)
-
-    state = SamplingState(
-        temperature=column(s.temperature for s in samplings),
-        top_k=column((min(s.top_k or vocab_size, vocab_size) for s in samplings), np.int32),
-        top_p=column(s.top_p for s in samplings),
-        log_min_p=column(math.log(s.min_p) if s.min_p else -math.inf for s in samplings),
-        presence_penalty=column(s.presence_penalty for s in samplings),
-        frequency_penalty=column(s.frequency_penalty for s in samplings),
-        repetition_penalty=column(s.repetition_penalty for s in samplings),
-        bias_ids=_padded([[token for token, _ in s.logit_bias] for s in samplings], vocab_size, np.int32, slots),
-        bias_values=_padded([[value for _, value in s.logit_bias] for s in samplings], 0, np.float32, slots),
-        stop_ids=_padded(stops, -1, np.int32, slots),
-        seed=column(((seed >> 32, seed & 0xFFFFFFFF) for seed in seeds), np.uint32),
-        counts=np.zeros((len(samplings), vocab_size), np.int32),
-        in_prompt=in_prompt,
-    )
-    return jax.tree.map(lambda value, axes: sharding.put(value, partition, axes), state, state_axes())
-
-
-def _padded(rows, fill, dtype, slots: int) -> np.ndarray:
-    longest = max((len(row) for row in rows), default=0)
-    width = slots if longest <= slots else 1 << (longest - 1).bit_length()
-    out = np.full((len(rows), width), fill, dtype)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return out
-
-
 def sample(
     logits: jax.Array,  # [B, V] f32
     state: SamplingState,
     positions: jax.Array,  # [B] int32
     *,
+    allowed: jax.Array | None = None,  # [B, ceil(V / 32)] uint32
+    masked: jax.Array | None = None,  # [B] bool
+    forced: jax.Array | None = None,  # [B] int32
     top_logprobs: int = 0,
     partition: Partition | None = None,
 ) -> Sampled:
     """The next token of every row, drawn as its settings say, in this order (vLLM's):
 
+    0. in `masked` rows only `allowed` tokens are left;
     1. logit_bias is added;
     2. repetition penalty (tokens of prompt and answer), then frequency and presence penalties (tokens of the answer);
     3. temperature 0: the token with the highest logit, the lowest id of equals. Else logits are divided by the temperature;
     4. min_p, then top_k, then top_p, whose mass is that of the tokens that the first two kept (ties: `filters`);
-    5. a draw from what is left, by the Gumbel-max rule.
+    5. a draw from what is left, by the Gumbel-max rule;
+    6. where a token is forced, it is the one.
 
     A draw depends on the row's logits, settings, seed and position alone: not on the batch's size, order or other rows.
     Log-probabilities are those of the model: of the logits as given, before any of the above.
@@ -148,7 +54,10 @@ def sample(
         logits: The model's, NaN-free.
         state: Settings and counts; see `observe`.
         positions: Index that the drawn token will have in its row's sequence, prompt included.
-        top_logprobs: Static. How many of the most probable tokens to report.
+        allowed: Token i is bit i % 32 of word i // 32. At least one token of every masked row must be.
+        masked: Rows that `allowed` is for.
+        forced: Tokens to take whatever would be drawn; -1 for none.
+        top_logprobs: Static. How many of the most probable tokens to report; zeros where no row of the batch asks for them.
         partition: How logits and state lie on a mesh. Each device looks at its part of the vocabulary; parts are never gathered.
     """
     chex.assert_shape(logits, state.counts.shape)
@@ -159,25 +68,40 @@ def sample(
         | jnp.any(state.presence_penalty != 0)
         | jnp.any(state.frequency_penalty != 0)
     )
-    adjusted = _choose(partition, adjusts, lambda: _adjust(logits, state), lambda: logits)
-    best = jnp.argmax(adjusted, axis=-1).astype(jnp.int32)
+    left = logits
+    if allowed is not None:
+        left = _choose(partition, jnp.any(masked), lambda: jnp.where(_bits(allowed, masked, logits), logits, -jnp.inf), lambda: logits)
+    adjusted = _choose(partition, adjusts, lambda: _adjust(left, state), lambda: left)
+    likeliest = jnp.argmax(adjusted, axis=-1).astype(jnp.int32)
     tokens = jax.lax.cond(
         jnp.any(state.temperature > 0),
-        lambda: jnp.where(state.temperature > 0, _draw(adjusted, state, positions, partition), best),
-        lambda: best,
+        lambda: jnp.where(state.temperature > 0, _draw(adjusted, state, positions, partition), likeliest),
+        lambda: likeliest,
     )
+    if forced is not None:
+        tokens = jnp.where(forced >= 0, forced, tokens)
     log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)  # [B, 1]
-    top_logits, top_tokens = _top(logits, top_logprobs, partition)
+    nothing = (jnp.zeros((len(logits), top_logprobs), jnp.float32), jnp.zeros((len(logits), top_logprobs), jnp.int32))
+    whole = lambda found: tuple(constrain(partition, x, ("batch", None)) for x in found)
+    ranked = lambda: whole(_top(logits, log_total, top_logprobs, partition))
+    best, best_tokens = jax.lax.cond(jnp.any(state.ranked), ranked, lambda: whole(nothing))
     return Sampled(
         tokens=tokens,
         logprobs=(jnp.take_along_axis(logits, tokens[:, None], axis=-1) - log_total)[:, 0],
-        top_tokens=top_tokens,
-        top_logprobs=top_logits - log_total,
+        top_tokens=best_tokens,
+        top_logprobs=best,
     )
 
 
-def _top(logits: jax.Array, count: int, partition: Partition | None) -> tuple[jax.Array, jax.Array]:
-    """The highest logits [B, count] and their tokens, of equals the lowest ids first."""
+def _bits(allowed: jax.Array, masked: jax.Array, logits: jax.Array) -> jax.Array:
+    """Which tokens each row may draw, [B, V] bool."""
+    token = jnp.arange(logits.shape[1], dtype=jnp.int32)
+    bit = allowed[:, token // 32] >> (token % 32).astype(jnp.uint32)[None, :]
+    return (bit & 1 == 1) | ~masked[:, None]
+
+
+def _top(logits: jax.Array, log_total: jax.Array, count: int, partition: Partition | None) -> tuple[jax.Array, jax.Array]:
+    """The highest log-probabilities [B, count] and their tokens, of equals the lowest ids first."""
 
     def top(logits):
         values, tokens = jax.lax.top_k(logits, min(count, logits.shape[1]))
@@ -189,7 +113,8 @@ def _top(logits: jax.Array, count: int, partition: Partition | None) -> tuple[ja
         return values, jnp.take_along_axis(tokens, place, 1)
 
     rows = ("batch", None)
-    return local(partition, top, [("batch", "vocab")], (rows, rows))(logits)
+    values, tokens = local(partition, top, [("batch", "vocab")], (rows, rows))(logits)
+    return values - log_total, tokens
 
 
 def observe(

@@ -7,18 +7,20 @@ import oracle
 import pytest
 from small_model import DIRECTORY, small_model
 
-from gptoss_jax import decode
-from gptoss_jax.engine import Engine, Request
+from gptoss_jax import scoring
+from gptoss_jax.engine import Engine
 from gptoss_jax.options import Sampling
+from gptoss_jax.requests import Request
 
-CONTEXT, CHUNK = 64, 16  # prompts of more than 16 tokens take several chunks; every chunk has one shape
+CONTEXT, PAGE, CHUNK = 64, 16, 32  # two blocks of prompts a dispatch
 EOS = 319
 GREEDY = Sampling(temperature=0, max_tokens=12)
 
 
-def make(slots=4, eos=(EOS,), context=CONTEXT):
+def make(slots=4, eos=(EOS,), context=CONTEXT, **options):
     model = small_model()
-    return Engine(model.params, model.config, eos_token_ids=eos, slots=slots, context=context, chunk=CHUNK)
+    options = {"chunk": CHUNK, "page": PAGE} | options
+    return Engine(model.params, model.config, eos_token_ids=eos, slots=slots, context=context, **options)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,8 @@ def collect(engine, requests, **options):
     tokens, reasons = {id(r): [] for r in requests}, {}
     for piece in engine.run(requests, **options):
         assert id(piece.request) not in reasons, "a piece after the last one"
-        assert len(piece.tokens) == len(piece.logprobs) == len(piece.top_logprobs) > 0
+        assert len(piece.tokens) == len(piece.logprobs) == len(piece.top_logprobs)
+        assert piece.tokens or piece.finish_reason
         tokens[id(piece.request)] += piece.tokens
         if piece.finish_reason:
             reasons[id(piece.request)] = piece.finish_reason
@@ -43,7 +46,7 @@ def collect(engine, requests, **options):
 
 
 def alone(prompt, sampling, **options):
-    return collect(make(slots=1, **options), [Request(prompt, sampling)])[0]
+    return collect(make(**options), [Request(prompt, sampling)])[0]
 
 
 MIXED = [
@@ -75,6 +78,11 @@ def test_other_seeds_draw_other_tokens(engine):
     drawn = [Request(prompt(16), Sampling(temperature=1, seed=seed, max_tokens=12)) for seed in (1, 2, 1)]
     first, second, again = (tokens for tokens, _ in collect(engine, drawn))
     assert first == again != second
+
+
+def score(sequences, slots=4):
+    model = small_model()
+    return scoring.score(model.params, model.config, sequences, slots=slots, context=CONTEXT, chunk=CHUNK)
 
 
 # How a request ends
@@ -162,13 +170,6 @@ def test_what_is_cancelled_while_it_waits_never_runs():
     assert requests[0] in ran and requests[1] not in ran and requests[2] in ran
 
 
-def test_nothing_is_compiled_for_other_prompts_of_a_shape_that_ran(engine):
-    collect(engine, [Request(prompt(n), GREEDY) for n in (5, 9, 12, 16)])
-    before = decode.prefill_chunk._cache_size(), decode.decode_chunk._cache_size()
-    collect(engine, [Request(prompt(n, seed=1), dataclasses.replace(MIXED[6][1], seed=n)) for n in (1, 30, 47, 8, 2, 3, 4)])
-    assert before == (decode.prefill_chunk._cache_size(), decode.decode_chunk._cache_size())
-
-
 # Probabilities
 
 
@@ -185,18 +186,17 @@ def test_reported_probabilities_are_the_model_s_own(engine):
     best = np.argsort(-exact, -1)[:, :3]
     assert [list(one) for one in top] == best.tolist()
     np.testing.assert_allclose([list(one.values()) for one in top], np.take_along_axis(exact, best, -1), atol=1e-3)
-    scored = make(slots=1).score([prompt(20) + tokens])[0]
+    [scored] = score([prompt(20) + tokens])
     assert scored.shape == (27,) and scored.dtype == np.float32
     np.testing.assert_allclose(scored[19:], logprobs, atol=1e-4)
 
 
-def test_scores_come_in_order_for_sequences_of_any_length(engine):
+def test_scores_come_in_order_for_sequences_of_any_length():
     sequences = [prompt(n) for n in (40, 1, 17, 2, 64, 16)]
-    scores = engine.score(sequences)
-    assert [len(score) for score in scores] == [39, 0, 16, 1, 63, 15]
-    one = make(slots=1)
-    for sequence, score in zip(sequences, scores, strict=True):
-        np.testing.assert_allclose(score, one.score([sequence])[0], atol=1e-4)
+    scores = score(sequences)
+    assert [len(one) for one in scores] == [39, 0, 16, 1, 63, 15]
+    for sequence, of_many in zip(sequences, scores, strict=True):
+        np.testing.assert_allclose(of_many, score([sequence], slots=1)[0], atol=1e-4)
 
 
 # What is refused

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptoss_jax import sampling
-from gptoss_jax.sampling import Sampling
+from gptoss_jax import sampling, sampling_state
+from gptoss_jax.options import Sampling
 
 V = 37
 run = jax.jit(sampling.sample, static_argnames="top_logprobs")
@@ -22,7 +22,7 @@ def random_logits(*shape, seed=0, scale=3.0):
 
 def draw(logits, samplings, positions=None, prompts=None, **options):
     """`sample` on NumPy logits [B, V] with one Sampling a row."""
-    state = sampling.stack(samplings, vocab_size=logits.shape[-1], prompts=prompts)
+    state = sampling_state.stack(samplings, vocab_size=logits.shape[-1], prompts=prompts)
     positions = np.arange(len(logits)) if positions is None else positions
     return run(jnp.asarray(logits), state, jnp.asarray(positions, jnp.int32), **options)
 
@@ -45,12 +45,12 @@ def support(logits, options, draws=2000):
 
 def test_stack_refuses_token_ids_outside_the_vocabulary():
     with pytest.raises(ValueError, match="vocabulary"):
-        sampling.stack([Sampling(stop_token_ids=[V])], vocab_size=V)
+        sampling_state.stack([Sampling(stop_token_ids=[V])], vocab_size=V)
 
 
 def test_repetition_penalty_without_prompts_is_refused():
     with pytest.raises(ValueError, match="pass prompts"):
-        sampling.stack([Sampling(repetition_penalty=1.1)], vocab_size=V)
+        sampling_state.stack([Sampling(repetition_penalty=1.1)], vocab_size=V)
 
 
 def test_temperature_zero_takes_the_most_probable_and_the_lowest_of_equals():
@@ -102,7 +102,7 @@ def test_bias_and_penalties_match_the_oracle_row_by_row():
     logits = random_logits(len(rows), V)
     prompts = rng.integers(0, V, (len(rows), 8)).tolist()
     generated = [[] for _ in rows]
-    state = sampling.stack(rows, vocab_size=V, prompts=prompts)
+    state = sampling_state.stack(rows, vocab_size=V, prompts=prompts)
     for step in range(12):
         tokens = rng.integers(0, V // 3, len(rows))
         active = np.array([step < 6 or row % 2 == 0 for row in range(len(rows))])
@@ -122,7 +122,7 @@ def test_bias_and_penalties_match_the_oracle_row_by_row():
     ids=repr,
 )
 def test_each_adjustment_takes_effect_without_the_others(options):
-    state = sampling.stack([Sampling(temperature=0, **options)] * 2, vocab_size=3, prompts=[[2], [2]])
+    state = sampling_state.stack([Sampling(temperature=0, **options)] * 2, vocab_size=3, prompts=[[2], [2]])
     state = sampling.observe(state, jnp.zeros(2, jnp.int32), jnp.ones(2, bool))
     out = run(jnp.asarray([[1.0, 0.9, 0.1]] * 2, jnp.float32), state, jnp.zeros(2, jnp.int32))
     np.testing.assert_array_equal(out.tokens, [1, 1])
@@ -253,7 +253,7 @@ def test_one_compiled_program_serves_every_mix_of_options():
     program = jax.jit(functools.partial(sampling.sample, top_logprobs=2))
     logits = jnp.asarray(random_logits(2, V))
     for options in MIXED:
-        state = sampling.stack([options, Sampling(temperature=0, stop_token_ids=[1, 2])], vocab_size=V, eos_token_ids=[3])
+        state = sampling_state.stack([options, Sampling(temperature=0, stop_token_ids=[1, 2])], vocab_size=V, eos_token_ids=[3])
         program(logits, state, jnp.zeros(2, jnp.int32))
     assert program._cache_size() == 1
 
@@ -265,6 +265,6 @@ def test_finished_knows_each_rows_stop_tokens():
         Sampling(ignore_eos=True, max_tokens=9),
         Sampling(ignore_eos=True, stop_token_ids=[5]),
     ]
-    state = sampling.stack(rows, vocab_size=V, eos_token_ids=[2, 3])
+    state = sampling_state.stack(rows, vocab_size=V, eos_token_ids=[2, 3])
     for token, expected in {2: [1, 1, 0, 0], 3: [1, 1, 0, 0], 5: [0, 1, 0, 1], 4: [0, 0, 0, 0]}.items():
         np.testing.assert_array_equal(sampling.finished(state, jnp.full(4, token, jnp.int32)), np.array(expected, bool))

@@ -52,27 +52,46 @@ def init_cache(
       page_size: positions a page.
       partition: how it lies on a mesh, the params' own. A row's pages lie on the devices that have the row.
     """
-    check_rows(partition, batch)
     for name, value in (("batch", batch), ("context", context), ("chunk", chunk), ("page_size", page_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1; got {value}.")
     blocks = -(-context // page_size)
-    ring = min(blocks, -(-(config.sliding_window - 1 + chunk) // page_size) + 1)
+    ring = min(blocks, ring_blocks(config, chunk, page_size))
+    own = lambda entries: np.arange(batch * entries, dtype=np.int32).reshape(batch, entries)
+    pages = {"full_pages": batch * blocks, "ring_pages": batch * ring}
+    return make_cache(config, own(blocks), own(ring), dtype=dtype, page_size=page_size, partition=partition, **pages)
+
+
+def ring_blocks(config: Config, new: int, page_size: int = PAGE) -> int:
+    """Most blocks that a row of a sliding layer needs at a time, where queries are of up to `new` consecutive positions."""
+    return -(-(config.sliding_window - 1 + new - 1) // page_size) + 1
+
+
+def make_cache(
+    config: Config,
+    full_table: np.ndarray,  # [B, R] int32
+    ring_table: np.ndarray,  # [B, R'] int32
+    *,
+    full_pages: int,
+    ring_pages: int,
+    dtype="bfloat16",
+    page_size: int = PAGE,
+    partition: Partition | None = None,
+) -> Cache:
+    """An empty cache of so many pages a full and a sliding layer, whichever row they belong to."""
+    check_rows(partition, len(full_table))
     page = (config.num_key_value_heads, page_size, config.head_dim)
 
     def pages(layer: int) -> jax.Array:
-        count = batch * (blocks if config.window(layer) is None else ring)
+        count = full_pages if config.window(layer) is None else ring_pages
         return jnp.zeros((count, *page), jnp.dtype(dtype), device=sharding.of(partition, PAGES))
 
-    def table(entries: int) -> jax.Array:
-        return sharding.put(np.arange(batch * entries, dtype=np.int32).reshape(batch, entries), partition, TABLE)
-
-    layers = range(config.num_hidden_layers)
+    batch, layers = len(full_table), range(config.num_hidden_layers)
     return Cache(
         k=tuple(pages(i) for i in layers),
         v=tuple(pages(i) for i in layers),
-        full_table=table(blocks),
-        ring_table=table(ring),
+        full_table=sharding.put(full_table, partition, TABLE),
+        ring_table=sharding.put(ring_table, partition, TABLE),
         length=sharding.put(np.zeros(batch, np.int32), partition, TABLE[:1]),
     )
 

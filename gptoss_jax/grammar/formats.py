@@ -1,0 +1,119 @@
+"""What a caller may ask the text of an answer to be: OpenAI's response_format in both its forms, and three kinds of our own.
+
+{"type": "text"}                                                           anything
+{"type": "json_object"}                                                    any JSON object
+{"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}     Chat Completions
+{"type": "json_schema", "name": ..., "schema": {...}}                      Responses
+{"type": "regex", "regex": "[0-9]{4}"}                                     the whole text matches
+{"type": "choice", "choices": ["yes", "no"]}                               the text is one of them
+{"type": "lark", "lark": "start: ..."}                                     llguidance's form of Lark
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import re
+
+from gptoss_jax.grammar.schema import canonical
+
+_TYPES = ("text", "json_object", "json_schema", "regex", "choice", "lark")
+_ABOUT_SCHEMA = ("name", "description", "schema", "strict")
+_LARK_LITERAL = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|#[^\n]*|/(?:\\.|[^/\\\n])+/')
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A grammar's text in one spelling, so that equal ones are compiled once. kind is "json", "regex" or "lark"."""
+
+    kind: str
+    text: str
+
+
+ANY_OBJECT = Format("json", '{"type":"object"}')
+
+
+def read_format(response_format: object, where: str = "response_format") -> Format | None:
+    """The grammar that response_format asks for; None for free text.
+
+    A schema binds whatever "strict" says. What only the library can find wrong with a grammar, `matcher.compiled` refuses.
+
+    Args:
+        response_format: one of the dicts above, or None for free text.
+        where: what the caller calls it, for the refusals.
+
+    Raises:
+        ValueError: anything else, or a grammar that accepts nothing.
+    """
+    if response_format is None:
+        return None
+    if not isinstance(response_format, Mapping):
+        raise ValueError(f'{where} must be a dict such as {{"type": "json_object"}}; got {type(response_format).__name__}')
+    kind = response_format.get("type")
+    if kind not in _TYPES:
+        raise ValueError(f"{where}: type must be one of {', '.join(_TYPES)}; got {str(kind)[:60]!r}; pass one of them")
+    if kind in ("text", "json_object"):
+        _refuse_others(response_format, ("type",), where)
+        return None if kind == "text" else ANY_OBJECT
+    if kind == "json_schema":
+        return _json_schema(response_format, where)
+    field = "choices" if kind == "choice" else kind
+    _refuse_others(response_format, ("type", field), where)
+    value = response_format.get(field)
+    if kind == "choice":
+        return Format("regex", "|".join(_literal(choice) for choice in _choices(value, where)))
+    text = _text(value, f"{where}: {field}")
+    if kind == "lark" and "<" in _LARK_LITERAL.sub("", text):
+        raise ValueError(f"{where}: lark must not name control tokens, which end or begin messages; got a < outside quotes; drop it")
+    return Format(kind, text)
+
+
+def of_schema(schema: object, where: str) -> Format:
+    """The grammar of JSON that satisfies schema.
+
+    Raises:
+        ValueError: as `schema.canonical`.
+    """
+    return Format("json", canonical(schema, where))
+
+
+def _json_schema(response_format: Mapping, where: str) -> Format:
+    inner = response_format
+    if "json_schema" in response_format:
+        _refuse_others(response_format, ("type", "json_schema"), where)
+        inner, where = response_format["json_schema"], f"{where}.json_schema"
+        if not isinstance(inner, Mapping):
+            raise ValueError(f'{where} must be a dict {{"name", "schema"}}; got {type(inner).__name__}')
+        _refuse_others(inner, _ABOUT_SCHEMA, where)
+    else:
+        _refuse_others(inner, ("type", *_ABOUT_SCHEMA), where)
+    if "schema" not in inner:
+        raise ValueError(f'{where} must hold the JSON schema as "schema"; got no such field; add it')
+    for name, kinds in (("name", str), ("description", str), ("strict", bool)):
+        if not isinstance(inner.get(name), kinds | None):
+            raise ValueError(f"{where}: {name} must be a {kinds.__name__}; got {type(inner[name]).__name__}; correct or drop it")
+    return of_schema(inner["schema"], f"{where}.schema")
+
+
+def _refuse_others(given: Mapping, known: tuple[str, ...], where: str) -> None:
+    if others := [str(name)[:60] for name in given if name not in known]:
+        raise ValueError(f"{where} may hold {', '.join(known)}; got {', '.join(others)} too; drop that")
+
+
+def _choices(choices: object, where: str) -> list[str]:
+    if not isinstance(choices, list | tuple) or not choices:
+        raise ValueError(f"{where}: choices must be a list of at least one string; got {str(choices)[:60]!r}; name the answers")
+    return [_text(choice, f"{where}: choices[{i}]") for i, choice in enumerate(choices)]
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{where} must be a string with something in it; got {str(value)[:60]!r}; write it out")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where} must be text that UTF-8 can hold; got a lone surrogate at {error.start}; drop it") from error
+    return value
+
+
+def _literal(text: str) -> str:
+    """A regex that matches text alone, in Rust's spelling."""
+    return "".join(c if c.isascii() and c.isalnum() else f"\\x{{{ord(c):x}}}" for c in text)
