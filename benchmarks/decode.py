@@ -37,7 +37,7 @@ from gptoss_jax.engine import Engine, Request
 from gptoss_jax.model.params import Params
 from gptoss_jax.model.transformer import prefill
 from gptoss_jax.plan import floor
-from gptoss_jax.sampling import Sampling
+from gptoss_jax.options import Sampling
 
 _PRESET_BATCHES, _TOKENS = (1, 4, 16, 64, 256), 1024
 _CHECKPOINT_BATCHES, _PROMPT = (1, 8), 64

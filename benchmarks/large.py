@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks import child
 from gptoss_jax import decode, sampling, weights
 from gptoss_jax.model.cache import init_cache
-from gptoss_jax.sampling import Sampling
+from gptoss_jax.options import Sampling
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
 _EXPERTS = flags.DEFINE_enum("experts", "packed", ["auto", "packed", "tiled", "stacked", "split"], "How expert weights are held.")
@@ -38,7 +38,7 @@ def measure() -> dict:
 
     def start():
         options = Sampling(temperature=0, max_tokens=_NEW.value + 1, ignore_eos=True)
-        state = sampling.stack([options], vocab_size=config.vocab_size)
+        state = sampling_state.stack([options], vocab_size=config.vocab_size)
         cache = init_cache(config, 1, _CONTEXT.value, chunk=_PROMPT.value, dtype=params.embedding.dtype)
         return decode.init_state(cache, state, [_NEW.value + 1])
 

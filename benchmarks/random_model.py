@@ -13,7 +13,7 @@ from gptoss_jax import decode, sampling
 from gptoss_jax.config import Config
 from gptoss_jax.model.cache import Cache, init_cache
 from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, is_spec
-from gptoss_jax.sampling import Sampling
+from gptoss_jax.options import Sampling
 from pallas_kernels import dispatch
 from pallas_kernels.mxfp4.tiles import TILE
 
@@ -56,7 +56,7 @@ def full_cache(config: Config, batch: int, context: int, room: int, *, chunk: in
 def state(config: Config, cache: Cache, budget: int, seed: int = 2) -> decode.State:
     """Greedy rows that nothing but their budget of tokens ends, each with a random newest token."""
     batch = cache.length.shape[0]
-    greedy = sampling.stack([Sampling(temperature=0, max_tokens=budget, ignore_eos=True)] * batch, vocab_size=config.vocab_size)
+    greedy = sampling_state.stack([Sampling(temperature=0, max_tokens=budget, ignore_eos=True)] * batch, vocab_size=config.vocab_size)
     start = decode.init_state(cache, greedy, [budget] * batch)
     return start.replace(token=tokens(config, batch, seed=seed))
 

@@ -153,7 +153,7 @@ def collectives(text):
 def test_a_step_has_two_sums_a_layer_and_never_gathers_logits(experts):
     params, config = shallow(model("nano", experts=experts, shape=(2, 4)))
     partition = params.partition
-    greedy = sampling.stack([gj.Sampling(temperature=1, top_p=0.9, top_k=9, seed=1)] * 4, vocab_size=config.vocab_size, partition=partition)
+    greedy = sampling_state.stack([gj.Sampling(temperature=1, top_p=0.9, top_k=9, seed=1)] * 4, vocab_size=config.vocab_size, partition=partition)
     cache = init_cache(config, 4, 64, chunk=16, dtype="float32", partition=partition)
     state = decode.init_state(cache, greedy, [8] * 4, partition=partition)
     step = decode.decode_chunk.lower(params, config, state, np.int32(8), steps=8, top_logprobs=5).compile().as_text()

@@ -5,12 +5,12 @@ from typing import Any
 
 import jax
 
-from gptoss_jax import decode, sampling, sharding
+from gptoss_jax import decode, sharding
 from gptoss_jax.config import Config
 from gptoss_jax.decode import State
 from gptoss_jax.model.cache import init_cache
 from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, is_spec
-from gptoss_jax.sampling import Sampling
+from gptoss_jax.options import Sampling
 from gptoss_jax.sharding import Axes, Partition
 
 
@@ -30,7 +30,7 @@ def state(config: Config, slots: int, context: int, chunk: int, partition: Parti
 
     def make() -> State:
         cache = init_cache(config, slots, context, chunk=chunk)
-        return decode.init_state(cache, sampling.stack([Sampling()], vocab_size=config.vocab_size), [1])  # of one row, to be light
+        return decode.init_state(cache, sampling_state.stack([Sampling()], vocab_size=config.vocab_size), [1])  # of one row, to be light
 
     made = jax.eval_shape(make)
 

@@ -1,0 +1,172 @@
+"""Batch jobs: a file of requests in, a file of results in the same order out. An entry point: reads flags and the environment, prints.
+
+    python -m gptoss_jax.batch --input=requests.jsonl --output=results.jsonl --checkpoint=gpt-oss-20b/ --slots=64
+    srun --ntasks=8 --gpus-per-task=1 python -m gptoss_jax.batch ... && python -m gptoss_jax.batch.merge --output=results.jsonl
+
+Requests are OpenAI's batch lines or plain ones, see `requests`. After any interruption the same command does the rest. Exit status: 0
+all results are written, those of refused requests too; 75 a signal ended it, start it again; 1 it cannot go on, and says why.
+"""
+
+from collections.abc import Mapping
+import logging as standard_logging
+import os
+from pathlib import Path
+import sys
+
+from absl import app, flags, logging
+import jax
+
+from gptoss_jax import compile_cache, launch
+from gptoss_jax.batch import shards, source
+from gptoss_jax.batch.draining import UNFINISHED, Draining
+from gptoss_jax.batch.fields import Defaults
+from gptoss_jax.batch.job import Job
+from gptoss_jax.batch.progress import Progress
+from gptoss_jax.batch.shards import Shard
+from gptoss_jax.llm import LLM
+from gptoss_jax.options import Sampling
+from gptoss_jax.weights import load
+
+_MATTERS = ("checkpoint", "context", "dtype", "experts", "max_tokens", "reasoning_effort", "seed")  # to what the results are
+
+
+def define_flags(to: flags.FlagValues) -> None:
+    text, whole = flags.DEFINE_string, flags.DEFINE_integer
+    text("input", None, "File of requests, one JSON object a line; .gz and .zst are read as such.", to)
+    text("output", None, "File for the results; .gz and .zst are written as such.", to)
+    flags.DEFINE_bool("overwrite", False, "Do a job whose output is there all over again.", to)
+    text("checkpoint", "nano", "Checkpoint directory, hub repository, or 'nano', the bundled one.", to)
+    whole("slots", 8, "Most answers that are written side by side.", lower_bound=1, flag_values=to)
+    whole("context", None, "Most tokens of a prompt and its answer; default 8,192 or the model's own limit.", lower_bound=2, flag_values=to)
+    whole("chunk", None, "Most prompt tokens that are read at a time; see LLM.", lower_bound=1, flag_values=to)
+    whole("cache_tokens", None, "Tokens that the cache has room for; see LLM.", lower_bound=1, flag_values=to)
+    flags.DEFINE_bool("prefix_reuse", True, "Read beginnings that prompts share once.", to)
+    flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of everything but packed experts.", to)
+    forms = ["auto", "packed", "tiled", "stacked", "split"]
+    flags.DEFINE_enum("experts", "auto", forms, "How expert weights are held; see gptoss_jax.load.", to)
+    whole("max_tokens", None, "Most tokens of an answer, for requests that do not say; default what the context leaves.", 1, flag_values=to)
+    flags.DEFINE_float("temperature", None, "For requests that do not say; default the model card's 1, for nano 0.", flag_values=to)
+    flags.DEFINE_enum("reasoning_effort", "medium", ["low", "medium", "high"], "For requests that do not say.", to)
+    whole("seed", 0, "Requests without a seed get one that comes from this and their id.", lower_bound=0, flag_values=to)
+    whole("shard_index", None, "Which part of the input this process does, from 0; default the launcher's number.", 0, flag_values=to)
+    whole("shard_count", None, "How many parts there are; default the launcher's number, 1 for the whole input.", 1, flag_values=to)
+    flags.DEFINE_float("drain_seconds", 5, "What runs gets to end, after a signal.", lower_bound=0, flag_values=to)
+    flags.DEFINE_float("log_seconds", 30, "Between lines of progress, where there is no terminal.", lower_bound=0.1, flag_values=to)
+    text("compilation_cache", "default", "Folder that keeps compiled programs; 'default' in the user's, 'off' none.", to)
+    launch.define_flags(to)
+
+
+def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    logging.set_verbosity(logging.INFO)
+    standard_logging.getLogger("jax").setLevel(standard_logging.WARNING)  # at INFO it tells which accelerators it did not find
+    try:
+        with Draining(given.drain_seconds) as draining:
+            return _work(given, draining)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _work(given: flags.FlagValues, draining: Draining) -> int:
+    """The whole job; everything that can be refused is refused before the weights are read."""
+    files = [_path(given, name) for name in ("input", "output")]
+    if files[0].exists() and files[1].exists() and files[0].samefile(files[1]):
+        raise ValueError(f"--output must be another file than --input; both are {files[0]}; give it another name.")
+    shard, defaults = _shard(given, os.environ), _defaults(given)
+    if not files[1].parent.is_dir():
+        raise ValueError(f"--output must be in a folder that is there; {files[1].parent} is not; make it.")
+    output = shard.path(files[1])
+    if output.exists() and not given.overwrite and not shards.partial(output).exists():
+        print(f"{output} is there already, nothing is done; pass --overwrite to do it again.")
+        return 0
+    settings = {name: getattr(given, name) for name in _MATTERS} | {"temperature": defaults.temperature}
+    with Job(source.survey(files[0]), files[1], settings, defaults, shard) as job:
+        if output.exists() and not given.overwrite:
+            return _left_over(job)
+        if job.journal.cut:
+            logging.warning("%d bytes at the end of %s were torn; what they were is done again", job.journal.cut, job.journal.path)
+        if job.journal.totals.done:
+            logging.info("%s goes on: %d of its requests are done", output, job.journal.totals.done)
+        summary = _answer(job, given, draining) if job.journal.missing else "all requests were done"
+        if draining.asked and job.journal.missing:
+            print(f"stopped: {summary}; start the same command again to go on", flush=True)
+            return UNFINISHED
+        job.finish()
+    print(f"{output}: {summary}", flush=True)
+    return 0
+
+
+def _answer(job: Job, given: flags.FlagValues, draining: Draining) -> str:
+    """Answers what is missing; returns what there is to say about it."""
+    compile_cache.enable(given.compilation_cache)
+    llm = _llm(given, launch.start(given))
+    log = None if sys.stderr.isatty() else logging.info
+    totals, stats = job.journal.totals, llm.engine.stats
+    requests = totals.done + job.journal.missing
+    with Progress(totals, requests, generated=lambda: stats.generated, log=log, seconds=given.log_seconds) as progress:
+        job.run(llm, draining)
+    return progress.summary(stats.occupancy)
+
+
+def _llm(given: flags.FlagValues, mesh: jax.sharding.Mesh | None) -> LLM:
+    shown = sys.stderr.isatty()
+    model = load(given.checkpoint, mesh=mesh, dtype=given.dtype, experts=given.experts, progress=shown)
+    optional = {} if given.cache_tokens is None else {"cache_tokens": given.cache_tokens}
+    optional |= {} if given.prefix_reuse else {"prefix_reuse": False}
+    llm = LLM(model, slots=given.slots, context=given.context, chunk=given.chunk, **optional)
+    llm.prepare(progress=shown)
+    return llm
+
+
+def _left_over(job: Job) -> int:
+    """There are an output and a journal: a job that ended between writing the one and removing the other, or one with --overwrite."""
+    if job.journal.missing and job.journal.totals.done:
+        raise ValueError(
+            f"{job.path} is there already, and {job.journal.path.name} of a job that was to overwrite it; pass --overwrite to go on with "
+            "that, or remove one of the two."
+        )
+    job.journal.remove()
+    print(f"{job.path} is there already, nothing is done; pass --overwrite to do it again.")
+    return 0
+
+
+def _path(given: flags.FlagValues, name: str) -> Path:
+    value = getattr(given, name)
+    if not value:
+        raise ValueError(f"--{name} must name a file; give --input=requests.jsonl --output=results.jsonl.")
+    if value == "-":
+        raise ValueError(f"--{name} must be a file; - is a stream, with which no job can go on after an interruption; save it first.")
+    if Path(value).is_dir():
+        raise ValueError(f"--{name} must be a file; {value} is a folder; name a file in it.")
+    return Path(value)
+
+
+def _shard(given: flags.FlagValues, environment: Mapping[str, str]) -> Shard:
+    if given.distributed or given.coordinator_address or given.num_processes is not None or given.process_id is not None:
+        raise ValueError(
+            "a batch job runs in one process for each mesh; --distributed is for several, which would have to answer the same requests in "
+            "step; give each a shard and devices of its own: start them with srun or mpirun, or with --shard_index and --shard_count."
+        )
+    if (given.shard_index is None) != (given.shard_count is None) and given.shard_count != 1:
+        raise ValueError("--shard_index and --shard_count go together; give both, or neither.")
+    if given.shard_count is not None:
+        return Shard(given.shard_index or 0, given.shard_count)
+    found = shards.from_launcher(environment)
+    if found is None:
+        return Shard()
+    logging.info("shard %d of %d, as %s says; --shard_count=1 would do the whole input", found[0].index, found[0].count, found[1])
+    return found[0]
+
+
+def _defaults(given: flags.FlagValues) -> Defaults:
+    if given.mesh is not None:
+        launch.shape(given.mesh)
+    temperature = given.temperature if given.temperature is not None else 0.0 if given.checkpoint == "nano" else 1.0
+    Sampling(temperature=temperature, max_tokens=given.max_tokens, seed=given.seed)
+    return Defaults(temperature, given.max_tokens, given.reasoning_effort, given.seed)
+
+
+if __name__ == "__main__":
+    define_flags(flags.FLAGS)
+    app.run(main)

@@ -1,0 +1,138 @@
+"""What every form of a request shares: which of its fields are known, and how they become the fields of a Task. Knows no jax."""
+
+from collections.abc import Collection, Mapping
+import dataclasses
+import hashlib
+import json
+
+from gptoss_jax.options import Sampling
+
+MOST_ANSWERS = 128  # to one request, as in OpenAI's API
+# Of a request's sampling, by the same names in every form. `max_tokens` and `logprobs` have several names or shapes.
+SAMPLING = (
+    *("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
+    *("logit_bias", "seed", "stop", "stop_token_ids", "ignore_eos"),
+)
+SCHEDULING = ("n", "priority", "time_limit")
+
+
+class Refused(ValueError):
+    """A request that cannot be answered.
+
+    Attributes:
+        code: for programs, such as "unknown_field".
+        field: which one is to blame, or None.
+    """
+
+    def __init__(self, message: str, code: str = "invalid_request", field: str | None = None):
+        super().__init__(message)
+        self.code, self.field = code, field
+
+
+@dataclasses.dataclass(frozen=True)
+class Defaults:
+    """For requests that say nothing.
+
+    Attributes:
+        seed: a request without a seed has one that comes from this and its id.
+    """
+
+    temperature: float = 1.0
+    max_tokens: int | None = None
+    reasoning_effort: str = "medium"
+    seed: int = 0
+
+    def seed_of(self, name: str) -> int:
+        """The same whenever it is asked, so that a job that goes on gives the answers that it would have given."""
+        digest = hashlib.blake2b(f"{self.seed} {name}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(digest, "little") >> 2  # the seeds after it are those of further answers
+
+
+def given(body: Mapping, known: Collection[str], *, without_effect: Collection[str] = (), fixed: Mapping[str, tuple] | None = None) -> dict:
+    """The fields of a body that are not null.
+
+    Args:
+        known: what the form honours.
+        without_effect: what is correct to accept without doing anything.
+        fixed: fields of which only these values are served; the first of them is what it is when left out.
+
+    Raises:
+        Refused: there are other fields, or other values of those that are fixed.
+    """
+    fixed = fixed or {}
+    present = {name: value for name, value in body.items() if value is not None}
+    for name, value in present.items():
+        if name in fixed and not any(type(value) is type(one) and value == one for one in fixed[name]):
+            served = " or ".join(_json_word(one) for one in fixed[name])
+            raise Refused(
+                f"{name} must be {served or 'left out'}; got {_json_word(value)}, which is not supported.", "unsupported_field", name
+            )
+        if name not in known and name not in without_effect and name not in fixed:
+            raise Refused(f"{name} is no field that is known here; remove it.", "unknown_field", name)
+    return present
+
+
+def sampling(fields: Mapping, defaults: Defaults, name: str, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
+    """How a request is sampled. Raises Refused where an option is out of range or of the wrong type."""
+    options = {key: fields[key] for key in SAMPLING if key in fields}
+    options.setdefault("temperature", defaults.temperature)
+    options.setdefault("seed", defaults.seed_of(name))
+    if isinstance(options.get("logit_bias"), Mapping):
+        options["logit_bias"] = {_token(key): value for key, value in options["logit_bias"].items()}
+    try:
+        return Sampling(**options, max_tokens=defaults.max_tokens if max_tokens is None else max_tokens, logprobs=logprobs)
+    except ValueError as error:
+        blamed = str(error).partition(" ")[0]
+        raise Refused(str(error), field=blamed if blamed in fields else None) from None
+
+
+def scheduling(fields: Mapping) -> dict:
+    """The fields of a Task that say how many answers there are and when."""
+    n, limit = fields.get("n", 1), fields.get("time_limit")
+    if not _whole(n) or not 1 <= n <= MOST_ANSWERS:
+        raise Refused(f"n must be a whole number, 1 to {MOST_ANSWERS}; got {n!r}.", field="n")
+    if not _whole(fields.get("priority", 0)):
+        raise Refused(f"priority must be a whole number; got {fields['priority']!r}; those with the lowest come first.", field="priority")
+    if limit is not None and not (isinstance(limit, int | float) and not isinstance(limit, bool) and 0 < limit < float("inf")):
+        raise Refused(f"time_limit must be a number of seconds above 0; got {limit!r}.", field="time_limit")
+    return {"n": n, "priority": fields.get("priority", 0), "time_limit": limit}
+
+
+def tools(fields: Mapping) -> list | None:
+    """The tools that the model is shown: none of them where tool_choice is "none"."""
+    choice, listed = fields.get("tool_choice", "auto"), fields.get("tools")
+    if choice not in ("auto", "none"):
+        raise Refused(
+            f'tool_choice must be "auto" or "none"; got {str(choice)[:60]!r}, which is not supported.', "unsupported_field", "tool_choice"
+        )
+    if listed is not None and not isinstance(listed, list):
+        raise Refused(f"tools must be a list of function definitions; got {type(listed).__name__}.", field="tools")
+    return listed if choice == "auto" and listed else None
+
+
+def text(fields: Mapping, name: str) -> str | None:
+    """A field that is a string, or None."""
+    if not isinstance(fields.get(name), str | None):
+        raise Refused(f"{name} must be a string; got {type(fields[name]).__name__}.", field=name)
+    return fields.get(name)
+
+
+def mapping(fields: Mapping, name: str) -> dict:
+    """A field that is an object; {} where there is none."""
+    value = fields.get(name, {})
+    if not isinstance(value, dict):
+        raise Refused(f"{name} must be an object; got {type(value).__name__}.", field=name)
+    return value
+
+
+def _token(key: object) -> object:
+    """JSON's keys are strings."""
+    return int(key) if isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) < 20 else key
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _json_word(value: object) -> str:
+    return value[:60] if isinstance(value, str) else json.dumps(value)[:60]

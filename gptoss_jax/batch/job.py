@@ -1,0 +1,97 @@
+"""The loop of a job: requests out of the input into the model, outcomes into the journal, the journal into the output."""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+from pathlib import Path
+
+from gptoss_jax.batch import files, requests, results, shards, source
+from gptoss_jax.batch.draining import Draining
+from gptoss_jax.batch.fields import Defaults, Refused
+from gptoss_jax.batch.journal import Journal
+from gptoss_jax.batch.shards import Shard
+from gptoss_jax.batch.source import Source
+from gptoss_jax.tasks import Outcome, Task
+
+
+class Job:
+    """One input, or a shard of it, on its way to one output. Holds the output for itself until it is closed.
+
+    Args:
+        given: the input.
+        output: of the whole job; a shard's file has its name from it.
+        settings: what must be the same when the job goes on, and in all its shards. Plain JSON.
+        defaults: for requests that say nothing.
+        shard: which part of the input.
+
+    Raises:
+        ValueError: another process writes this output, or what was begun was another job.
+        OSError: the output's folder cannot be written.
+    """
+
+    def __init__(self, given: Source, output: Path, settings: Mapping, defaults: Defaults, shard: Shard):
+        self._given, self._defaults, self._shard = given, defaults, shard
+        self.path = shard.path(output)
+        self._about = {"input": given.identity, "settings": dict(settings)}
+        whole = self._about | {"shard": [shard.index, shard.count]}
+        self.journal = Journal(shards.partial(self.path), whole, shard.places(given.records))
+
+    def __enter__(self) -> "Job":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.journal.close()
+
+    def run(self, llm, draining: Draining) -> None:
+        """Answers what is missing, or as much of it as there is time for.
+
+        Args:
+            llm: an `LLM`, or whatever has its `run` and `model`.
+        """
+        with contextlib.closing(draining.until_time_is_up(llm.run(self._tasks(draining)))) as outcomes:
+            for outcome in outcomes:
+                self._keep(outcome, llm.model.tokenizer)
+
+    def finish(self) -> None:
+        """Writes the output, all at once, and removes the journal. Raises ValueError where results are missing."""
+        if self.journal.missing:
+            raise ValueError(
+                f"every request must have a result; {self.journal.missing:,} have none; leave the input as it is and start again."
+            )
+        with files.written_whole(self.path) as file:
+            if self._shard.count > 1:
+                file.write(shards.header(self._shard, self._about))
+            for line in self.journal.results():
+                file.write(line)
+        self.journal.remove()
+
+    def _tasks(self, draining: Draining) -> Iterator[Task]:
+        """What the model has to do, read as it is asked for; what cannot be done is written down on the way."""
+        ids = source.Ids()
+        for record, number, text in source.records(self._given):
+            if draining.asked:
+                return
+            line = requests.parse(text, number)
+            new = line.key is None or ids.add(line.key)
+            place = self._shard.place(record)
+            if place is None or self.journal.has(place):
+                continue
+            try:
+                if not new:
+                    raise Refused(f"ids must differ; {line.id!r} is that of an earlier line too; give this one another.", "duplicate_id")
+                request = requests.read(line, self._defaults)
+                task = Task(key=(place, request), **request.task)
+            except ValueError as error:
+                refusal = error if isinstance(error, Refused) else Refused(str(error))
+                with draining.uninterrupted():
+                    self.journal.add(place, results.refused(line, refusal), error=True)
+            else:
+                yield task
+
+    def _keep(self, outcome: Outcome, tokenizer) -> None:
+        place, request = outcome.task.key
+        if outcome.error is not None:
+            self.journal.add(place, results.refused(request.line, Refused(outcome.error)), error=True)
+            return
+        written = sum(len(answer.tokens) for answer in outcome.answers)
+        result = results.answered(request, outcome, tokenizer)
+        self.journal.add(place, result, error=False, tokens_in=outcome.prompt_tokens, tokens_out=written)

@@ -1,0 +1,179 @@
+"""A line of the input to a request that can be answered, or to what is wrong with it. Knows no jax.
+
+Two forms, also mixed in one file: OpenAI's batch lines (`custom_id`, `method`, `url`, `body`), and plain ones (`id` with `prompt` or
+`messages`, and what `Sampling` and `Task` take by the same names).
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import math
+from typing import Any, Literal
+
+from gptoss_jax.batch import fields, openai_chat, openai_responses
+from gptoss_jax.batch.fields import Defaults, Refused
+
+Form = Literal["plain", "chat", "responses"]
+_OPENAI = ("custom_id", "method", "url", "body")
+_URLS: dict[str, Form] = {"/v1/chat/completions": "chat", "/v1/responses": "responses"}
+_CONVERSATION = ("reasoning_effort", "tools", "tool_choice", "instructions")
+_PLAIN = (
+    "id",
+    "prompt",
+    "messages",
+    "max_tokens",
+    "logprobs",
+    "return_tokens",
+    "response_format",
+    *_CONVERSATION,
+    *fields.SAMPLING,
+    *fields.SCHEDULING,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line as JSON.
+
+    Attributes:
+        form: the form of its result.
+        id: as it came, or None where there is none that can be used.
+        number: in the file, from 1.
+        content: the whole of it; empty where it is no JSON object.
+        problem: why it cannot be a request at all.
+    """
+
+    form: Form
+    id: str | int | None
+    number: int
+    content: Mapping
+    problem: Refused | None = None
+
+    @property
+    def name(self) -> str:
+        """Tells it from all others of the job: its id, or its line where it has none."""
+        return f"line {self.number}" if self.id is None else f"{'custom_id' if self.form != 'plain' else 'id'} {self.id}"
+
+    @property
+    def key(self) -> str | None:
+        """What no other line may have too."""
+        return None if self.id is None else str(self.id)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What can be answered.
+
+    Attributes:
+        line: where it stands.
+        task: the fields of a `Task`.
+        body: as it came, without what was null.
+    """
+
+    line: Line
+    task: Mapping[str, Any]
+    body: Mapping[str, Any]
+
+
+def parse(text: bytes, number: int) -> Line:
+    """The line's form and id, whatever else is in it."""
+    try:
+        content = json.loads(text.decode("utf-8"), parse_constant=_number, parse_float=_number)
+    except UnicodeDecodeError as error:
+        return _broken(number, f"a line must be UTF-8; byte {error.start} is not; save the file as UTF-8.", "invalid_utf8")
+    except (ValueError, RecursionError) as error:
+        return _broken(number, f"a line must be one JSON object; it is no JSON: {str(error)[:200]}.", "invalid_json")
+    if not isinstance(content, dict):
+        return _broken(number, f"a line must be a JSON object; got {_kind(content)}; write one object a line.", "invalid_json")
+    openai = any(name in content for name in _OPENAI)
+    key = "custom_id" if openai else "id"
+    name = content.get(key)
+    problem = None
+    usable = isinstance(name, str) and name or (not openai and isinstance(name, int) and not isinstance(name, bool))
+    if not usable:
+        kinds = "a string" if openai else "a string or a whole number"
+        problem = Refused(f"{key} must be {kinds} that no other line has; got {str(name)[:60]!r}; give it one.", "invalid_id", key)
+    form = _form(content) if openai else "plain"
+    return Line(form, name if usable else None, number, content, problem)
+
+
+def read(line: Line, defaults: Defaults) -> Request:
+    """The request of a line. Raises Refused for one that cannot be answered; what a model must know to refuse it is left to it."""
+    if line.problem:
+        raise line.problem
+    if line.form == "plain":
+        body = fields.given(line.content, _PLAIN)
+        return Request(line, _plain(body, line.name, defaults), body)
+    fields.given(line.content, _OPENAI)
+    for name, served in (("method", ("POST",)), ("url", tuple(_URLS))):
+        if line.content.get(name) not in served:
+            got = str(line.content.get(name))[:60]
+            raise Refused(
+                f"{name} must be {' or '.join(served)}; got {got!r}.", "unsupported_url" if name == "url" else "invalid_request", name
+            )
+    body = line.content.get("body")
+    if not isinstance(body, dict):
+        raise Refused(f"body must be an object; got {_kind(body)}.", field="body")
+    form = {"chat": openai_chat, "responses": openai_responses}[line.form]
+    body = form.given(body)
+    return Request(line, form.task(body, line.name, defaults), body)
+
+
+def _plain(body: Mapping, name: str, defaults: Defaults) -> dict:
+    if ("prompt" in body) == ("messages" in body):
+        raise Refused('a request must have either a prompt or messages; give it one of them, {"id": "1", "prompt": "..."}.')
+    if not isinstance(body.get("return_tokens", False), bool):
+        raise Refused(f"return_tokens must be true or false; got {body['return_tokens']!r}.", field="return_tokens")
+    how = fields.sampling(body, defaults, name, max_tokens=body.get("max_tokens"), logprobs=body.get("logprobs"))
+    task = fields.scheduling(body) | {"sampling": how, "response_format": _format(body)}
+    if "prompt" in body:
+        if extra := [name for name in _CONVERSATION if name in body]:
+            raise Refused(f"{extra[0]} needs messages; a prompt is continued as it stands; remove it or give messages.", field=extra[0])
+        return task | {"prompt": _prompt(body["prompt"])}
+    return task | {
+        "messages": _messages(body["messages"]),
+        "reasoning_effort": body.get("reasoning_effort", defaults.reasoning_effort),
+        "tools": fields.tools(body),
+        "options": {} if fields.text(body, "instructions") is None else {"instructions": body["instructions"]},
+    }
+
+
+def _format(body: Mapping) -> Mapping | None:
+    """None for what asks for nothing special."""
+    return None if fields.mapping(body, "response_format") in ({}, {"type": "text"}) else body["response_format"]
+
+
+def _prompt(prompt: object) -> str | list[int]:
+    ids = isinstance(prompt, list) and all(isinstance(token, int) and not isinstance(token, bool) for token in prompt)
+    if not ids and not isinstance(prompt, str):
+        raise Refused(
+            f"prompt must be a string or a list of token ids; got {str(prompt)[:60]!r}; write a line for each prompt.", field="prompt"
+        )
+    return prompt
+
+
+def _messages(messages: object) -> str | list:
+    if not isinstance(messages, str | list):
+        raise Refused(f'messages must be a list; got {_kind(messages)}; write [{{"role": "user", "content": "..."}}].', field="messages")
+    return messages
+
+
+def _form(content: Mapping) -> Form:
+    return _URLS.get(content["url"], "chat") if isinstance(content.get("url"), str) else "chat"
+
+
+def _broken(number: int, message: str, code: str) -> Line:
+    return Line("plain", None, number, {}, Refused(message, code))
+
+
+def _number(text: str) -> float:
+    """Raises ValueError for NaN, Infinity and what is as large, which Python reads and JSON does not have."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no number of JSON")
+    return value
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", int: "a number", float: "a number", bool: "true or false"}
+    return names.get(type(value), "null")

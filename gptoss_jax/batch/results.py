@@ -1,0 +1,74 @@
+"""Outcomes and refusals to lines of the output, in the form of the request; the same bytes whenever they are made. Knows no jax."""
+
+from collections.abc import Mapping
+import hashlib
+import json
+
+from gptoss_jax.batch import openai_chat, openai_responses, replies
+from gptoss_jax.batch.fields import Refused
+from gptoss_jax.batch.requests import Line, Request
+
+
+def answered(request: Request, outcome, tokenizer) -> bytes:
+    """The line of a request that was answered.
+
+    Args:
+        outcome: an `Outcome` without error.
+        tokenizer: spells the tokens of log-probabilities; may be None where there are none.
+    """
+    line = request.line
+    if line.form == "plain":
+        return _json(_plain(request, outcome))
+    digest = _digest(line)
+    form = openai_chat if line.form == "chat" else openai_responses
+    return _json(_openai(line, 200, form.response(request.body, digest, outcome, tokenizer)))
+
+
+def refused(line: Line, refusal: Refused) -> bytes:
+    """The line of what cannot be answered."""
+    if line.form == "plain":
+        where = {"id": line.id} if line.id is not None else {"id": None, "line": line.number}
+        return _json(where | {"error": {"code": refusal.code, "message": str(refusal)}})
+    error = {"message": str(refusal), "type": "invalid_request_error", "param": refusal.field, "code": refusal.code}
+    return _json(_openai(line, 400, {"error": error}))
+
+
+def _openai(line: Line, status: int, body: Mapping) -> dict:
+    digest = _digest(line)
+    response = {"status_code": status, "request_id": f"req_{digest}", "body": body}
+    return {"id": f"batch_req_{digest}", "custom_id": line.id, "response": response, "error": None}
+
+
+def _plain(request: Request, outcome) -> dict:
+    answers = [_answer(request, answer) for answer in outcome.answers]
+    written = replies.written_tokens(outcome)
+    usage = {"prompt_tokens": outcome.prompt_tokens, "completion_tokens": written, "total_tokens": outcome.prompt_tokens + written}
+    several = {"choices": answers} if len(answers) != 1 else answers[0]
+    return {"id": request.line.id, **several, "usage": usage, "error": None}
+
+
+def _answer(request: Request, answer) -> dict:
+    """An answer to messages has reasoning and calls, one to a prompt does not."""
+    out = {"text": answer.text}
+    if "messages" in request.body:
+        calls = [{"name": call.name, "arguments": call.arguments} for call in answer.tool_calls]
+        out |= {"reasoning": answer.reasoning, "tool_calls": calls}
+    out["finish_reason"] = answer.finish_reason
+    if request.body.get("return_tokens"):
+        out["tokens"] = list(answer.tokens)
+    if answer.logprobs is not None:
+        out["logprobs"] = [replies.finite(value) for value in answer.logprobs]
+    if answer.top_logprobs is not None:
+        out["top_logprobs"] = [{str(token): replies.finite(value) for token, value in top.items()} for top in answer.top_logprobs]
+    return out
+
+
+def _digest(line: Line) -> str:
+    return hashlib.blake2b(line.name.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def _json(value: Mapping) -> bytes:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell and UTF-8 cannot
+        return json.dumps(value, allow_nan=False).encode()
