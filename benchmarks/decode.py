@@ -33,11 +33,12 @@ from benchmarks import device, numerics, random_model, whole_model
 from benchmarks.whole_model import Benchmark, Point, Times
 from gptoss_jax import decode, weights
 from gptoss_jax.config import Config
-from gptoss_jax.engine import Engine, Request
+from gptoss_jax.engine import Engine
 from gptoss_jax.model.params import Params
 from gptoss_jax.model.transformer import prefill
-from gptoss_jax.plan import floor
 from gptoss_jax.options import Sampling
+from gptoss_jax.plan import floor
+from gptoss_jax.requests import Request
 
 _PRESET_BATCHES, _TOKENS = (1, 4, 16, 64, 256), 1024
 _CHECKPOINT_BATCHES, _PROMPT = (1, 8), 64
@@ -106,6 +107,7 @@ def measure_steps(params: Params, config: Config, point: Point, *, steps: int, r
     """Times of runs of decode steps, each run one dispatch that begins with `point.length` tokens in every row's cache."""
     cache = random_model.full_cache(config, point.batch, point.length, steps)
     state = random_model.state(config, cache, steps)
+    orders = decode.orders(point.batch, steps, steps=steps, vocab_size=config.vocab_size)
 
     def rewound(state):
         start = jnp.full(point.batch, point.length, jnp.int32)
@@ -114,7 +116,7 @@ def measure_steps(params: Params, config: Config, point: Point, *, steps: int, r
 
     def run(state):
         began = time.perf_counter()
-        state, chunk = decode.decode_chunk(params, config, state, jnp.int32(steps), steps=steps)
+        state, chunk = decode.decode_chunk(params, config, state, orders, steps=steps)
         chunk = jax.device_get(chunk)
         taken = time.perf_counter() - began
         if np.any(chunk.count != steps) or not np.all(np.isfinite(chunk.sampled.logprobs)):
@@ -127,7 +129,7 @@ def measure_steps(params: Params, config: Config, point: Point, *, steps: int, r
         seconds.append(taken)
     experts, state = count_experts(params, config, state)
     state = rewound(state)
-    busy = device.busy_seconds(lambda: decode.decode_chunk(params, config, state, jnp.int32(steps), steps=steps))
+    busy = device.busy_seconds(lambda: decode.decode_chunk(params, config, state, orders, steps=steps))
     more = {"experts": experts, "uniform_experts": floor.expected_experts(config, point.batch)}
     return Times(seconds[2:], steps, point.batch * steps, busy, more)
 

@@ -13,11 +13,10 @@ import time
 
 from absl import app, flags
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import child
-from gptoss_jax import decode, sampling, weights
+from gptoss_jax import decode, sampling_state, weights
 from gptoss_jax.model.cache import init_cache
 from gptoss_jax.options import Sampling
 
@@ -34,19 +33,21 @@ def measure() -> dict:
     load_seconds, load_peak = time.perf_counter() - began, child.peak_gb()
     params, config = model.params, model.config
     prompt = np.random.default_rng(0).integers(0, config.vocab_size, (1, _PROMPT.value)).astype(np.int32)
-    count, ends, limit = np.full(1, _PROMPT.value, np.int32), np.ones(1, bool), jnp.int32(_NEW.value)
+    count, orders = np.full(1, _PROMPT.value, np.int32), decode.orders(1, _NEW.value, steps=_NEW.value, vocab_size=config.vocab_size)
 
     def start():
         options = Sampling(temperature=0, max_tokens=_NEW.value + 1, ignore_eos=True)
         state = sampling_state.stack([options], vocab_size=config.vocab_size)
         cache = init_cache(config, 1, _CONTEXT.value, chunk=_PROMPT.value, dtype=params.embedding.dtype)
-        return decode.init_state(cache, state, [_NEW.value + 1])
+        rows = decode.rows(state, _PROMPT.value, 0, _NEW.value)
+        return decode.place(decode.init_state(cache, state), np.zeros(1, np.int32), rows)
 
     def prefill(state):
-        return jax.block_until_ready(decode.prefill_chunk(params, config, state, prompt, count, ends))[0]
+        tables = (np.array(state.cache.full_table), np.array(state.cache.ring_table))
+        return jax.block_until_ready(decode.read(params, config, state, decode.Blocks(prompt, count, np.zeros(1, np.int32), *tables)))
 
     def steps(state):
-        return jax.block_until_ready(decode.decode_chunk(params, config, state, limit, steps=_NEW.value))[1]
+        return jax.block_until_ready(decode.decode_chunk(params, config, state, orders, steps=_NEW.value))[1]
 
     steps(prefill(start()))
     state, prefill_seconds = _timed(prefill, start())

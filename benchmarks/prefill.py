@@ -32,17 +32,20 @@ def measure_prompt(params: Params, config: Config, point: Point, *, chunk: int, 
     tokens = random_model.tokens(config, point.batch, point.length, seed=5)
     parts = [jax.block_until_ready(tokens[:, start : start + chunk]) for start in range(0, point.length, chunk)]
     counts = [jnp.full(point.batch, part.shape[1], jnp.int32) for part in parts]
-    ends = [jnp.full(point.batch, i == len(parts) - 1) for i in range(len(parts))]
-    state = random_model.state(config, init_cache(config, point.batch, point.length, chunk=chunk), 2)
+    starts = [jnp.full(point.batch, start, jnp.int32) for start in range(0, point.length, chunk)]
+    state = random_model.state(config, init_cache(config, point.batch, point.length + 1, chunk=chunk), 2)
+    tables = (jnp.array(state.cache.full_table), jnp.array(state.cache.ring_table))  # the state's own are donated
+    one = decode.orders(point.batch, 1, steps=1, vocab_size=config.vocab_size)
 
     def rewound(state):
         fresh = {"remaining": jnp.full(point.batch, 2, jnp.int32), "done": jnp.zeros(point.batch, bool)}
-        return jax.block_until_ready(state.replace(cache=state.cache.replace(length=jnp.zeros(point.batch, jnp.int32)), **fresh))
+        length = jnp.full(point.batch, point.length, jnp.int32)  # of what will be read; the newest token comes behind
+        return jax.block_until_ready(state.replace(cache=state.cache.replace(length=length), **fresh))
 
     def fed(state):
-        for part, count, end in zip(parts, counts, ends, strict=True):
-            state, drawn = decode.prefill_chunk(params, config, state, part, count, end)
-        return state, drawn
+        for part, count, start in zip(parts, counts, starts, strict=True):
+            state = decode.read(params, config, state, decode.Blocks(part, count, start, *tables))
+        return decode.decode_chunk(params, config, state, one, steps=1)
 
     seconds = []
     for _ in range(repeats + 2):  # the first compiles, the second may record what will be replayed

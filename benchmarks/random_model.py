@@ -9,7 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from gptoss_jax import decode, sampling
+from gptoss_jax import decode, sampling_state
 from gptoss_jax.config import Config
 from gptoss_jax.model.cache import Cache, init_cache
 from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, is_spec
@@ -57,8 +57,8 @@ def state(config: Config, cache: Cache, budget: int, seed: int = 2) -> decode.St
     """Greedy rows that nothing but their budget of tokens ends, each with a random newest token."""
     batch = cache.length.shape[0]
     greedy = sampling_state.stack([Sampling(temperature=0, max_tokens=budget, ignore_eos=True)] * batch, vocab_size=config.vocab_size)
-    start = decode.init_state(cache, greedy, [budget] * batch)
-    return start.replace(token=tokens(config, batch, seed=seed))
+    rows = decode.rows(greedy, cache.length, tokens(config, batch, seed=seed), [budget] * batch)
+    return decode.place(decode.init_state(cache, greedy), jnp.arange(batch), rows)
 
 
 def tokens(config: Config, *shape: int, seed: int) -> jax.Array:

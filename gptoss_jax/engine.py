@@ -6,36 +6,23 @@ decode steps, and only then looks at what the steps before have drawn: while the
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-import dataclasses
 import threading
 
 import numpy as np
 
-from gptoss_jax import processes, sampling_state
+from gptoss_jax import exchange, processes, sampling_state
 from gptoss_jax.config import Config
-from gptoss_jax.decode import Chunk
+from gptoss_jax.exchange import Asked
 from gptoss_jax.live import Live
 from gptoss_jax.model.params import Params
 from gptoss_jax.programs import ROOM, Programs
 from gptoss_jax.requests import Piece, Request, Stats, check_prompt
 from gptoss_jax.scheduler import Scheduler
-from gptoss_jax.sizes import STEPS, sizes
+from gptoss_jax.sizes import CHUNK, STEPS, sizes
 
 BUSY_STEPS = 8  # most decode steps a dispatch while somebody waits for a slot
 LEAST_STEPS = 4
 READS = 8  # most dispatches of prompts between two of decode steps, while all slots want for requests
-
-
-@dataclasses.dataclass
-class _Asked:
-    """Decode steps that were asked for: whose they are is written down here, so that no token reaches a slot's next owner."""
-
-    chunk: Chunk
-    owners: dict[int, Live]
-    limit: int
-    began: float
-    crowded: bool  # somebody waited for a slot
-    single: bool  # rows stand still until the host has looked
 
 
 class _Run:
@@ -65,7 +52,7 @@ class Engine:
         eos_token_ids: Sequence[int],
         slots: int,
         context: int,
-        chunk: int = 512,
+        chunk: int = CHUNK,
         cache_tokens: int | None = None,
         page: int = 64,
         prefix_reuse: bool = True,
@@ -79,7 +66,7 @@ class Engine:
         self.stats = Stats()
         self._lock = threading.RLock()
         self._count = 0
-        self._asked: deque[_Asked] = deque()
+        self._asked: deque[Asked] = deque()
         self._runs: dict[Live, _Run] = {}
         self._step_seconds = 0.0
         self._allowed = np.zeros((slots, -(-config.vocab_size // 32)), np.uint32)  # tokens of guided slots
@@ -188,31 +175,15 @@ class Engine:
         while not self._reserve(limit):
             pass
         running = {slot: live for slot, live in self.scheduler.running.items() if live.left > 0 or live.request.constraint is not None}
-        guided = {slot: live for slot, live in running.items() if live.request.constraint is not None}
         if not running:
             return False
-        flags = {name: np.zeros(self.slots, bool) for name in ("dropped", "resumed", "single", "masked")}
-        flags["dropped"][list(self._dropped)] = True
-        forced = None
-        for slot, live in running.items():
-            if live.replaying:
-                forced = np.full((self.slots, STEPS), -1, np.int32) if forced is None else forced
-                known = live.to_force(limit)
-                forced[slot, : len(known)] = known
-        for slot, live in guided.items():
-            flags["masked"][slot] = True
-            if live.waits:
-                live.waits = False
-                flags["resumed"][slot] = True
-                if forced is None or forced[slot, 0] < 0:
-                    flags["single"][slot] = live.request.constraint.mask(self._allowed[slot])
-        allowed = self._allowed.copy() if guided else None
+        wants = exchange.orders(running, limit, self.slots, dropped=list(self._dropped), allowed=self._allowed)
         began = self.programs.now()
-        chunk = self.programs.draw(limit, *self.scheduler.tables(), **flags, allowed=allowed, forced=forced)
+        chunk = self.programs.draw(limit, *self.scheduler.tables(), **wants)
         self._dropped.clear()
         for live in running.values():
             live.in_flight += limit
-        self._asked.append(_Asked(chunk, running, limit, began, self.scheduler.busy, single=bool(flags["single"].any())))
+        self._asked.append(Asked(chunk, running, limit, began, self.scheduler.busy, single=bool(wants["single"].any())))
         return True
 
     def _limit(self) -> int:
@@ -257,7 +228,7 @@ class Engine:
             n = count[slot]
             known = min(n, max(0, len(live.tokens) - live.seen))
             live.seen += n
-            piece = _piece(live, chunk, slot, known, n)
+            piece = exchange.piece(live, chunk, slot, known, n)
             live.tokens += piece.tokens
             self.stats.generated += len(piece.tokens)
             if live.request.constraint is not None:
@@ -270,7 +241,7 @@ class Engine:
                 self.stats.requests += 1
                 self._drop(live, known_to_device=True)
 
-    def _measure(self, asked: _Asked, steps: int) -> None:
+    def _measure(self, asked: Asked, steps: int) -> None:
         """Keeps the time that a step takes, which all processes must take to be the same."""
         if not steps or all(run.patience is None for run in self._runs.values()):
             return
@@ -310,14 +281,3 @@ class Engine:
             self._dropped.add(live.slot)
         self.scheduler.remove(live)
         self._runs.pop(live).open.remove(live)
-
-
-def _piece(live: Live, chunk: Chunk, slot: int, first: int, last: int) -> Piece:
-    """Tokens first ... last - 1 that a chunk holds for a request; "stop" or "length" where it ended with them."""
-    drawn, asked = chunk.sampled, live.request.sampling.logprobs or 0
-    top: list[dict[int, float]] = [{}] * (last - first)
-    if asked:
-        rows = zip(drawn.top_tokens[slot, first:last, :asked].tolist(), drawn.top_logprobs[slot, first:last, :asked].tolist(), strict=True)
-        top = [dict(zip(ids, values, strict=True)) for ids, values in rows]
-    reason = ("stop" if chunk.stopped[slot] else "length") if chunk.done[slot] else None
-    return Piece(live.request, drawn.tokens[slot, first:last].tolist(), drawn.logprobs[slot, first:last].tolist(), top, reason)

@@ -14,6 +14,7 @@ from gptoss_jax.engine import Engine
 from gptoss_jax.options import Sampling
 from gptoss_jax.reply import Reply, ReplyBuilder, ReplyPiece
 from gptoss_jax.requests import Piece
+from gptoss_jax.sizes import CHUNK, CHUNK_CPU
 from gptoss_jax.tasks import Messages, Outcome, Prompt, Task
 from gptoss_jax.tokenizer import Tokenizer
 from gptoss_jax.weights import Model, load
@@ -29,7 +30,7 @@ class LLM:
       model: a `Model`, or what `load` takes: a checkpoint directory, "nano", or a repository on the Hugging Face hub.
       slots: most requests that run side by side.
       context: most tokens of a prompt and its answer; None is 8,192 or the model's own limit, if that is less.
-      chunk: most prompt tokens that are read at a time; None is 512, or 128 on a CPU. They take their time even for a short prompt.
+      chunk: most prompt tokens that are read at a time; None is 2,048, or 128 on a CPU. As many are computed for a short prompt.
       cache_tokens: tokens that the cache holds, all requests and kept prefixes together; None for `slots` full contexts.
       prefix_reuse: compute what prompts begin with in common once, and keep it for later ones as long as there is room.
 
@@ -53,7 +54,7 @@ class LLM:
             context = min(CONTEXT, model.config.max_position_embeddings)
         if chunk is None:
             [device, *_] = model.params.embedding.devices()
-            chunk = 128 if device.platform == "cpu" else 512
+            chunk = CHUNK_CPU if device.platform == "cpu" else CHUNK
         self.model = model
         self.engine = Engine(
             *(model.params, model.config),

@@ -110,7 +110,7 @@ class Pages:
         return n
 
     def share(self, digests: Sequence[bytes], first: int, last: int) -> tuple[list[int], dict[int, int]]:
-        """Pages of blocks first ... last - 1, which `longest` has found, for one user more: full ones, and the window's ring ones by block."""
+        """Pages of blocks first ... last - 1, which `longest` found, for one user more: full ones; the window's ring ones by block."""
         blocks = [self._blocks[digest] for digest in digests[first:last]]
         ring = {i: blocks[i - first].ring for i in range(max(first, last - self._window_blocks), last)}
         for block in reversed(blocks):  # a prefix's first block is the last to go

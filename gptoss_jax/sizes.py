@@ -6,6 +6,7 @@ from gptoss_jax.config import Config
 from gptoss_jax.model.cache import PAGE, ring_blocks
 
 STEPS = 32  # most decode steps a dispatch
+CHUNK, CHUNK_CPU = 2048, 128  # prompt tokens a dispatch, all of which take their time even if there are fewer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ def sizes(
     *,
     slots: int,
     context: int,
-    chunk: int = 512,
+    chunk: int = CHUNK,
     cache_tokens: int | None = None,
     page: int = PAGE,
     replicas: int = 1,

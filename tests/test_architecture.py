@@ -13,29 +13,41 @@ ROOT = Path(__file__).parent.parent
 ORDER = """
 config options tokenizer text compile_cache filters
 harmony.conversation harmony.header harmony.parsed harmony.parse harmony.render harmony
+grammar.schema grammar.formats grammar.vocabulary grammar.matcher grammar.constraint grammar.turn grammar
 sharding processes
 model.params model.cache model.hooks model.layers model.rope model.attention model.moe model.fused model.transformer model
 shards
-locate layouts sampling
+locate layouts sampling_state
+sampling
 decode
 forms
 placing
 store store.whole store.saving store.restoring
-weights engine
-reply
+weights pages sizes requests
+live scoring
+scheduler programs exchange
+engine
+completion reply
+tasks
 llm
 launch
+@BATCH
 chat
 plan plan.abstract plan.floor plan.setting plan.planning plan.__main__
 """
+BATCH = """
+batch files source journal fields replies openai_chat openai_responses requests results shards draining progress job merge __main__
+"""
+ORDER = ORDER.replace("@BATCH", " ".join(name if name == "batch" else f"batch.{name}" for name in BATCH.split()))
 JAX = {"jax", "jaxlib", "flax", "chex", "optax", "orbax"}
-NO_JAX = ("config", "options", "tokenizer", "text", "locate", "harmony")
-SEE_MESSAGES_AND_ARRAYS = {"reply", "llm", "chat"}
+NO_JAX = ("config", "options", "tokenizer", "text", "locate", "harmony", "grammar", "pages", "requests", "live")
+SEE_MESSAGES_AND_ARRAYS = {"llm", "chat", "batch.__main__"}
 JITS = {
     "gptoss_jax.decode", "gptoss_jax.forms", "gptoss_jax.placing",
     "pallas_kernels.dispatch", "pallas_kernels.aot", "pallas_kernels.bench.measure",
 }  # fmt: skip
 ENTRY_POINTS = {
+    "gptoss_jax.batch.__main__", "gptoss_jax.batch.merge",
     "gptoss_jax.chat", "gptoss_jax.launch", "gptoss_jax.plan.__main__", "pallas_kernels.aot.__main__", "pallas_kernels.bench.__main__",
 }  # fmt: skip
 ENVIRONMENT = "pallas_kernels.aot.environment"  # tells Mosaic GPU where to dump; there is no other way
@@ -120,7 +132,7 @@ def test_modules_import_downwards_only():
     rank = {}
     for number, names in enumerate(levels):
         for place, name in enumerate(names):
-            inside = place if names[0].startswith(("harmony.", "model.", "store", "plan")) else 0
+            inside = place if names[0].startswith(("harmony.", "grammar.", "model.", "store", "batch", "plan")) else 0
             rank[name] = (number, inside)
     modules = {m.removeprefix("gptoss_jax.") for m in MODULES if m.startswith("gptoss_jax.")}
     assert modules == rank.keys(), "give each new module a place in ORDER"

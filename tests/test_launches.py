@@ -6,12 +6,12 @@ import pytest
 
 import gptoss_jax as gj
 from gptoss_jax import decode
-from gptoss_jax.engine import STEPS
 from gptoss_jax.model.cache import init_cache
 from gptoss_jax.model.params import abstract_params, is_spec, param_bytes
 from gptoss_jax.model.transformer import decode_step
 from gptoss_jax.plan import abstract
 from gptoss_jax.plan.setting import Setting
+from gptoss_jax.sizes import STEPS, sizes
 from pallas_kernels import aot
 from pallas_kernels.aot.collectives import collectives
 
@@ -53,15 +53,16 @@ def test_gpus_share_a_decode_step(gpus):
     partition = Setting(config, "h100", gpus).partition
     mesh = aot.mesh("h100") if partition is None else partition.mesh
     params = abstract.weights(config, "tiled", partition)
-    state = abstract.state(config, slots, CONTEXT, CHUNK, partition)
-    limit = abstract.array((), jnp.int32, (), partition)
-    report = aot.compile(decode.decode_chunk, params, config, state, limit, mesh=mesh, keywords={"steps": STEPS}, xla_kernels=False)
+    own = sizes(config, slots=slots, context=CONTEXT, chunk=CHUNK)
+    state, orders = abstract.state(config, own, partition), abstract.orders(config, own, partition)
+    keywords = {"steps": STEPS, "top_logprobs": 20}
+    report = aot.compile(decode.decode_chunk, params, config, state, orders, mesh=mesh, keywords=keywords, xla_kernels=False)
 
     told, residual = collectives(report.hlo), slots * config.hidden_size
     layers = [one for one in told if "layers." in one.op_name]
     assert {one.kind for one in layers} <= {"all-reduce"} and len(layers) == (2 * config.num_hidden_layers if gpus > 1 else 0)
     assert all(one.loop and one.elements <= residual and one.bytes <= 4 * residual for one in told), told
-    predicted = param_bytes(config, experts="tiled", partition=partition) + abstract.device_bytes((state, limit))
+    predicted = param_bytes(config, experts="tiled", partition=partition) + abstract.device_bytes((state, orders))
     assert report.argument_bytes == pytest.approx(predicted, rel=0.03)
     assert report.alias_bytes >= abstract.device_bytes(state) and report.temporary_bytes < 300e6
     begins = [name for name in report.launches if name.endswith(" body / project_qkv")]

@@ -16,6 +16,7 @@ import jax
 from gptoss_jax.plan import floor
 from gptoss_jax.plan.planning import Collectives, Floor, Plan, Program, before_compiling, plan
 from gptoss_jax.plan.setting import Setting, read_config
+from gptoss_jax.sizes import CHUNK
 from pallas_kernels import aot
 from pallas_kernels.bench import table
 
@@ -37,7 +38,7 @@ def report(plan: Plan) -> str:
     held = [[heading, _gb(getattr(memory, name))] for name, heading in _PARTS.items()]
     held += [["total", _gb(memory.total)], [f"usable: {s.memory_fraction:g} of {_gb(plan.card.memory)}", _gb(memory.usable)]]
     programs = [_program("decode step", plan.decode), _program("chunk of prompts", plan.prefill)]
-    floors = [_floor("decode step", plan.step), _floor(f"prompts of {s.prompt or min(s.chunk, s.context):,} tokens", plan.prompts)]
+    floors = [_floor("decode step", plan.step), _floor(f"a prompt of {s.prompt or min(s.chunk, s.context):,} tokens", plan.prompts)]
     header = ["program", "launches", "in branches", "arguments GB", "by the tables", "differs", "temporaries GB", "compiled in s"]
     return "\n".join(
         [
@@ -108,9 +109,9 @@ def define_flags(to: flags.FlagValues) -> None:
     flags.DEFINE_integer("data", 1, "Replicas of the weights; each is spread over num_gpus / data GPUs.", flag_values=to)
     flags.DEFINE_integer("slots", 64, "Requests side by side.", flag_values=to)
     flags.DEFINE_integer("context", 8192, "Most tokens of a prompt and its continuation.", flag_values=to)
-    flags.DEFINE_integer("chunk", 512, "Most tokens of each prompt a dispatch.", flag_values=to)
+    flags.DEFINE_integer("chunk", CHUNK, "Most prompt tokens a dispatch, of each replica.", flag_values=to)
     flags.DEFINE_integer("filled", None, "Tokens in every slot's cache at the floor of a step [context - 1].", flag_values=to)
-    flags.DEFINE_integer("prompt", None, "Tokens of every slot's prompt at the floor of prompts [one chunk].", flag_values=to)
+    flags.DEFINE_integer("prompt", None, "Tokens of a prompt, at its floor [one chunk].", flag_values=to)
     fraction = "Part of a GPU's memory that JAX may use: XLA_PYTHON_CLIENT_MEM_FRACTION, which is 0.75 if not set."
     flags.DEFINE_float("memory_fraction", 0.9, fraction, flag_values=to)
     flags.DEFINE_bool("json", False, "JSON on standard output and nothing else: an object, or a list for --sweep.", to)

@@ -4,14 +4,17 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 
-from gptoss_jax import decode, sharding
+from gptoss_jax import decode, sampling_state, sharding
 from gptoss_jax.config import Config
-from gptoss_jax.decode import State
-from gptoss_jax.model.cache import init_cache
+from gptoss_jax.decode import Blocks, Orders, State
+from gptoss_jax.model.cache import make_cache
 from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, is_spec
 from gptoss_jax.options import Sampling
+from gptoss_jax.programs import ROOM
 from gptoss_jax.sharding import Axes, Partition
+from gptoss_jax.sizes import STEPS, Sizes
 
 
 def array(shape: tuple[int, ...], dtype: Any, axes: Axes = (), partition: Partition | None = None) -> jax.ShapeDtypeStruct:
@@ -25,20 +28,34 @@ def weights(config: Config, form: ExpertsForm, partition: Partition | None) -> P
     return jax.tree.map(lambda spec: array(spec.shape, spec.dtype, spec.axes, partition), table, is_leaf=is_spec)
 
 
-def state(config: Config, slots: int, context: int, chunk: int, partition: Partition | None) -> State:
-    """The engine's state without numbers; slots must be a multiple of the mesh's replicas."""
+def state(config: Config, sizes: Sizes, partition: Partition | None) -> State:
+    """The engine's state without numbers."""
+    tables = (np.zeros((1, width), np.int32) for width in (sizes.blocks, sizes.decode_ring))  # of one row, to be light
 
     def make() -> State:
-        cache = init_cache(config, slots, context, chunk=chunk)
-        return decode.init_state(cache, sampling_state.stack([Sampling()], vocab_size=config.vocab_size), [1])  # of one row, to be light
+        cache = make_cache(config, *tables, full_pages=sizes.full_pages, ring_pages=sizes.ring_pages, page_size=sizes.page)
+        return decode.init_state(cache, sampling_state.stack([Sampling()], vocab_size=config.vocab_size, slots=ROOM))
 
     made = jax.eval_shape(make)
 
     def placed(x: jax.ShapeDtypeStruct, axes: Axes) -> jax.ShapeDtypeStruct:
-        rows = (slots,) if axes[0] == "batch" else x.shape[:1]
+        rows = (sizes.slots,) if axes[0] == "batch" else x.shape[:1]
         return array(rows + x.shape[1:], x.dtype, axes, partition)
 
     return jax.tree.map(placed, made, decode.state_axes(made))
+
+
+def orders(config: Config, sizes: Sizes, partition: Partition | None) -> Orders:
+    """What the host gives to decode steps."""
+    made = jax.eval_shape(lambda: decode.orders(sizes.slots, 1, steps=STEPS, vocab_size=config.vocab_size))
+    axes = lambda x: (("batch", None)[: x.ndim]) if x.ndim else ()
+    return jax.tree.map(lambda x: array(x.shape, x.dtype, axes(x), partition), made)
+
+
+def blocks(sizes: Sizes, partition: Partition | None) -> Blocks:
+    """What the host gives of prompts."""
+    row = lambda *shape: array((sizes.read_rows, *shape), "int32", ("batch", None)[: 1 + len(shape)], partition)
+    return Blocks(row(sizes.page), row(), row(), row(sizes.blocks), row(sizes.read_ring))
 
 
 def device_bytes(tree) -> int:

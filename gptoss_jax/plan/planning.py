@@ -1,6 +1,6 @@
 """What a model will need of some GPUs, found out without one: memory, launches, collectives, and the least time they take.
 
-The engine's own programs, `decode.prefill_chunk` and `decode.decode_chunk`, are compiled for the shapes that it would dispatch, on abstract
+The engine's own programs, `decode.read` and `decode.decode_chunk`, are compiled for the shapes that it would dispatch, on abstract
 arrays that lie on a mesh as real ones would. Needs the extra `aot`. Knows no weights and no text; prints nothing.
 """
 
@@ -9,15 +9,13 @@ from collections.abc import Callable, Iterable
 import dataclasses
 import re
 
-import jax.numpy as jnp
-
 from gptoss_jax import decode
-from gptoss_jax.engine import STEPS
 from gptoss_jax.model.cache import PAGE
 from gptoss_jax.model.params import Params, param_bytes
+from gptoss_jax.options import MAX_LOGPROBS
 from gptoss_jax.plan import abstract, floor
 from gptoss_jax.plan.setting import Card, Setting, card
-from gptoss_jax.sharding import Partition
+from gptoss_jax.sizes import STEPS
 from pallas_kernels import aot
 from pallas_kernels.aot.collectives import Collective, collectives
 from pallas_kernels.bench.measure import Ceilings
@@ -30,7 +28,7 @@ class Memory:
     Attributes:
       weights, cache: of the tables.
       sampling: what each row's penalties must remember, and its settings.
-      other: the rest of the state, page tables, and a prompt's chunk.
+      other: the rest of the state, page tables, and what the host asks for.
       temporaries: of the program that has most, with those of its results that do not take an argument's place.
       usable: of the GPU's memory.
     """
@@ -119,8 +117,8 @@ class Plan:
     Attributes:
       most_slots: that would fit at this context; temporaries grow with slots beyond those compiled for.
       most_context: that would fit at these slots, at most the model's own.
-      decode, prefill: a step of all slots; a chunk of every slot's prompt.
-      step, prompts: floors of a step, and of every slot's prompt.
+      decode, prefill: a step of all slots; a chunk of prompts.
+      step, prompts: floors of a step, and of one prompt a replica.
     """
 
     setting: Setting
@@ -153,13 +151,14 @@ def plan(setting: Setting) -> Plan:
       RuntimeError: the extra `aot` is not installed.
     """
     here, engine, partition, gpu = before_compiling(setting), setting.engine(), setting.partition, card(setting.gpu)
-    config, slots, chunk = setting.config, engine.slots, engine.chunk
-    state = abstract.state(config, slots, engine.context, chunk, partition)
-    limit = abstract.array((), jnp.int32, (), partition)
-    step = _compiled(setting, engine.params, decode.decode_chunk, (state, limit), {"steps": STEPS})
-    prefill = _compiled(setting, engine.params, decode.prefill_chunk, (state, *_prompts(slots, chunk, partition)), {})
+    config, sizes, slots = setting.config, engine.sizes, engine.slots
+    state = abstract.state(config, sizes, partition)
+    orders, blocks = abstract.orders(config, sizes, partition), abstract.blocks(sizes, partition)
+    step = _compiled(setting, engine.params, decode.decode_chunk, (state, orders), {"steps": STEPS, "top_logprobs": MAX_LOGPROBS})
+    prefill = _compiled(setting, engine.params, decode.read, (state, blocks), {})
     memory = dataclasses.replace(here, temporaries=max(step.temporaries, prefill.temporaries))
-    filled, prompt = (engine.context - 1 if setting.filled is None else setting.filled), setting.prompt or chunk
+    chunk = sizes.read_rows * sizes.page // sizes.replicas
+    filled, prompt = (engine.context - 1 if setting.filled is None else setting.filled), setting.prompt or min(chunk, engine.context - 1)
     return Plan(
         setting=setting,
         card=gpu,
@@ -169,15 +168,15 @@ def plan(setting: Setting) -> Plan:
         decode=step,
         prefill=prefill,
         step=_floor(floor.stages(config, slots, filled, partition=partition), gpu, slots),
-        prompts=_floor(floor.prompt_stages(config, slots, prompt, chunk, partition), gpu, slots * prompt),
+        prompts=_floor(floor.prompt_stages(config, sizes.replicas, prompt, chunk, partition), gpu, sizes.replicas * prompt),
     )
 
 
 def before_compiling(setting: Setting) -> Memory:
     """What the tables alone say of memory: all but temporaries, which are 0 here. Raises what `plan` does."""
     engine, partition = setting.engine(), setting.partition
-    state = abstract.state(setting.config, engine.slots, engine.context, engine.chunk, partition)
-    arguments = abstract.device_bytes((state, _prompts(engine.slots, engine.chunk, partition)))
+    state = abstract.state(setting.config, engine.sizes, partition)
+    arguments = abstract.device_bytes((state, abstract.orders(setting.config, engine.sizes, partition)))
     cache, settings = abstract.device_bytes((state.cache.k, state.cache.v)), abstract.device_bytes(state.sampling)
     return Memory(
         weights=param_bytes(setting.config, experts=setting.form, partition=partition),
@@ -216,12 +215,6 @@ def most_context(setting: Setting, memory: Memory) -> int:
 
     pages = range(1, -(-longest // PAGE) + 1)
     return min(longest, bisect.bisect_left(pages, True, key=lambda count: not fits(count)) * PAGE)
-
-
-def _prompts(slots: int, chunk: int, partition: Partition | None) -> tuple:
-    """A chunk of every slot's prompt, as the host gives it: whole on every device."""
-    of = lambda shape, dtype: abstract.array(shape, dtype, (), partition)
-    return of((slots, chunk), jnp.int32), of((slots,), jnp.int32), of((slots,), jnp.bool_)
 
 
 def _compiled(setting: Setting, params: Params, program: Callable, arguments: tuple, keywords: dict) -> Program:

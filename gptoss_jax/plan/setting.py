@@ -10,6 +10,7 @@ from gptoss_jax.engine import Engine
 from gptoss_jax.model.params import ExpertsForm
 from gptoss_jax.plan import abstract
 from gptoss_jax.sharding import Partition
+from gptoss_jax.sizes import CHUNK
 from pallas_kernels import aot
 from pallas_kernels.mxfp4.tiles import TILE
 
@@ -48,7 +49,7 @@ class Setting:
       data: replicas of the weights, which share the slots.
       slots, context, chunk: the engine's.
       filled: tokens in every row's cache when the step of the floor begins; None for all but one.
-      prompt: tokens of every row's prompt, for the floor; None for a chunk.
+      prompt: tokens of a prompt, for its floor; None for a chunk.
       memory_fraction: the part of a GPU's memory that JAX may use. The rest is for the CUDA context, code and libraries.
 
     Raises:
@@ -61,7 +62,7 @@ class Setting:
     data: int = 1
     slots: int = 64
     context: int = 8192
-    chunk: int = 512
+    chunk: int = CHUNK
     filled: int | None = None
     prompt: int | None = None
     memory_fraction: float = 0.9
