@@ -39,7 +39,7 @@ def measure() -> dict:
         options = Sampling(temperature=0, max_tokens=_NEW.value + 1, ignore_eos=True)
         state = sampling_state.stack([options], vocab_size=config.vocab_size)
         cache = init_cache(config, 1, _CONTEXT.value, chunk=_PROMPT.value, dtype=params.embedding.dtype)
-        rows = decode.rows(state, _PROMPT.value, 0, _NEW.value)
+        rows = decode.rows(jax.device_get(state), _PROMPT.value, 0, _NEW.value)
         return decode.place(decode.init_state(cache, state), np.zeros(1, np.int32), rows)
 
     def prefill(state):

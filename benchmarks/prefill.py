@@ -34,7 +34,7 @@ def measure_prompt(params: Params, config: Config, point: Point, *, chunk: int, 
     counts = [jnp.full(point.batch, part.shape[1], jnp.int32) for part in parts]
     starts = [jnp.full(point.batch, start, jnp.int32) for start in range(0, point.length, chunk)]
     state = random_model.state(config, init_cache(config, point.batch, point.length + 1, chunk=chunk), 2)
-    tables = (jnp.array(state.cache.full_table), jnp.array(state.cache.ring_table))  # the state's own are donated
+    tables = (np.array(state.cache.full_table), np.array(state.cache.ring_table))  # the state's own are donated
     one = decode.orders(point.batch, 1, steps=1, vocab_size=config.vocab_size)
 
     def rewound(state):

@@ -57,7 +57,7 @@ def state(config: Config, cache: Cache, budget: int, seed: int = 2) -> decode.St
     """Greedy rows that nothing but their budget of tokens ends, each with a random newest token."""
     batch = cache.length.shape[0]
     greedy = sampling_state.stack([Sampling(temperature=0, max_tokens=budget, ignore_eos=True)] * batch, vocab_size=config.vocab_size)
-    rows = decode.rows(greedy, cache.length, tokens(config, batch, seed=seed), [budget] * batch)
+    rows = decode.rows(jax.device_get(greedy), cache.length, tokens(config, batch, seed=seed), [budget] * batch)
     return decode.place(decode.init_state(cache, greedy), jnp.arange(batch), rows)
 
 

@@ -108,12 +108,10 @@ class LLM:
             as prompts; or an option is out of its range.
         """
         single = tasks.is_one_prompt(prompts)
-        prompts = [prompts] if single else list(prompts)
+        prompts = [tasks.ids_of(self, prompt) for prompt in ([prompts] if single else prompts)]
         samplings = _per_prompt(sampling, len(prompts))
         options = {"n": n, "response_format": response_format, "priority": priority, "time_limit": time_limit}
         jobs = [tasks.begin(self, Task(prompt=p, sampling=s, **options)) for p, s in zip(prompts, samplings, strict=True)]
-        for request in (request for job in jobs for request in job.requests):
-            self.engine.check_request(request)
         builders = {request: builder for job in jobs for request, builder in zip(job.requests, job.builders, strict=True)}
         for piece in self.engine.run(list(builders)):
             builders[piece.request].add(piece)

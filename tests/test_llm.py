@@ -8,7 +8,8 @@ import pytest
 from small_model import small_model
 
 import gptoss_jax as gj
-from gptoss_jax.engine import Piece
+from gptoss_jax import tasks
+from gptoss_jax.requests import Piece
 
 GREEDY = gj.Sampling(temperature=0, max_tokens=24)
 TOKENIZER = ByteTokenizer()
@@ -77,7 +78,7 @@ def test_a_list_in_a_list_out_in_order(llm):
 
 
 def test_control_tokens_in_text_stay_text(llm):
-    assert llm._ids("<|return|>") == list(b"<|return|>")
+    assert tasks.ids_of(llm, "<|return|>") == list(b"<|return|>")
 
 
 def test_logprobs_are_those_of_score(llm):

@@ -14,6 +14,7 @@ from gptoss_jax.plan import __main__ as entry
 from gptoss_jax.plan import abstract, floor, planning
 from gptoss_jax.plan.planning import Program, before_compiling, most_context, most_slots
 from gptoss_jax.plan.setting import Setting, card, read_config
+from gptoss_jax.sizes import sizes
 from pallas_kernels import aot
 from pallas_kernels.aot.collectives import collectives
 from pallas_kernels.bench.measure import Ceilings
@@ -50,16 +51,17 @@ def test_what_was_compiled_is_what_the_tables_say(shallow, capsys):
     assert run(f"--model={shallow}", "--num_gpus=4", f"--slots={SLOTS}", "--context=4096", "--chunk=64", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     residual = SLOTS * WIDTH * 4
-    for program, rows in ((told["decode"], 1), (told["prefill"], 64)):
-        assert program["arguments"] == pytest.approx(program["predicted"], rel=0.03)
+    assert told["decode"]["arguments"] == pytest.approx(told["decode"]["predicted"], rel=0.03)
+    assert told["prefill"]["arguments"] < told["prefill"]["predicted"], "of the last layer only keys and values are computed"
+    for program, sums, size in ((told["decode"], 2, residual), (told["prefill"], 2 - 2 / LAYERS, 64 * WIDTH * 4)):
         a_layer = [c for c in program["collectives"] if c["where"] == "layer"]
-        assert sum(c["count"] for c in a_layer) == 2 and {c["kind"] for c in a_layer} == {"all-reduce"}
-        assert max(c["bytes"] for c in program["collectives"]) == residual * rows, program["collectives"]
+        assert sum(c["count"] for c in a_layer) == sums and {c["kind"] for c in a_layer} == {"all-reduce"}
+        assert max(c["bytes"] for c in program["collectives"]) == size, program["collectives"]
         assert 8 * LAYERS < program["launches"] < 80 * LAYERS
-    assert told["fits"] and told["decode"]["temporaries"] <= told["prefill"]["temporaries"] == told["memory"]["temporaries"] < 1e9
+    assert told["fits"] and max(told[name]["temporaries"] for name in ("decode", "prefill")) == told["memory"]["temporaries"] < 1e9
     held = sum(told["memory"][name] for name in ("weights", "cache", "sampling", "other", "temporaries"))
     assert told["memory"]["total"] == held == told["memory"]["usable"] - told["memory"]["headroom"]
-    assert told["prefill"]["arguments"] == pytest.approx(held - told["memory"]["temporaries"], rel=1e-3)
+    assert told["decode"]["arguments"] == pytest.approx(held - told["memory"]["temporaries"], rel=1e-3)
 
 
 def total(setting: Setting, temporaries: float, **changes) -> float:
@@ -88,9 +90,12 @@ def test_what_fits_nowhere_is_said(nothing_compiled, capsys):
 
 
 def test_memory_of_one_gpu_is_the_tables():
+    """Of the cache 0.33 GB are the slot's own, the rest is for prompts that are read ahead."""
     memory = before_compiling(Setting(GPT_OSS_120B, "h100", slots=1, context=8192))
-    assert memory.weights == pytest.approx(65.4e9, rel=1e-3) and memory.cache == pytest.approx(0.33e9, rel=0.02)
-    assert memory.sampling == pytest.approx(201088 * 5, rel=0.01) and memory.usable == int(84942979072 * 0.9)
+    assert memory.weights == pytest.approx(65.4e9, rel=1e-3) and memory.cache == pytest.approx(
+        0.517e9, rel=0.01
+    )  # with room for prompts that are read ahead
+    assert memory.sampling == pytest.approx(201088 * 5, rel=0.02) and memory.usable == int(84942979072 * 0.9)
 
 
 def test_a_card_is_as_published():
@@ -129,9 +134,9 @@ def test_one_devices_floor_is_the_benchmarks(nothing_compiled):
     setting = Setting(GPT_OSS_120B, "h200", slots=64, context=8192, prompt=2048)
     made, h200 = planning.plan(setting), Ceilings(4.8e12, 989e12)
     assert made.step.seconds == pytest.approx(floor.decode_seconds(GPT_OSS_120B, 64, 8191, 1, h200))
-    assert made.prompts.seconds == pytest.approx(floor.prefill_seconds(GPT_OSS_120B, 64, 2048, 512, h200))
+    assert made.prompts.seconds == pytest.approx(floor.prefill_seconds(GPT_OSS_120B, 1, 2048, 2048, h200))
     assert made.step.tokens_per_second == 64 / made.step.seconds and made.step.binds == "memory" and not made.step.interconnect
-    assert made.prompts.tokens_per_second == 64 * 2048 / made.prompts.seconds and made.prompts.binds == "compute"
+    assert made.prompts.tokens_per_second == 2048 / made.prompts.seconds and made.prompts.binds == "compute"
 
 
 def test_json_is_all_that_is_printed(nothing_compiled, capsys):
@@ -210,7 +215,7 @@ def test_what_is_not_installed_is_named(monkeypatch):
 @needs_aot
 def test_abstract_arrays_lie_as_the_tables_say():
     partition = Setting(GPT_OSS_120B, "h100", 8, 2).partition
-    state = abstract.state(GPT_OSS_120B, 6, 4096, 64, partition)
+    state = abstract.state(GPT_OSS_120B, sizes(GPT_OSS_120B, slots=6, context=4096, replicas=2), partition)
     assert state.sampling.counts.shape == (6, 201088) and state.token.shape == state.cache.length.shape == (6,)
     assert state.sampling.counts.sharding.shard_shape((6, 201088)) == (3, 50272)
     pages = state.cache.k[1]

@@ -68,7 +68,7 @@ def test_top_k_of_one_is_greedy():
 
 def test_logprobs_are_the_models_own_before_every_option():
     logits = random_logits(3, V)
-    options = Sampling(temperature=0.3, top_k=4, logit_bias={5: 40.0}, presence_penalty=1.0)
+    options = Sampling(temperature=0.3, top_k=4, logit_bias={5: 40.0}, presence_penalty=1.0, logprobs=4)
     out = draw(logits, [options] * 3, top_logprobs=4)
     logprobs = np.log(np.stack([softmax(row) for row in logits]))
     best = np.stack([ranked(row)[:4] for row in logits])

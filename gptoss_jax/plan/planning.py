@@ -20,6 +20,8 @@ from pallas_kernels import aot
 from pallas_kernels.aot.collectives import Collective, collectives
 from pallas_kernels.bench.measure import Ceilings
 
+MOST_ROWS = 1 << 16  # of a replica, that are looked at
+
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
@@ -194,11 +196,14 @@ def most_slots(setting: Setting, memory: Memory) -> int:
     Args:
       memory: of a plan for the setting.
     """
-    rows = setting.slots // setting.data  # of a replica
-    row = (memory.cache + memory.sampling + memory.other) / rows
-    free = memory.usable - memory.weights
-    few, many = (free - memory.temporaries) / row, free / (row + memory.temporaries / rows)
-    return max(0, int(few if few <= rows else many)) * setting.data
+
+    def fits(rows: int) -> bool:
+        other = dataclasses.replace(setting, slots=rows * setting.data)
+        temporaries = memory.temporaries * max(1, other.slots / setting.slots)
+        return before_compiling(other).total + temporaries <= memory.usable
+
+    rows = range(1, MOST_ROWS + 1)  # of a replica
+    return bisect.bisect_left(rows, True, key=lambda count: not fits(count)) * setting.data
 
 
 def most_context(setting: Setting, memory: Memory) -> int:
