@@ -19,9 +19,6 @@ import time
 
 from absl import app, flags
 
-_KILLS = flags.DEFINE_integer("kills", 50, "How often.", lower_bound=1)
-_REQUESTS = flags.DEFINE_integer("requests", 400, "Lines of the input.", lower_bound=10)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the moments and the questions.")
 _WHILE_STARTING = 0.2  # share of the kills that do not wait for a result
 _PATIENCE = 600  # seconds for one start
 
@@ -134,15 +131,22 @@ def _journal(path: Path) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
-def main(argv: list[str]) -> None:
+def define_flags(to: flags.FlagValues) -> None:
+    flags.DEFINE_integer("kills", 50, "How often.", lower_bound=1, flag_values=to)
+    flags.DEFINE_integer("requests", 400, "Lines of the input.", lower_bound=10, flag_values=to)
+    flags.DEFINE_integer("seed", 0, "Of the moments and the questions.", flag_values=to)
+
+
+def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     with tempfile.TemporaryDirectory() as folder:
-        killed = kill(Path(folder), kills=_KILLS.value, requests=_REQUESTS.value, seed=_SEED.value)
+        killed = kill(Path(folder), kills=given.kills, requests=given.requests, seed=given.seed)
     print(f"{killed.kills} kills, {killed.answering} of them while it was answering; {killed.finished} jobs came to their end with the")
     print(f"bytes of one that nobody killed; a start and its end took {killed.mean_seconds:.1f} s on average")
     print(json.dumps(dataclasses.asdict(killed)))
 
 
 if __name__ == "__main__":
+    define_flags(flags.FLAGS)
     app.run(main)

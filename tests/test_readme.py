@@ -41,6 +41,18 @@ def test_first_command(tmp_path):
     assert any(tmp_path.iterdir()), "compiled programs were not kept"
 
 
+def test_the_batch_job_writes_what_is_shown(tmp_path):
+    text = README.read_text()
+    words = shlex.split(re.search(r"^    (python -m gptoss_jax\.batch --input=checkpoints/examples.*)$", text, re.M)[1])
+    output = tmp_path / "results.jsonl"
+    arguments = [f"--output={output}" if word.startswith("--output") else word for word in words[1:]]
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=README.parent, check=False)
+    assert done.returncode == 0, done.stderr
+    shown = re.search(r"lines of `results.jsonl` are\n\n```json\n(.*?)\n```", text, re.S)[1].splitlines()
+    assert len(shown) == 3 and set(shown) <= set(output.read_text().splitlines())
+    assert re.search(r"results.jsonl: (9 of 9 .* out);", text)[1] in done.stderr + done.stdout
+
+
 def test_every_room_is_on_the_map():
     tree = README.read_text().split("## Map of the code")[1].split("```")[1]
     package = README.parent / "gptoss_jax"
