@@ -213,8 +213,9 @@ class Engine:
 
     def _collect(self) -> None:
         """Takes in what the oldest steps that were asked for have drawn."""
-        asked = self._asked.popleft()
-        chunk = self.programs.fetch(asked.chunk)
+        asked = self._asked[0]
+        chunk = self.programs.fetch(asked.chunk)  # waits; who is interrupted here has lost nothing
+        self._asked.popleft()
         count = chunk.count.tolist()
         steps = max(count)
         self._measure(asked, steps)
