@@ -47,7 +47,7 @@ class Soaked:
       compilations: after the programs were prepared.
     """
 
-    ended: Counter
+    ended: dict[str, int]
     compared: int
     compilations: int
     preemptions: int
@@ -104,7 +104,7 @@ def soak(
         raise RuntimeError(f"nothing may be compiled after the engine is prepared; there were {len(compiled)} events, as {compiled[0]}.")
     stats, seconds = engine.stats, time.perf_counter() - began
     tally = {"preemptions": stats.preemptions, "computed": stats.computed, "reused": stats.reused, "generated": stats.generated}
-    return Soaked(ended, compared, len(compiled), **tally, occupancy=stats.occupancy, seconds=seconds)
+    return Soaked(dict(ended.most_common()), compared, len(compiled), **tally, occupancy=stats.occupancy, seconds=seconds)
 
 
 def check_nothing_is_held(engine: Engine) -> None:
@@ -195,8 +195,8 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> None:
     sizes = {"slots": given.slots, "context": given.context, "cache_tokens": given.cache_tokens, "chunk": given.chunk}
     print(f"{model!r}\n{', '.join(f'{name} {value}' for name, value in sizes.items())}, {device.about()}", flush=True)
     soaked = soak(model, requests=given.requests, round_size=given.round, seed=given.seed, **sizes)
-    ended = ", ".join(f"{count:,} {reason}" for reason, count in soaked.ended.most_common())
-    print(f"{soaked.ended.total():,} requests in {soaked.seconds:.1f} s: {ended}")
+    ended = ", ".join(f"{count:,} {reason}" for reason, count in soaked.ended.items())
+    print(f"{sum(soaked.ended.values()):,} requests in {soaked.seconds:.1f} s: {ended}")
     print(f"{soaked.preemptions:,} gave way and were computed again; {soaked.compared:,} were answered again, all alike")
     print(f"no compilation, no page and no slot held; {soaked.reused:,} prompt tokens reused, {soaked.computed:,} computed")
     print(json.dumps(device.about() | dataclasses.asdict(soaked)))

@@ -27,9 +27,8 @@ def results(capsys) -> list[dict]:
 SIZES = ["--requests=6", "--input_len=3-20", "--output_len=2-9", "--slots=2", "--chunk=64"]
 
 
-@pytest.mark.parametrize("which", ["--preset=tiny", f"--checkpoint={DIRECTORY}"])
-def test_requests_are_timed(capsys, which):
-    run(throughput, which, *SIZES)
+def test_requests_are_timed(capsys):
+    run(throughput, f"--checkpoint={DIRECTORY}", *SIZES)
     (result,) = results(capsys)
     assert result["computed"] == result["prompt_tokens"] - 6  # the last token of each is its slot's first input
     assert result["output_tokens_per_second"] == pytest.approx(result["output_tokens"] / result["seconds"])
