@@ -81,10 +81,8 @@ def main(argv: list[str]) -> None:
     exact, small = make("bfloat16"), make("bfloat16", "float8_e4m3fn")
     examples = questions(_PER_TASK.value, _SEED.value)
     told = answers(exact, small, examples)
-    print(
-        f"{told['questions']} held-out questions, greedily: {told['right']} answers are right with the cache in bfloat16, {told['right_fp8']}"
-    )
-    print(f"in float8_e4m3fn; {told['same_turns']} turns are the same to the token.")
+    print(f"{told['questions']} held-out questions, greedily: {told['right']} answers are right with the cache in bfloat16,")
+    print(f"{told['right_fp8']} in float8_e4m3fn; {told['same_turns']} turns are the same to the token.")
     logprobs = differences(exact, {"float8_e4m3fn cache": small, "all in float32": make("float32")}, examples)
     print("\n| | tokens | mean logprob | mean difference | standard error | mean magnitude | 99th percentile |\n|---|" + "---:|" * 6)
     for name, row in logprobs.items():

@@ -37,7 +37,7 @@ class Fp8Pages:
 
 def empty(shape: tuple[int, int, int, int], *, values_on=None, scale_on=None) -> Fp8Pages:
     """Pages [P, K, page, H] of zeros, on given devices or shardings."""
-    return Fp8Pages(jnp.zeros(shape, jnp.uint8, device=values_on), jnp.ones(shape[:2], jnp.float32, device=scale_on))
+    return Fp8Pages(jnp.zeros(shape, jnp.uint8, device=values_on), jnp.full(shape[:2], LEAST, jnp.float32, device=scale_on))
 
 
 def scale_of(largest: jax.Array) -> jax.Array:
