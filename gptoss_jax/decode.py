@@ -192,6 +192,7 @@ def decode_chunk(params: Params, config: Config, state: State, orders: Orders, *
     carry = (jnp.int32(0), state, empty, jnp.zeros(B, jnp.int32))
     more = lambda carry: (carry[0] < orders.limit) & ~jnp.all(carry[1].done | carry[1].paused)
     _, state, sampled, count = jax.lax.while_loop(more, body, carry)
+    state = _laid(params.partition, state)  # the loop alone would leave it to XLA
     chunk = Chunk(sampled, count, state.done, finished(state.sampling, state.token), state.paused)
     return state, jax.tree.map(lambda x: constrain(params.partition, x), chunk)
 
@@ -218,8 +219,12 @@ def _draw(
             done=state.done | ended,
             paused=state.paused | active & _waits(state, sampled.tokens, orders, step),
         )
-        state = jax.tree.map(lambda x, axes: constrain(partition, x, axes), state, state_axes(state))
-    return state, sampled
+    return _laid(partition, state), sampled
+
+
+def _laid(partition: Partition | None, state: State) -> State:
+    """The state, lying as the next program wants it."""
+    return jax.tree.map(lambda x, axes: constrain(partition, x, axes), state, state_axes(state))
 
 
 def _waits(state: State, tokens: jax.Array, orders: Orders, step: jax.Array) -> jax.Array:  # [B] bool

@@ -42,6 +42,7 @@ class Engine:
       eos_token_ids: tokens that end every request without `ignore_eos`.
       slots, context, chunk, cache_tokens, page: see `sizes.sizes`.
       prefix_reuse: keep prefixes of prompts for later requests, as long as there is room.
+      cache_dtype: of keys and values: None for the params' own, or "float8_e4m3fn", which takes half the bytes of bfloat16.
     """
 
     def __init__(
@@ -56,12 +57,13 @@ class Engine:
         cache_tokens: int | None = None,
         page: int = 64,
         prefix_reuse: bool = True,
+        cache_dtype: str | None = None,
     ):
         replicas = 1 if params.partition is None else params.partition.parts("batch")
         self.sizes = sizes(config, slots=slots, context=context, chunk=chunk, cache_tokens=cache_tokens, page=page, replicas=replicas)
         self.params, self.config = params, config
         self.slots, self.context, self.chunk = slots, context, chunk
-        self.programs = Programs(params, config, self.sizes, eos_token_ids=tuple(eos_token_ids))
+        self.programs = Programs(params, config, self.sizes, eos_token_ids=tuple(eos_token_ids), cache_dtype=cache_dtype)
         self.scheduler = Scheduler(self.sizes, window=config.sliding_window, reuse=prefix_reuse)
         self.stats = Stats()
         self._lock = threading.RLock()

@@ -33,6 +33,7 @@ class LLM:
       chunk: most prompt tokens that are read at a time; None is 2,048, or 128 on a CPU. As many are computed for a short prompt.
       cache_tokens: tokens that the cache holds, all requests and kept prefixes together; None for `slots` full contexts.
       prefix_reuse: compute what prompts begin with in common once, and keep it for later ones as long as there is room.
+      cache_dtype: of keys and values: None for the weights' own, or "float8_e4m3fn": half of bfloat16's bytes, less exact; no kernels yet.
 
     Raises:
       ValueError, FileNotFoundError: as `load`; or an option is out of range.
@@ -47,6 +48,7 @@ class LLM:
         chunk: int | None = None,
         cache_tokens: int | None = None,
         prefix_reuse: bool = True,
+        cache_dtype: str | None = None,
     ):
         if not isinstance(model, Model):
             model = load(model)
@@ -64,6 +66,7 @@ class LLM:
             chunk=chunk,
             cache_tokens=cache_tokens,
             prefix_reuse=prefix_reuse,
+            cache_dtype=cache_dtype,
         )
 
     def __repr__(self) -> str:
@@ -207,7 +210,7 @@ class LLM:
             if len(ids) == 0:
                 raise ValueError("a continuation needs at least one token; got none; pass some text or token ids.")
             engine.check([*prompt, *ids], room=0)
-        sizes = {"slots": engine.slots, "context": engine.context, "chunk": engine.chunk}
+        sizes = {"slots": engine.slots, "context": engine.context, "chunk": engine.chunk, "cache_dtype": engine.programs.cache_dtype}
         scores = scoring.score(engine.params, engine.config, [[*prompt, *ids] for ids in rest], **sizes)
         scores = [score[len(prompt) - 1 :] for score in scores]
         return scores[0] if single else scores

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from gptoss_jax import decode, sampling_state, sharding
 from gptoss_jax.config import Config
-from gptoss_jax.model.cache import make_cache
+from gptoss_jax.model.cache import make_cache, pages_dtype
 from gptoss_jax.model.params import Params
 from gptoss_jax.options import MAX_LOGPROBS, Sampling
 from gptoss_jax.sizes import STEPS, Sizes
@@ -29,11 +29,13 @@ class Programs:
       params, config: the model.
       sizes: shapes of everything.
       eos_token_ids: tokens that end every request without `ignore_eos`.
+      cache_dtype: see `pages_dtype`.
     """
 
-    def __init__(self, params: Params, config: Config, sizes: Sizes, *, eos_token_ids: tuple[int, ...]):
+    def __init__(self, params: Params, config: Config, sizes: Sizes, *, eos_token_ids: tuple[int, ...], cache_dtype: str | None = None):
         self.params, self.config, self.sizes, self.eos_token_ids = params, config, sizes, eos_token_ids
         self.partition = params.partition
+        self.cache_dtype = pages_dtype(cache_dtype, params.embedding.dtype)
         self._state: decode.State | None = None
         self._compiled: dict[str, Callable] = {}
         self._constants: dict[str, jax.Array] = {}
@@ -109,7 +111,7 @@ class Programs:
             *(self.config, *tables),
             full_pages=s.full_pages,
             ring_pages=s.ring_pages,
-            dtype=self.params.embedding.dtype,
+            dtype=self.cache_dtype,
             page_size=s.page,
             partition=self.partition,
         )

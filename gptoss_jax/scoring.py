@@ -12,7 +12,16 @@ from gptoss_jax.model.params import Params
 SMALLEST_CHUNK = 16  # tokens
 
 
-def score(params: Params, config: Config, sequences: Sequence[Sequence[int]], *, slots: int, context: int, chunk: int) -> list[np.ndarray]:
+def score(
+    params: Params,
+    config: Config,
+    sequences: Sequence[Sequence[int]],
+    *,
+    slots: int,
+    context: int,
+    chunk: int,
+    cache_dtype=None,
+) -> list[np.ndarray]:
     """Natural-log probability of every token after the first of each sequence, under the model's own distribution.
 
     Sequences run in groups, shortest first. Every dispatch has one of a few shapes: rows and chunks are rounded up to powers of two.
@@ -23,6 +32,7 @@ def score(params: Params, config: Config, sequences: Sequence[Sequence[int]], *,
       slots: most sequences a group.
       context: tokens that a row of the cache holds.
       chunk: most tokens a dispatch.
+      cache_dtype: of keys and values; None for the params' own.
 
     Returns:
       One float32 array [len(sequence) - 1] per sequence.
@@ -35,7 +45,7 @@ def score(params: Params, config: Config, sequences: Sequence[Sequence[int]], *,
     for first in range(0, len(order), slots):
         group = order[first : first + slots]
         rows = min(slots, -(-_power_of_two(len(group)) // replicas) * replicas)  # which the mesh's replicas can share
-        cache = init_cache(config, rows, context, chunk=chunk, dtype=params.embedding.dtype, partition=partition)
+        cache = init_cache(config, rows, context, chunk=chunk, dtype=cache_dtype or params.embedding.dtype, partition=partition)
         inputs = _chunks([sequences[i][:-1] for i in group], rows, chunk)
         targets = _chunks([sequences[i][1:] for i in group], rows, chunk)
         for (tokens, counts), (target, _) in zip(inputs, targets, strict=True):

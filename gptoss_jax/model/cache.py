@@ -13,6 +13,7 @@ import numpy as np
 from gptoss_jax import sharding
 from gptoss_jax.config import Config
 from gptoss_jax.sharding import Axes, Partition, check_rows
+from pallas_kernels.attention import Fp8Pages, fp8_pages
 
 PAGE = 64
 PAGES: Axes = ("pages", "kv_heads", None, None)
@@ -21,8 +22,8 @@ TABLE: Axes = ("batch", None)
 
 @flax.struct.dataclass
 class Cache:
-    k: tuple[jax.Array, ...]  # per layer [P, K, page, H], after RoPE
-    v: tuple[jax.Array, ...]  # per layer [P, K, page, H]
+    k: tuple[jax.Array | Fp8Pages, ...]  # per layer [P, K, page, H], after RoPE
+    v: tuple[jax.Array | Fp8Pages, ...]  # per layer [P, K, page, H]
     full_table: jax.Array  # [B, R] int32 page of each block, for full layers
     ring_table: jax.Array  # [B, R'] int32 likewise for sliding layers, R' <= R
     length: jax.Array  # [B] int32 tokens held
@@ -48,7 +49,7 @@ def init_cache(
       batch: rows (B).
       context: most tokens a row will hold.
       chunk: most new tokens that one `extend` adds to a row; sliding layers hold window + chunk.
-      dtype: of keys and values.
+      dtype: of keys and values; "float8_e4m3fn" for `Fp8Pages`.
       page_size: positions a page.
       partition: how it lies on a mesh, the params' own. A row's pages lie on the devices that have the row.
     """
@@ -82,9 +83,12 @@ def make_cache(
     check_rows(partition, len(full_table))
     page = (config.num_key_value_heads, page_size, config.head_dim)
 
-    def pages(layer: int) -> jax.Array:
+    def pages(layer: int) -> jax.Array | Fp8Pages:
         count = full_pages if config.window(layer) is None else ring_pages
-        return jnp.zeros((count, *page), jnp.dtype(dtype), device=sharding.of(partition, PAGES))
+        lies = sharding.of(partition, PAGES)
+        if jnp.dtype(dtype) == fp8_pages.DTYPE:
+            return fp8_pages.empty((count, *page), values_on=lies, scale_on=sharding.of(partition, PAGES[:2]))
+        return jnp.zeros((count, *page), jnp.dtype(dtype), device=lies)
 
     batch, layers = len(full_table), range(config.num_hidden_layers)
     return Cache(
@@ -104,8 +108,22 @@ def cache_bytes(config: Config, batch: int, context: int, *, chunk: int, dtype="
 
 def cache_axes(cache: Cache) -> Cache:
     """The logical axes of a cache's arrays, in a tree like it."""
-    pages = (PAGES,) * len(cache.k)
-    return Cache(k=pages, v=pages, full_table=TABLE, ring_table=TABLE, length=TABLE[:1])
+    k, v = (tuple(map(pages_axes, pages)) for pages in (cache.k, cache.v))
+    return Cache(k=k, v=v, full_table=TABLE, ring_table=TABLE, length=TABLE[:1])
+
+
+def pages_axes(pages: jax.Array | Fp8Pages) -> Axes | Fp8Pages:
+    """The logical axes of a layer's keys or values, in a tree like them."""
+    return Fp8Pages(PAGES, PAGES[:2]) if isinstance(pages, Fp8Pages) else PAGES
+
+
+def pages_dtype(name: str | None, default) -> jnp.dtype:
+    """The dtype of keys and values that `cache_dtype` asks for; `default` is the params' own. Raises ValueError where it is none."""
+    if name is None:
+        return jnp.dtype(default)
+    if not isinstance(name, str) or name != fp8_pages.DTYPE:
+        raise ValueError(f"cache_dtype must be None, for the params' own, or {fp8_pages.DTYPE!r}; got {name!r}.")
+    return jnp.dtype(fp8_pages.DTYPE)
 
 
 def own_pages(partition: Partition | None, table: jax.Array, pages: int) -> jax.Array:
@@ -133,12 +151,14 @@ def places(table: jax.Array, positions: jax.Array, valid: jax.Array, size: int, 
     return jnp.where(valid, page, pages), positions % size
 
 
-def write(pages: jax.Array, page: jax.Array, offset: jax.Array, new: jax.Array) -> jax.Array:
+def write(pages: jax.Array | Fp8Pages, page: jax.Array, offset: jax.Array, new: jax.Array) -> jax.Array | Fp8Pages:
     """Pages with `new` in the given places.
 
     Args:
       pages: [P, K, page, H].
-      page, offset: [B, T] int32, of `places`; pages from P on are dropped.
+      page, offset: [B, T] int32, of `places`; pages from P on are dropped. For `Fp8Pages` as `fp8_pages.write` wants them.
       new: [B, T, K, H] keys or values; cast to the pages' dtype.
     """
+    if isinstance(pages, Fp8Pages):
+        return fp8_pages.write(pages, page, offset, new)
     return pages.at[page, :, offset].set(new.astype(pages.dtype), mode="drop")

@@ -16,7 +16,7 @@ from gptoss_jax.model.cache import Cache, cache_axes, own_pages, places
 from gptoss_jax.model.layers import look_up
 from gptoss_jax.model.params import Attention, Moe, Params, param_axes
 from gptoss_jax.sharding import Partition, local, once, total
-from pallas_kernels.attention import paged_attention
+from pallas_kernels.attention import Fp8Pages, paged_attention
 from pallas_kernels.moe import decode as experts
 from pallas_kernels.mxfp4.tiles import Tiles
 from pallas_kernels.norm import add_norm, scaled
@@ -26,8 +26,10 @@ from pallas_kernels.routing import route, router
 ROWS = 64  # of a tensor core's operand
 
 
-def covers(params: Params, rows: int) -> bool:
-    """Whether a step of this many rows takes the fused form: experts are in tiles, and a device's rows fit one operand."""
+def covers(params: Params, rows: int, cache: Cache | None = None) -> bool:
+    """Whether a step of this many rows takes the fused form: experts are in tiles, pages are plain, a device's rows fit one operand."""
+    if cache is not None and isinstance(cache.k[0], Fp8Pages):
+        return False
     replicas = 1 if params.partition is None else params.partition.parts("batch")
     return rows <= ROWS * replicas and isinstance(params.layers[0].moe.gate_up, Tiles)
 

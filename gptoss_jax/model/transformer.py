@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from gptoss_jax.config import Config
 from gptoss_jax.model import fused, rope
 from gptoss_jax.model.attention import HEADS, KV_HEADS, ROWS, attention_block
-from gptoss_jax.model.cache import PAGES, Cache, own_pages, places, write
+from gptoss_jax.model.cache import Cache, own_pages, pages_axes, places, write
 from gptoss_jax.model.hooks import Hook, tap
 from gptoss_jax.model.layers import linear, look_up, rms_norm
 from gptoss_jax.model.moe import moe_block
@@ -81,14 +81,15 @@ def extend(
         window = config.window(layer)
 
         def run(q, k, v, pages_k, pages_v, table, positions, valid, length, sinks):
-            table = own_pages(params.partition, table, len(pages_k))
-            place = places(table, positions, valid, pages_k.shape[2], len(pages_k))
+            count, _, size, _ = pages_k.shape
+            table = own_pages(params.partition, table, count)
+            place = places(table, positions, valid, size, count)
             pages_k, pages_v = write(pages_k, *place, k), write(pages_v, *place, v)
             return paged_attention(q, pages_k, pages_v, table, positions, length, sinks, window=window), pages_k, pages_v
 
-        rows = ("batch", None)
-        ins = [HEADS, KV_HEADS, KV_HEADS, PAGES, PAGES, rows, rows, rows, ("batch",), ("heads",)]
-        heads, pages_k[layer], pages_v[layer] = local(params.partition, run, ins, (HEADS, PAGES, PAGES))(
+        rows, lie = ("batch", None), (pages_axes(pages_k[layer]), pages_axes(pages_v[layer]))
+        ins = [HEADS, KV_HEADS, KV_HEADS, *lie, rows, rows, rows, ("batch",), ("heads",)]
+        heads, pages_k[layer], pages_v[layer] = local(params.partition, run, ins, (HEADS, *lie))(
             *(q, k, v, pages_k[layer], pages_v[layer], cache.table(window), positions, valid, length), params.layers[layer].attention.sinks
         )
         return heads
@@ -129,7 +130,7 @@ def decode_step(
 
     Experts in tiles and few rows take the form that Hopper kernels make few launches of (`gptoss_jax.model.fused`); a hook needs the other.
     """
-    if hook is None and fused.covers(params, len(tokens)):
+    if hook is None and fused.covers(params, len(tokens), cache):
         return fused.decode_step(params, config, cache, tokens, active)
     return prefill(params, config, cache, tokens[:, None], active.astype(jnp.int32), hook=hook)
 

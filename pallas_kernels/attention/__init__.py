@@ -14,6 +14,7 @@ import jax
 
 from pallas_kernels import dispatch
 from pallas_kernels.attention import mosaic, reference
+from pallas_kernels.attention.fp8_pages import Fp8Pages
 
 
 def attention(
@@ -46,8 +47,8 @@ def attention(
 
 def paged_attention(
     q: jax.Array,  # [B, T, N, H]
-    k_pages: jax.Array,  # [P, K, page, H]
-    v_pages: jax.Array,  # [P, K, page, H]
+    k_pages: jax.Array | Fp8Pages,  # [P, K, page, H]
+    v_pages: jax.Array | Fp8Pages,  # [P, K, page, H]
     table: jax.Array,  # [B, R] int32
     q_positions: jax.Array,  # [B, T] int32
     lengths: jax.Array,  # [B] int32
@@ -70,7 +71,8 @@ def paged_attention(
 
     Args:
       q: query heads, after RoPE.
-      k_pages, v_pages: the pages of one layer; finite, also where nothing has been written yet.
+      k_pages, v_pages: the pages of one layer; finite, also where nothing has been written yet. `Fp8Pages` are read as the queries'
+        dtype, by XLA's form only.
       table: page of each entry; every entry is a page that exists.
       q_positions: position of each query; a query sees keys at positions up to its own. Those of a row are consecutive:
         q_positions[b, t] = q_positions[b, 0] + t.

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.attention import fp8_pages
+
 KEY_BLOCK = 512
 DECODE_KEY_BLOCK = 256  # for one query a row: a smaller block reads fewer keys that nobody sees
 SCORES = 1 << 24  # elements of a block of scores [B, N, queries, keys]: 64 MB in float32
@@ -61,7 +63,8 @@ def paged_attention(q, k_pages, v_pages, table, q_positions, lengths, sinks, *, 
 
     def read(j):
         ids = jax.lax.dynamic_slice_in_dim(table, j * pages, pages, 1)
-        return tuple(jnp.moveaxis(x[ids], 2, 1).reshape(B, x.shape[1], -1, x.shape[3]) for x in (k_pages, v_pages))
+        read = lambda x: fp8_pages.take(x, ids, q.dtype) if isinstance(x, fp8_pages.Fp8Pages) else x[ids]
+        return tuple(jnp.moveaxis(read(x), 2, 1).reshape(B, x.shape[1], -1, x.shape[3]) for x in (k_pages, v_pages))
 
     starts = first.reshape(B, -1, pages)
     last = jnp.max(starts, -1)
