@@ -27,7 +27,7 @@ from gptoss_jax.llm import LLM
 from gptoss_jax.options import Sampling
 from gptoss_jax.weights import load
 
-_MATTERS = ("checkpoint", "context", "dtype", "experts", "max_tokens", "reasoning_effort", "seed")  # to what the results are
+_MATTERS = ("checkpoint", "context", "dtype", "cache_dtype", "experts", "max_tokens", "reasoning_effort", "seed")  # to what the results are
 
 
 def define_flags(to: flags.FlagValues) -> None:
@@ -42,6 +42,7 @@ def define_flags(to: flags.FlagValues) -> None:
     whole("cache_tokens", None, "Tokens that the cache has room for; see LLM.", lower_bound=1, flag_values=to)
     flags.DEFINE_bool("prefix_reuse", True, "Read beginnings that prompts share once.", to)
     flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of everything but packed experts.", to)
+    flags.DEFINE_enum("cache_dtype", None, ["float8_e4m3fn"], "Of cached keys and values; default that of the weights.", to)
     forms = ["auto", "packed", "tiled", "stacked", "split"]
     flags.DEFINE_enum("experts", "auto", forms, "How expert weights are held; see gptoss_jax.load.", to)
     whole("max_tokens", None, "Most tokens of an answer, for requests that do not say; default what the context leaves.", 1, flag_values=to)
@@ -114,6 +115,7 @@ def _llm(given: flags.FlagValues, mesh: jax.sharding.Mesh | None) -> LLM:
     model = load(given.checkpoint, mesh=mesh, dtype=given.dtype, experts=given.experts, progress=shown)
     optional = {} if given.cache_tokens is None else {"cache_tokens": given.cache_tokens}
     optional |= {} if given.prefix_reuse else {"prefix_reuse": False}
+    optional |= {} if given.cache_dtype is None else {"cache_dtype": given.cache_dtype}
     llm = LLM(model, slots=given.slots, context=given.context, chunk=given.chunk, **optional)
     llm.prepare(progress=shown)
     return llm
