@@ -1,7 +1,7 @@
 """Offline throughput: how long many requests take until the last one is answered, as vLLM's benchmark_throughput counts it.
 
     python -m benchmarks.throughput --checkpoint=DIR --requests=64 --input_len=32-512 --output_len=16-256 --slots=64
-    python -m benchmarks.throughput --checkpoint=DIR --peer_python=/path/to/python  # one that has torch, transformers and absl-py
+    python -m benchmarks.throughput --checkpoint=DIR --peer_python=/path/to/python  # one that has torch and transformers
     python -m benchmarks.throughput --checkpoint=DIR --shared_prefix=1000 --input_len=30 --output_len=4 --reuse=both
 
 Prompts are random ids; lengths of prompts and answers are uniform, by --seed; --shared_prefix tokens are the same in all prompts and come
@@ -15,7 +15,6 @@ implementation is quickest is tried before. Every run of the peer follows one of
 such pairs, and the setting that counts is the one with the least ratio. Prints a line per run, then JSON.
 """
 
-import argparse
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import json
@@ -23,17 +22,13 @@ import os
 from pathlib import Path
 import statistics
 import subprocess
-import sys
 import time
 
 from absl import app, flags
 import numpy as np
 
-# JAX and the engine are imported where they are used: the peer's side of this file runs under another Python, which has torch instead.
-_PEER_SIDE = "import sys; from benchmarks import throughput; throughput.peer_side(sys.argv[1:])"
+_PEER = Path(__file__).parent / "peers" / "transformers_throughput.py"
 _PAUSE = 0.5  # seconds between runs: worker threads of the side that just ran spin for a while before they sleep
-_TRIAL = 32, 4  # tokens of each prompt, and of each answer, where the peer's experts implementation is chosen
-_EXPERTS = ("grouped_mm", "eager")  # "batched_mm" copies an expert's weights for every token, padding included: 100 GB and more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,15 +117,15 @@ def rates(work: Work, seconds: float) -> dict[str, float]:
 
 
 def open_peer(python: str, checkpoint: Path, threads: int):
-    """The peer's side of this file in a process of its own, which has been asked nothing yet."""
+    """benchmarks/peers/transformers_throughput.py in a process of its own, which has been asked nothing yet."""
     from benchmarks import decode
 
     class Peer(decode.Peer):
         def __init__(self):
-            command = [python, "-c", _PEER_SIDE, f"--checkpoint={checkpoint}", f"--threads={threads}"]
+            command = [python, str(_PEER), f"--checkpoint={checkpoint}", f"--threads={threads}"]
             environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            self._process = subprocess.Popen(command, text=True, env=environment, cwd=Path(__file__).parent.parent, **pipes)
+            self._process = subprocess.Popen(command, text=True, env=environment, **pipes)
             self.versions = self._read()
 
         def measure(self, work: Work, rows: int, order: str) -> dict:
@@ -283,74 +278,6 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     for result in results:
         print(json.dumps(about | result))
     return 0
-
-
-# The peer's side, under a Python with torch and transformers, and without JAX
-
-
-def peer_side(arguments: list[str]) -> None:
-    """Answers each line of stdin, {"prompts", "new", "rows", "order"}, with a line about one run; the first line is about itself."""
-    import torch
-
-    from benchmarks.peers import transformers_decode
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(args.threads)
-    model = transformers_decode.load(args.checkpoint)
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 0
-    print(json.dumps(transformers_decode.about(model)), flush=True)
-    quickest = {}
-    for line in sys.stdin:
-        asked = json.loads(line)
-        rows, order = asked["rows"], list(range(len(asked["new"])))
-        if asked["order"] == "sorted":
-            order.sort(key=lambda i: asked["new"][i])
-        if rows not in quickest:
-            quickest[rows] = _quickest_experts(model, [asked["prompts"][i] for i in order[-rows:]])
-        transformers_decode.choose(model, "eager", quickest[rows])
-        began, row_steps = time.perf_counter(), 0
-        for start in range(0, len(order), rows):
-            batch = order[start : start + rows]
-            most = max(asked["new"][i] for i in batch)
-            _generate(model, [asked["prompts"][i] for i in batch], most)
-            row_steps += len(batch) * most
-        seconds = time.perf_counter() - began
-        print(json.dumps({"seconds": seconds, "row_steps": row_steps, "experts": quickest[rows]}), flush=True)
-
-
-def _quickest_experts(model, prompts: list[list[int]]) -> str:
-    """The experts implementation that answers short prompts first, each tried twice."""
-    from benchmarks.peers import transformers_decode
-
-    best = {}
-    for experts in _EXPERTS:
-        try:
-            transformers_decode.choose(model, "eager", experts)
-            for _ in range(2):
-                began = time.perf_counter()
-                _generate(model, [prompt[: _TRIAL[0]] for prompt in prompts], _TRIAL[1])
-                best[experts] = min(best.get(experts, float("inf")), time.perf_counter() - began)
-        except transformers_decode.FAILURES as error:
-            print(f"{experts} does not run here: {str(error)[:300]}", file=sys.stderr, flush=True)
-    print(f"{len(prompts)} rows: {', '.join(f'{name} {seconds:.2f} s' for name, seconds in best.items())}", file=sys.stderr, flush=True)
-    return min(best, key=best.get)
-
-
-def _generate(model, prompts: list[list[int]], new: int) -> None:
-    """Greedy answers of `new` tokens each to prompts that are padded on the left."""
-    import torch
-
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    with torch.inference_mode():
-        answer = model.generate(ids, attention_mask=mask, max_new_tokens=new, do_sample=False, use_cache=True)
-    if answer.shape[1] != longest + new:
-        raise RuntimeError(f"generate must give {new} tokens; it gave {answer.shape[1] - longest}.")
 
 
 if __name__ == "__main__":

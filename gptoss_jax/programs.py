@@ -89,8 +89,8 @@ class Programs:
             resumed=self._put(resumed, row),
             single=self._put(single, row),
             masked=self._put(masked, row),
-            allowed=self._constant("allowed") if allowed is None else self._put(allowed, columns),
-            forced=self._constant("forced") if forced is None else self._put(forced, columns),
+            allowed=self._constants["allowed"] if allowed is None else self._put(allowed, columns),
+            forced=self._constants["forced"] if forced is None else self._put(forced, columns),
         )
         self._state, chunk = self._compiled["decode"](self.params, self._state.replace(cache=cache), orders)
         return chunk
@@ -145,9 +145,6 @@ class Programs:
         if sampling.repetition_penalty == 1:
             large["in_prompt"] = self._constants["unseen"]
         return self._put(row.replace(sampling=row.sampling.replace(**large)))
-
-    def _constant(self, name: str) -> jax.Array:
-        return self._constants[name]
 
     def _block_axes(self) -> decode.Blocks:
         columns, row = ("batch", None), ("batch",)

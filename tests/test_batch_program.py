@@ -69,7 +69,7 @@ def test_a_signal_ends_it_with_75_and_the_same_command_goes_on(batch, tmp_path, 
     assert "stopped: 4 of 10 requests" in capsys.readouterr().out and not (tmp_path / "out.jsonl").exists()
     with pytest.raises(SystemExit, match=r"another settings.seed \(0, now 1\)"):
         batch("--seed=1")
-    assert batch("--slots=3", llm=FakeLLM()) == 0
+    assert batch(llm=FakeLLM()) == 0
     assert "this run: 6 requests" in capsys.readouterr().out
 
 

@@ -65,10 +65,15 @@ def nothing_is_held(engine):
         assert pages.full.available == pages.full.count and pages.ring.available == pages.ring.count
 
 
+@pytest.fixture(scope="module", params=[None, "float8_e4m3fn"], ids=["exact", "fp8"])
+def cache_dtype(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def alone():
+def alone(cache_dtype):
     """Each of MIXED by itself, in an engine of its own that keeps no prefixes."""
-    return [everything(make(prefix_reuse=False), [Request(*one)])[0] for one in MIXED]
+    return [everything(make(prefix_reuse=False, cache_dtype=cache_dtype), [Request(*one)])[0] for one in MIXED]
 
 
 def test_alone_is_a_reasonable_reference(alone):
@@ -78,8 +83,8 @@ def test_alone_is_a_reasonable_reference(alone):
 
 
 @pytest.mark.parametrize("reuse", [True, False])
-def test_in_any_order_with_prefixes_kept_or_not(alone, reuse):
-    engine = make(prefix_reuse=reuse)
+def test_in_any_order_with_prefixes_kept_or_not(alone, cache_dtype, reuse):
+    engine = make(prefix_reuse=reuse, cache_dtype=cache_dtype)
     for seed in range(4):
         order = np.random.default_rng(seed).permutation(len(MIXED))
         got = everything(engine, fresh([MIXED[i] for i in order]))
@@ -89,16 +94,16 @@ def test_in_any_order_with_prefixes_kept_or_not(alone, reuse):
 
 
 @pytest.mark.parametrize("tokens", [96, 128])
-def test_where_the_cache_runs_out(alone, tokens):
+def test_where_the_cache_runs_out(alone, cache_dtype, tokens):
     """Requests give way, are computed again, and nobody can tell."""
-    engine = make(cache_tokens=tokens)
+    engine = make(cache_tokens=tokens, cache_dtype=cache_dtype)
     assert everything(engine, fresh()) == alone
     assert engine.stats.preemptions > 0
     nothing_is_held(engine)
 
 
-def test_in_small_pieces_and_beside_another_run(alone):
-    engine = make()
+def test_in_small_pieces_and_beside_another_run(alone, cache_dtype):
+    engine = make(cache_dtype=cache_dtype)
     first, second = fresh(), fresh(MIXED[::-1])
     runs = [engine.run(first, seconds_per_piece=0.0), engine.run(second)]
     tokens = {id(r): [] for r in first + second}

@@ -1,4 +1,4 @@
-"""The engine: requests in groups, each with its own tokens whatever runs beside it; how requests end; what is refused."""
+"""The engine: each request with its own tokens whatever runs beside it; how requests end; what is refused."""
 
 import dataclasses
 

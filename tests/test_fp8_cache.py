@@ -188,33 +188,10 @@ def test_the_fused_step_stands_aside():
 # The engine
 
 
-@pytest.fixture(scope="module")
-def alone():
-    return [everything(make(prefix_reuse=False), [Request(*one)])[0] for one in MIXED]
-
-
-@pytest.mark.parametrize("reuse", [True, False])
-def test_in_any_order_with_prefixes_kept_or_not(alone, reuse):
-    engine = make(prefix_reuse=reuse)
-    for seed in range(4):
-        order = np.random.default_rng(seed).permutation(len(MIXED))
-        assert everything(engine, fresh([MIXED[i] for i in order])) == [alone[i] for i in order]
-        nothing_is_held(engine)
-    assert (engine.stats.reused > 0) == reuse
-
-
-@pytest.mark.parametrize("tokens", [96, 128])
-def test_where_the_cache_runs_out(alone, tokens):
-    engine = make(cache_tokens=tokens)
-    assert everything(engine, fresh()) == alone
-    assert engine.stats.preemptions > 0
-    nothing_is_held(engine)
-
-
-def test_it_is_another_cache(alone):
-    """Or nothing above was tested: log-probabilities differ from those of an exact one, by little."""
-    exact = everything(continuous.make(), [Request(p, s) for p, s in MIXED[:8]])
-    first = np.array([[one[1][0] for one in many] for many in (alone[:8], exact)])
+def test_it_is_another_cache():
+    """Or tests/test_continuous.py would not test it: log-probabilities differ from those of an exact one, by little."""
+    many = [everything(continuous.make(cache_dtype=dtype), fresh(MIXED[:8])) for dtype in (FP8, None)]
+    first = np.array([[one[1][0] for one in results] for results in many])
     assert 1e-5 < np.abs(first[0] - first[1]).max() < 0.5
 
 

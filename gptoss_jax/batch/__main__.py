@@ -27,7 +27,9 @@ from gptoss_jax.llm import LLM
 from gptoss_jax.options import Sampling
 from gptoss_jax.weights import load
 
-_MATTERS = ("checkpoint", "context", "dtype", "cache_dtype", "experts", "max_tokens", "reasoning_effort", "seed")  # to what the results are
+_MATTERS = (  # to what the results are, to the last bit
+    "checkpoint", "context", "slots", "chunk", "mesh", "dtype", "cache_dtype", "experts", "max_tokens", "reasoning_effort", "seed",
+)  # fmt: skip
 
 
 def define_flags(to: flags.FlagValues) -> None:
