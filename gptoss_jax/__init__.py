@@ -3,9 +3,12 @@
 from gptoss_jax.completion import Completion
 from gptoss_jax.config import GPT_OSS_20B, GPT_OSS_120B, TINY, Config
 from gptoss_jax.llm import LLM
+from gptoss_jax.model.hooks import capture, patch, sites
+from gptoss_jax.model.named import select, substitute
 from gptoss_jax.model.transformer import forward
 from gptoss_jax.options import Sampling
 from gptoss_jax.reply import Reply
+from gptoss_jax.scoring import PromptLogprobs
 from gptoss_jax.sharding import mesh
 from gptoss_jax.tasks import Outcome, Task
 from gptoss_jax.weights import Model, load, save
@@ -19,11 +22,17 @@ __all__ = [
     "Config",
     "Model",
     "Outcome",
+    "PromptLogprobs",
     "Reply",
     "Sampling",
     "Task",
+    "capture",
     "forward",
     "load",
     "mesh",
+    "patch",
     "save",
+    "select",
+    "sites",
+    "substitute",
 ]

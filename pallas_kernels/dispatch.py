@@ -39,10 +39,18 @@ def run(op: str, implementation: Implementation, *args, xla: Callable, mosaic: C
     if implementation == "mosaic":
         if uncovered is not None:
             raise NotImplementedError(f"{op} has no 'mosaic' implementation for this call: {uncovered}; pass None or 'xla'.")
-        return _shared(mosaic)(*args)
+        return _derived(_shared(mosaic), xla)(*args)
     if implementation == "xla" or uncovered is not None or not for_hopper():
         return xla(*args)
-    return mosaic(*args) if hopper.interpreting() else jax.lax.platform_dependent(*args, cuda=_shared(mosaic), default=xla)
+    kernel = _derived(_shared(mosaic), xla)
+    return kernel(*args) if hopper.interpreting() else jax.lax.platform_dependent(*args, cuda=kernel, default=xla)
+
+
+def _derived(kernel: Callable, xla: Callable) -> Callable:
+    """The kernel, with the derivatives of XLA's form, which is what runs where a derivative is taken."""
+    op = jax.custom_jvp(kernel)
+    op.defjvp(lambda primals, tangents: jax.jvp(xla, primals, tangents))
+    return op
 
 
 def _shared(kernel: Callable) -> Callable:

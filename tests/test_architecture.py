@@ -15,10 +15,11 @@ config options tokenizer text compile_cache filters
 harmony.conversation harmony.header harmony.parsed harmony.parse harmony.render harmony
 grammar.schema grammar.formats grammar.vocabulary grammar.matcher grammar.constraint grammar.turn grammar
 sharding processes
-model.params model.cache model.hooks model.layers model.rope model.attention model.moe model.fused model.transformer model
+model.params model.named model.cache model.hooks model.views model.layers model.rope model.attention model.moe model.fused model.transformer model
 shards
 locate layouts sampling_state
 sampling
+routes
 decode
 forms
 placing
@@ -27,7 +28,8 @@ weights pages sizes requests
 live scoring
 scheduler programs exchange
 engine
-completion reply
+completion
+reply
 tasks
 llm
 launch

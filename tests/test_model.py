@@ -12,11 +12,9 @@ from small_model import DIRECTORY, small_model
 
 import gptoss_jax as gj
 from gptoss_jax.model import rope
-from gptoss_jax.model.cache import init_cache
-from gptoss_jax.model.hooks import sites
 from gptoss_jax.model.layers import rms_norm
 from gptoss_jax.model.params import abstract_params, is_spec, param_bytes
-from gptoss_jax.model.transformer import extend, forward
+from gptoss_jax.model.transformer import forward
 
 EXACT = 1e-5  # as in test_goldens
 T = 24
@@ -35,65 +33,6 @@ def run():
 
 def traced(model, hook, tokens=TOKENS):
     return jax.eval_shape(lambda params: forward(params, model.config, tokens, hook=hook), model.params)
-
-
-# Hooks
-
-
-def test_a_hook_passes_every_site_in_order_with_its_shape(model):
-    seen = []
-    traced(model, lambda name, value: (seen.append((name, value.shape)), value)[1])
-    assert [name for name, _ in seen] == sites(model.config)
-    shapes = {name.removeprefix("layers.1."): shape for name, shape in seen}
-    c = model.config
-    assert shapes["attention.q"] == (3, T, c.num_attention_heads, c.head_dim)
-    assert shapes["attention.k"] == shapes["attention.v"] == (3, T, c.num_key_value_heads, c.head_dim)
-    assert shapes["moe.router_logits"] == (3, T, c.num_local_experts)
-    assert shapes["moe.experts"] == shapes["moe.gates"] == (3, T, c.num_experts_per_tok)
-    assert shapes["residual_mid"] == shapes["norm"] == (3, T, c.hidden_size)
-    assert shapes["logits"] == (3, T, c.vocab_size)
-
-
-def test_a_cached_pass_has_the_same_sites(model):
-    seen = []
-    hook = lambda name, value: (seen.append(name), value)[1]
-    cache = init_cache(model.config, 3, T, chunk=T, dtype="float32")
-    jax.eval_shape(lambda params: extend(params, model.config, cache, TOKENS, np.full(3, T, np.int32), hook=hook), model.params)
-    assert seen == sites(model.config)[: -len(["norm", "logits"])]
-
-
-def test_a_patch_at_any_site_changes_the_logits(model):
-    names = sites(model.config)
-
-    def patched(params, chosen):
-        def hook(name, value):
-            change = (chosen == names.index(name)).astype(value.dtype)
-            if name.endswith("experts"):
-                return (value + change) % value.dtype.type(model.config.num_local_experts)
-            return value + change * value * value  # neither a shift nor a scale, which a softmax or a norm would not see
-
-        return forward(params, model.config, TOKENS[:1], hook=hook)
-
-    patched = jax.jit(patched)
-    before = np.asarray(patched(model.params, np.int32(-1)))
-    assert oracle.error(before, run()(model.params, model.config, TOKENS)[:1]) < EXACT
-    unchanged = [name for i, name in enumerate(names) if oracle.error(patched(model.params, np.int32(i)), before) < 100 * EXACT]
-    assert not unchanged
-
-
-@pytest.mark.parametrize("wrong", [lambda x: x[..., :1], lambda x: x.astype(jnp.bfloat16), lambda x: None, lambda x: 0.0])
-def test_a_hook_that_returns_another_kind_of_array_is_refused(model, wrong):
-    hook = lambda name, value: wrong(value) if name == "layers.1.attention.q" else value
-    with pytest.raises(ValueError, match=r"a hook must return an array like the one it got; layers\.1\.attention\.q is float32\("):
-        traced(model, hook)
-
-
-def test_hooks_that_only_look_cost_nothing(model):
-    lowered = [
-        jax.jit(lambda params, hook=hook: forward(params, model.config, TOKENS, hook=hook)).lower(model.params).as_text()
-        for hook in (None, lambda name, value: value)
-    ]
-    assert lowered[0] == lowered[1]
 
 
 # Transformations

@@ -14,7 +14,7 @@ from gptoss_jax.config import Config
 from gptoss_jax.model import rope
 from gptoss_jax.model.cache import Cache, cache_axes, own_pages, places
 from gptoss_jax.model.layers import look_up
-from gptoss_jax.model.params import Attention, Moe, Params, param_axes
+from gptoss_jax.model.params import Attention, Moe, Params, has_adapter, param_axes
 from gptoss_jax.sharding import Partition, local, once, total
 from pallas_kernels.attention import Fp8Pages, paged_attention
 from pallas_kernels.moe import decode as experts
@@ -27,8 +27,8 @@ ROWS = 64  # of a tensor core's operand
 
 
 def covers(params: Params, rows: int, cache: Cache | None = None) -> bool:
-    """Whether a step of this many rows takes the fused form: experts are in tiles, pages are plain, a device's rows fit one operand."""
-    if cache is not None and isinstance(cache.k[0], Fp8Pages):
+    """Whether a step of this many rows takes the fused form: experts in tiles, plain pages, no adapter, a device's rows fit one operand."""
+    if has_adapter(params) or cache is not None and isinstance(cache.k[0], Fp8Pages):
         return False
     replicas = 1 if params.partition is None else params.partition.parts("batch")
     return rows <= ROWS * replicas and isinstance(params.layers[0].moe.gate_up, Tiles)

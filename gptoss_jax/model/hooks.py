@@ -1,38 +1,168 @@
 """Hooks: a hook is a function (name, value) -> value that every named site of the model passes through.
 
 Returning the value observes it; returning another one of the same shape and dtype patches it. Hooks run while the model is
-traced, so without one the compiled program is the same as if the sites were not there.
+traced, so without one the compiled program is the same as if the sites were not there. `capture` and `patch` make hooks of
+names and values: they take any function of the model that takes `hook=`, and return one that takes it again.
+
+    logits, seen = capture(forward, "layers.*.residual_post")(params, config, tokens)
+    logits = patch(forward, {"layers.3.attention.out": 0.0})(params, config, tokens)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+import difflib
+import fnmatch
+import functools
+import re
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from gptoss_jax.config import Config
 
 Hook = Callable[[str, jax.Array], jax.Array]
-
-MODEL_SITES = ("embedding", "norm", "logits")
-LAYER_SITES = (
-    "residual_pre",  # [B, T, D] the residual stream before the layer
-    "attention.q",  # [B, T, N, H] after RoPE
-    "attention.k",  # [B, T, K, H] after RoPE
-    "attention.v",  # [B, T, K, H]
-    "attention.heads",  # [B, T, N, H] what each head reads
-    "attention.out",  # [B, T, D] what attention adds to the residual stream
-    "residual_mid",  # [B, T, D] the residual stream between attention and experts
-    "moe.router_logits",  # [B, T, E]
-    "moe.experts",  # [B, T, A] int32, the experts chosen; E where a token is padding
-    "moe.gates",  # [B, T, A]
-    "moe.out",  # [B, T, D] what the experts add to the residual stream
-    "residual_post",  # [B, T, D] the residual stream after the layer
-)
+Change = jax.typing.ArrayLike | Callable[[jax.Array], jax.Array]
 
 
-def sites(config: Config) -> list[str]:
-    """Every name that a hook is called with, in the order of a forward pass."""
-    layers = [f"layers.{i}.{name}" for i in range(config.num_hidden_layers) for name in LAYER_SITES]
-    return [MODEL_SITES[0], *layers, *MODEL_SITES[1:]]
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A place of the model that a hook sees.
+
+    Attributes:
+      shape: in the letters of `gptoss_jax.config`; float32 unless `meaning` says otherwise.
+      meaning: what it is, and what patching it does where that is not plain.
+      on_request: it is computed only for a hook that names it (`capture`, `patch`), with its own last word: `layers.0.*` does not.
+      fixed: it can be looked at, not patched.
+    """
+
+    shape: str
+    meaning: str
+    on_request: bool = False
+    fixed: bool = False
+
+
+BEFORE = {"embedding": Site("[B, T, D]", "rows of the embedding")}
+IN_LAYER = {
+    "residual_pre": Site("[B, T, D]", "the residual stream before the layer"),
+    "attention.q": Site("[B, T, N, H]", "queries after RoPE"),
+    "attention.k": Site("[B, T, K, H]", "keys after RoPE"),
+    "attention.v": Site("[B, T, K, H]", "values"),
+    "attention.scores_max": Site("[B, T, N]", "a query's greatest score: q . k / sqrt(H) over the keys it sees", True, True),
+    "attention.scores_lse": Site("[B, T, N]", "log of the softmax's denominator, the sink included", True, True),
+    "attention.sink_mass": Site("[B, T, N]", "share of the softmax that the sink takes; patched, the keys share the rest", True),
+    "attention.pattern": Site("[B, T, N, S]", "weight of each key, 1 - sink_mass in all; S is T, with a cache its context", True),
+    "attention.heads": Site("[B, T, N, H]", "what each head reads"),
+    "attention.head_outputs": Site("[B, T, N, D]", "what each head adds to the residual stream, which has the bias too", True),
+    "attention.out": Site("[B, T, D]", "what attention adds to the residual stream"),
+    "residual_mid": Site("[B, T, D]", "the residual stream between attention and experts"),
+    "moe.router_logits": Site("[B, T, E]", "the router's logits"),
+    "moe.experts": Site("[B, T, A]", "int32, the experts chosen, by falling logit; E is none. Patched, gates follow from their logits"),
+    "moe.gates": Site("[B, T, A]", "weight of each chosen expert, 1 in all"),
+    "moe.expert_outputs": Site("[B, T, A, D]", "what each chosen expert makes, before its gate", True),
+    "moe.out": Site("[B, T, D]", "what the experts add to the residual stream"),
+    "residual_post": Site("[B, T, D]", "the residual stream after the layer"),
+}
+AFTER = {"norm": Site("[B, T, D]", "the last norm's result"), "logits": Site("[B, T, V]", "the logits")}
+SITES: dict[str, Site] = BEFORE | {f"layers.{{i}}.{name}": site for name, site in IN_LAYER.items()} | AFTER
+"""Every site, in the order of a forward pass; `{i}` is the layer."""
+
+_OWN = Site("any", "a site of a function that calls `tap` itself")
+
+
+def sites(config: Config, *, on_request: bool = False) -> list[str]:
+    """Every name that a hook is called with, in the order of a forward pass; also those on request, if asked for."""
+    inside = [name for name, site in IN_LAYER.items() if on_request or not site.on_request]
+    layers = [f"layers.{i}.{name}" for i in range(config.num_hidden_layers) for name in inside]
+    return [*BEFORE, *layers, *AFTER]
+
+
+def capture(fn: Callable, names: str | Sequence[str]) -> Callable:
+    """`fn`, which then returns its result and the values of the named sites: (result, {name: value}).
+
+    jit, vmap, grad and a mesh treat the values as any other result. Values are those that flow on, behind every patch.
+
+    Args:
+      fn: `forward`, `extend`, `prefill`, `decode_step`, or any function that hands its keyword `hook` to one of them.
+      names: of sites, or patterns such as "layers.*.moe.experts" ("*" and "?" stand for anything, "[02]" for one of these).
+
+    Raises (the returned function):
+      ValueError: a name or pattern that `fn` passes nowhere.
+    """
+    names = _patterns(names)
+
+    @functools.wraps(fn)
+    def captured(*args, hook: Hook | None = None, **options) -> tuple[Any, dict[str, jax.Array]]:
+        kept = _Capture(hook, names)
+        result = fn(*args, hook=kept, **options)
+        _check_used(names, kept.used, kept.passed)
+        return result, kept.values
+
+    return captured
+
+
+def patch(fn: Callable, changes: Mapping[str, Change]) -> Callable:
+    """`fn`, with the values of the named sites changed; it returns what `fn` returns.
+
+    Args:
+      fn: as for `capture`.
+      changes: of a name or a pattern, what replaces the value (an array or a number, broadcast to its shape), or a function that is
+        given the value and returns another; see `add`, `scale`. Where several match, they follow one another.
+
+    Raises (the returned function):
+      ValueError: a name or pattern that `fn` passes nowhere, a value that does not fit, or a site that cannot be patched.
+    """
+    names = _patterns(list(changes))
+
+    @functools.wraps(fn)
+    def patched(*args, hook: Hook | None = None, **options) -> Any:
+        changing = _Patch(hook, names, changes)
+        result = fn(*args, hook=changing, **options)
+        _check_used(names, changing.used, changing.passed)
+        return result
+
+    return patched
+
+
+def add(vector: jax.typing.ArrayLike, at: Any = ...) -> Change:
+    """A change that adds to the value: a steering vector [D], say. `at` indexes where, such as `np.s_[:, -1]`."""
+    return lambda value: value.at[at].add(jnp.asarray(vector, value.dtype))
+
+
+def scale(factor: jax.typing.ArrayLike, at: Any = ...) -> Change:
+    """A change that multiplies the value; 0 ablates. `at` indexes where, such as `np.s_[:, :, 3]` for a head."""
+    return lambda value: value.at[at].multiply(jnp.asarray(factor, value.dtype))
+
+
+def replace(new: jax.typing.ArrayLike, at: Any = ...) -> Change:
+    """A change that replaces the value, or the part that `at` indexes, such as `np.s_[:, 7]` for a position."""
+    return lambda value: value.at[at].set(jnp.asarray(new, value.dtype))
+
+
+def force_experts(experts: jax.typing.ArrayLike) -> dict[str, Change]:
+    """Changes for `patch` that route tokens to given experts, of a capture or a generation; gates follow from their router logits.
+
+    Args:
+      experts: [T, L, A] or [B, T, L, A] integers, such as `Completion.routed_experts`; E or more is no expert.
+    """
+    experts = jnp.asarray(experts)
+    if experts.ndim not in (3, 4) or not jnp.issubdtype(experts.dtype, jnp.integer):
+        raise ValueError(f"experts must be integers [T, L, A] or [B, T, L, A]; got {experts.dtype}{experts.shape}.")
+    layers = jnp.moveaxis(experts.astype(jnp.int32), -2, 0)
+    return {f"layers.{i}.moe.experts": layer for i, layer in enumerate(layers)}
+
+
+def layers_of(values: Mapping[str, jax.Array], site: str) -> jax.Array:
+    """What `capture` kept of one site in several layers, in their order: [layers, ...].
+
+    Args:
+      values: by name.
+      site: such as "residual_post", without the layer.
+    """
+    kept = {int(name.split(".")[1]): value for name, value in values.items() if re.fullmatch(rf"layers\.\d+\.{re.escape(site)}", name)}
+    if not kept:
+        raise ValueError(f"no layer's {site!r} is among the values, which are {', '.join(list(values)[:6])}; capture 'layers.*.{site}'.")
+    return jnp.stack([kept[i] for i in sorted(kept)])
 
 
 def tap(hook: Hook | None, name: str, value: jax.Array) -> jax.Array:
@@ -43,4 +173,118 @@ def tap(hook: Hook | None, name: str, value: jax.Array) -> jax.Array:
     if getattr(patched, "shape", None) != value.shape or patched.dtype != value.dtype:
         got = f"{patched.dtype}{patched.shape}" if hasattr(patched, "shape") else type(patched).__name__
         raise ValueError(f"a hook must return an array like the one it got; {name} is {value.dtype}{value.shape}, got {got}.")
+    if patched is not value and _site(name).fixed:
+        raise ValueError(f"{name} can be looked at, not patched; patch attention.sink_mass or attention.pattern instead.")
     return patched
+
+
+def asked(hook: Hook | None, name: str) -> bool:
+    """Whether a hook wants a site that is computed on request."""
+    return any(kind.wants(name) for kind in _chain(hook))
+
+
+def carried(transform: Callable[[Callable], Callable], fn: Callable, hook: Hook | None) -> Callable:
+    """`transform(fn)`, where what `capture` keeps inside leaves the transformation as results, as JAX wants it."""
+    keeping = [kind for kind in _chain(hook) if isinstance(kind, _Capture)]
+
+    def inside(*args):
+        outer = [kept.values for kept in keeping]
+        for kept in keeping:
+            kept.values = {}
+        result = fn(*args)
+        own = [kept.values for kept in keeping]
+        for kept, values in zip(keeping, outer, strict=True):
+            kept.values = values
+        return result, own
+
+    def run(*args):
+        result, own = transform(inside)(*args)
+        for kept, values in zip(keeping, own, strict=True):
+            kept.values |= values
+        return result
+
+    return run
+
+
+class _Named:
+    """A hook for some names, around another one that comes first or last."""
+
+    def __init__(self, other: Hook | None, names: tuple[str, ...]):
+        self.other, self.names = other, names
+        self.used: set[str] = set()
+        self.passed: list[str] = []
+
+    def wants(self, name: str) -> bool:
+        own = name.rpartition(".")[2]
+        return any(pattern.rpartition(".")[2] == own and fnmatch.fnmatchcase(name, pattern) for pattern in self.names)
+
+    def matching(self, name: str) -> list[str]:
+        """The patterns that mean this site."""
+        self.passed.append(name)
+        found = [pattern for pattern in self.names if fnmatch.fnmatchcase(name, pattern)]
+        if _site(name).on_request:
+            found = [pattern for pattern in found if pattern.rpartition(".")[2] == name.rpartition(".")[2]]
+        self.used.update(found)
+        return found
+
+
+class _Capture(_Named):
+    def __init__(self, other: Hook | None, names: tuple[str, ...]):
+        super().__init__(other, names)
+        self.values: dict[str, jax.Array] = {}
+
+    def __call__(self, name: str, value: jax.Array) -> jax.Array:
+        value = tap(self.other, name, value)
+        if self.matching(name):
+            self.values[name] = value
+        return value
+
+
+class _Patch(_Named):
+    def __init__(self, other: Hook | None, names: tuple[str, ...], changes: Mapping[str, Change]):
+        super().__init__(other, names)
+        self.changes = changes
+
+    def __call__(self, name: str, value: jax.Array) -> jax.Array:
+        for pattern in self.matching(name):
+            value = _changed(name, value, self.changes[pattern])
+        return tap(self.other, name, value)
+
+
+def _changed(name: str, value: jax.Array, change: Change) -> jax.Array:
+    if callable(change):
+        return change(value)
+    new = jnp.asarray(change)
+    whole = jnp.issubdtype(value.dtype, jnp.integer)
+    if whole and not jnp.issubdtype(new.dtype, jnp.integer):
+        raise ValueError(f"{name} holds integers; got {new.dtype}; pass integers.")
+    if new.ndim > value.ndim or any(n not in (1, have) for n, have in zip(new.shape[::-1], value.shape[::-1], strict=False)):
+        raise ValueError(f"{name} has shape {value.shape}; got {new.shape}, which cannot be broadcast to it; pass such an array.")
+    return jnp.broadcast_to(new.reshape((1,) * (value.ndim - new.ndim) + new.shape).astype(value.dtype), value.shape)
+
+
+def _chain(hook: Hook | None) -> Iterator[_Named]:
+    while isinstance(hook, _Named):
+        yield hook
+        hook = hook.other
+
+
+def _site(name: str) -> Site:
+    parts = name.split(".", 2)
+    kind = f"layers.{{i}}.{parts[2]}" if len(parts) == 3 and parts[0] == "layers" else name
+    return SITES.get(kind, _OWN)
+
+
+def _patterns(names: str | Sequence[str]) -> tuple[str, ...]:
+    names = (names,) if isinstance(names, str) else tuple(names)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"names must be at least one name of a site; got {names!r}; gptoss_jax.sites(config) lists them.")
+    return names
+
+
+def _check_used(names: Sequence[str], used: set[str], passed: Sequence[str]) -> None:
+    for name in names:
+        if name not in used:
+            known = list(dict.fromkeys([*passed, *(site.replace("{i}", "0") for site in SITES)]))
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0)
+            raise ValueError(f"no site that was passed is named {name!r}; similar names are {', '.join(near)}; sites(config) lists all.")

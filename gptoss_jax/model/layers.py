@@ -4,15 +4,17 @@ import jax
 import jax.numpy as jnp
 
 from gptoss_jax.sharding import Partition, total
+from pallas_kernels.low_rank import LowRank
 from pallas_kernels.matmul import matmul
 
 
-def linear(x: jax.Array, w: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+def linear(x: jax.Array, w: jax.Array | LowRank, bias: jax.Array | None = None) -> jax.Array:
     """x [..., in] @ w [out, in].T + bias [out] -> [..., out] float32.
 
     The product is computed in w's dtype and accumulated in float32; float32 weights are multiplied in full precision.
     """
-    y = matmul(x.reshape(-1, x.shape[-1]), w)
+    rows = x.reshape(-1, x.shape[-1])
+    y = w.matmul(rows, matmul) if isinstance(w, LowRank) else matmul(rows, w)
     if bias is not None:
         y = y + bias[None, :]
     return y.reshape(*x.shape[:-1], w.shape[0])

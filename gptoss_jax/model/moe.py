@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from gptoss_jax.config import Config
-from gptoss_jax.model.hooks import Hook, tap
+from gptoss_jax.model.hooks import Hook, asked, tap
 from gptoss_jax.model.layers import linear, rms_norm
 from gptoss_jax.model.params import DOWN_AXES, GATE_UP_AXES, Moe, expert_axes
 from gptoss_jax.sharding import Partition, local, once, total
@@ -34,11 +34,37 @@ def moe_block(
         gates = jax.nn.softmax(top, -1)  # over the chosen ones only
         if valid is not None:
             experts = jnp.where(valid[:, :, None], experts, E)
-        experts = tap(hook, f"{name}.experts", experts)
+        patched = tap(hook, f"{name}.experts", experts)
+        if patched is not experts:
+            experts, gates = patched, _gates(logits, patched)
         gates = tap(hook, f"{name}.gates", gates)
     with jax.named_scope("experts"):
-        y = _experts(params, x, experts, gates, config.swiglu_limit, dtype, partition)
+        each = None
+        if asked(hook, f"{name}.expert_outputs"):
+            each = _each_expert(params, x, experts, config.swiglu_limit, dtype, partition)
+            patched = tap(hook, f"{name}.expert_outputs", each)
+            each = None if patched is each else patched
+        if each is None:
+            y = _experts(params, x, experts, gates, config.swiglu_limit, dtype, partition)
+        else:
+            y = jnp.sum(each * jnp.where(experts < E, gates, 0)[..., None], 2)
     return tap(hook, f"{name}.out", y)
+
+
+def _gates(logits: jax.Array, experts: jax.Array) -> jax.Array:  # [B, T, A]
+    """Weights of experts that a hook chose, from their own logits; none for E and more."""
+    E = logits.shape[-1]
+    own = jnp.take_along_axis(logits, jnp.clip(experts, 0, E - 1), 2)
+    return jnp.where(experts < E, jax.nn.softmax(jnp.where(experts < E, own, jnp.finfo(own.dtype).min), -1), 0)
+
+
+def _each_expert(params: Moe, x, experts, limit: float, dtype: jnp.dtype, partition: Partition | None) -> jax.Array:  # [B, T, A, D]
+    """What each chosen expert makes: a token with A experts is A tokens with one each."""
+    B, T, A = experts.shape
+    alone = jnp.broadcast_to(x[:, :, None], (B, T, A, x.shape[-1])).reshape(B, T * A, -1)
+    one = experts.reshape(B, T * A, 1)
+    y = _experts(params, alone, one, jnp.ones(one.shape, jnp.float32), limit, dtype, partition)
+    return y.reshape(B, T, A, -1)
 
 
 def _experts(params: Moe, x, experts, gates, limit: float, dtype: jnp.dtype, partition: Partition | None) -> jax.Array:  # [B, T, D]

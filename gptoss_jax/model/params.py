@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from gptoss_jax.config import Config
 from gptoss_jax.sharding import Axes, Partition
+from pallas_kernels.low_rank import LowRank
 from pallas_kernels.mxfp4 import GROUP, Mxfp4
 from pallas_kernels.mxfp4.tiles import TILE, Tiles, tiled_shapes
 
@@ -28,16 +29,16 @@ split:   a tuple of E arrays [out, in]. XLA's CPU backend copies a dynamic slice
          but reads a whole buffer in place, so a routed product over split experts is several times faster there.
 """
 
-Experts = Mxfp4 | Tiles | jax.Array | tuple[jax.Array, ...]
+Experts = Mxfp4 | Tiles | jax.Array | tuple[jax.Array, ...] | LowRank
 
 
 @flax.struct.dataclass
 class Attention:
     norm: jax.Array  # [D] float32
-    qkv: jax.Array  # [K, G+2, H, D]: of each kv head its G query heads (query head n = k*G + g), its key, its value
+    qkv: jax.Array | LowRank  # [K, G+2, H, D]: of each kv head its G query heads (query head n = k*G + g), its key, its value
     qkv_bias: jax.Array  # [K, G+2, H] float32
     sinks: jax.Array  # [N] float32
-    out: jax.Array  # [D, N*H]
+    out: jax.Array | LowRank  # [D, N*H]
     out_bias: jax.Array  # [D] float32
 
 
@@ -120,8 +121,22 @@ GATE_UP_AXES: Axes = ("experts", "expert_hidden", "embed")
 DOWN_AXES: Axes = ("experts", "embed", "expert_hidden")
 
 
+QKV_AXES: Axes = ("kv_heads", None, None, "embed")
+OUT_AXES: Axes = ("embed", "heads")
+
+
+def low_rank_axes(w, axes: Axes):
+    """The logical axes of an attention matrix with these axes, in a tree like it."""
+    if not isinstance(w, LowRank):
+        return axes
+    rank = (None,) * (len(axes) // 2)  # a of queries, keys and values is [3, r, D], of the output [r, N*H]
+    return LowRank(axes, (*rank, axes[-1]), (*axes[:-1], None))
+
+
 def expert_axes(experts: Experts, axes: Axes) -> Experts:
     """The logical axes of the arrays that hold an expert matrix with these axes, in a tree like it (of arrays or of `Spec`)."""
+    if isinstance(experts, LowRank):
+        return LowRank(expert_axes(experts.base, axes), (axes[0], None, axes[2]), (*axes[:2], None))
     if isinstance(experts, Mxfp4):
         return Mxfp4(blocks=(*axes, None), scales=axes)
     if isinstance(experts, Tiles):
@@ -180,10 +195,10 @@ def abstract_params(config: Config, dtype="bfloat16", experts: ExpertsForm = "pa
     gain = Spec((D,), f32, ("embed",), _normal(0.2, mean=1.0))
     attention = Attention(
         norm=gain,
-        qkv=Spec((K, G + 2, H, D), dtype, ("kv_heads", None, None, "embed"), _normal(1.5 * D**-0.5)),
+        qkv=Spec((K, G + 2, H, D), dtype, QKV_AXES, _normal(1.5 * D**-0.5)),
         qkv_bias=Spec((K, G + 2, H), f32, ("kv_heads", None, None), _normal(0.3)),
         sinks=Spec((N,), f32, ("heads",), _normal(1.5)),
-        out=Spec((D, N * H), dtype, ("embed", "heads"), _normal((N * H) ** -0.5)),
+        out=Spec((D, N * H), dtype, OUT_AXES, _normal((N * H) ** -0.5)),
         out_bias=Spec((D,), f32, ("embed",), _normal(0.1)),
     )
     moe = Moe(
@@ -207,7 +222,13 @@ def abstract_params(config: Config, dtype="bfloat16", experts: ExpertsForm = "pa
 def form_of(params: Params) -> ExpertsForm:
     """How parameters hold the experts."""
     forms: dict[type, ExpertsForm] = {Mxfp4: "packed", Tiles: "tiled", tuple: "split"}
-    return forms.get(type(params.layers[0].moe.gate_up), "stacked")
+    experts = params.layers[0].moe.gate_up
+    return forms.get(type(experts.base if isinstance(experts, LowRank) else experts), "stacked")
+
+
+def has_adapter(params: Params) -> bool:
+    """Whether some matrix has a low-rank term beside it."""
+    return any(isinstance(leaf, LowRank) for leaf in jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, LowRank)))
 
 
 def param_axes(params: Params, config: Config) -> Params:

@@ -13,15 +13,16 @@ import jax
 import jax.numpy as jnp
 
 from gptoss_jax.config import Config
-from gptoss_jax.model import fused, rope
+from gptoss_jax.model import fused, rope, views
 from gptoss_jax.model.attention import HEADS, KV_HEADS, ROWS, attention_block
 from gptoss_jax.model.cache import Cache, own_pages, pages_axes, places, write
-from gptoss_jax.model.hooks import Hook, tap
+from gptoss_jax.model.hooks import Hook, carried, tap
 from gptoss_jax.model.layers import linear, look_up, rms_norm
 from gptoss_jax.model.moe import moe_block
-from gptoss_jax.model.params import Params
+from gptoss_jax.model.params import Layer, Params
 from gptoss_jax.sharding import check_rows, local
 from pallas_kernels.attention import attention, paged_attention
+from pallas_kernels.attention.weights import Seen
 
 
 def forward(
@@ -30,12 +31,14 @@ def forward(
     tokens: jax.Array,  # [B, T] int32
     *,
     segment_ids: jax.Array | None = None,  # [B, T] int32
+    remat: bool = False,
     hook: Hook | None = None,
 ) -> jax.Array:  # [B, T, V] float32
     """Logits at every position of whole sequences, without a cache. Differentiable and vmappable.
 
     Args:
       tokens: ids below V; padding belongs behind a row's end, where no real token sees it.
+      remat: for derivatives: keep the residual stream before each layer only, and compute the layer again on the way back.
       segment_ids: for rows packed with several sequences: a token sees its own segment only.
       hook: see `gptoss_jax.model.hooks`.
     """
@@ -51,7 +54,8 @@ def forward(
         run = local(params.partition, run, [HEADS, KV_HEADS, KV_HEADS, ("heads",), rows], HEADS)
         return run(q, k, v, params.layers[layer].attention.sinks, segment_ids)
 
-    x = _layers(params, config, tokens, positions, None, attend, hook)
+    look = lambda layer, k, v: views.in_sequence(positions, k, v, segment_ids)
+    x = _layers(params, config, tokens, positions, None, attend, look, hook, remat)
     return unembed(params, config, x, hook=hook)
 
 
@@ -94,7 +98,11 @@ def extend(
         )
         return heads
 
-    x = _layers(params, config, tokens, positions, valid, attend, hook)
+    def look(layer, k, v):
+        written = cache.replace(k=tuple(pages_k), v=tuple(pages_v))
+        return views.in_cache(params.partition, written, layer, config.window(layer), positions, length, k.dtype)
+
+    x = _layers(params, config, tokens, positions, valid, attend, look, hook)
     return x, cache.replace(k=tuple(pages_k), v=tuple(pages_v), length=length)
 
 
@@ -157,21 +165,27 @@ def _layers(
     positions: jax.Array,
     valid: jax.Array | None,
     attend: Callable[[int, jax.Array, jax.Array, jax.Array], jax.Array],
+    look: Callable[[int, jax.Array, jax.Array], Seen],
     hook: Hook | None,
+    remat: bool = False,
 ) -> jax.Array:
     """The residual stream [B, T, D] float32 after the last layer."""
-    partition = params.partition
+    partition, dtype = params.partition, params.embedding.dtype
     with jax.named_scope("embed"):
         x = tap(hook, "embedding", embed(params, tokens))
         angles = rope.tables(config, positions)
-    for i, layer in enumerate(params.layers):
-        name = f"layers.{i}"
+
+    def run(i: int, layer: Layer, x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
+        name, window = f"layers.{i}", config.window(i)
+        own = functools.partial(attend, i), functools.partial(look, i)
         with jax.named_scope(name):
             x = tap(hook, f"{name}.residual_pre", x)
-            x = x + attention_block(
-                layer.attention, config, x, angles, lambda *qkv, i=i: attend(i, *qkv), hook, f"{name}.attention", partition
-            )
+            x = x + attention_block(layer.attention, config, x, angles, *own, window, hook, f"{name}.attention", partition)
             x = tap(hook, f"{name}.residual_mid", x)
-            x = x + moe_block(layer.moe, config, x, valid, params.embedding.dtype, hook, f"{name}.moe", partition)
-            x = tap(hook, f"{name}.residual_post", x)
+            x = x + moe_block(layer.moe, config, x, valid, dtype, hook, f"{name}.moe", partition)
+            return tap(hook, f"{name}.residual_post", x)
+
+    for i, layer in enumerate(params.layers):
+        step = functools.partial(run, i)
+        x = (carried(jax.checkpoint, step, hook) if remat else step)(layer, x, angles)
     return x

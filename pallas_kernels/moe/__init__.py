@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import dispatch
+from pallas_kernels.low_rank import LowRank
 from pallas_kernels.moe import mosaic, reference
 from pallas_kernels.mxfp4 import Mxfp4
 from pallas_kernels.mxfp4.tiles import Tiles
 
-Experts = Tiles | Mxfp4 | jax.Array | tuple[jax.Array, ...]
+Experts = Tiles | Mxfp4 | jax.Array | tuple[jax.Array, ...] | LowRank
 
 
 def moe(
@@ -37,8 +38,8 @@ def moe(
         costs nothing and adds zero.
       gates: weight of each of them.
       gate_up, down: expert matrices: `Tiles` (gate_up with the two interleaved, down with one), which alone the kernels take; `Mxfp4`;
-        stacked in one array; or a tuple with one array per expert. A product is computed in the matrices' dtype, with float32
-        accumulation.
+        stacked in one array; a tuple with one array per expert; or `LowRank`, one of these and a low-rank term beside it. A product is
+        computed in the matrices' dtype, with float32 accumulation.
       gate_up_bias, down_bias: added before the activation, and before the gate.
       limit: SwiGLU clamp.
       dtype: that packed matrices are unpacked to and multiplied in; the kernels' is bfloat16. Unpacking is exact in bfloat16 and in

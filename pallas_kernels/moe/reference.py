@@ -12,6 +12,7 @@ largest possible number and steps over the rest.
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels.low_rank import LowRank
 from pallas_kernels.matmul import matmul, packed_matmul
 from pallas_kernels.mxfp4 import Mxfp4
 from pallas_kernels.mxfp4.tiles import Tiles, from_tiles
@@ -68,6 +69,8 @@ def _expert(e, x, gate_up, gate_up_bias, down, down_bias, limit, dtype):
         return product(swiglu(h, limit), w2) + b2[None, :]
 
     def product(x, w):
+        if isinstance(w, LowRank):
+            return w.matmul(x, product)
         w = from_tiles(w) if isinstance(w, Tiles) else w
         return packed_matmul(x, w, dtype) if isinstance(w, Mxfp4) else matmul(x, w)
 
@@ -75,9 +78,14 @@ def _expert(e, x, gate_up, gate_up_bias, down, down_bias, limit, dtype):
         return jax.tree.map(lambda a: a[e], w)
 
     b1, b2 = gate_up_bias[e], down_bias[e]
-    if isinstance(gate_up, tuple):
-        branches = [lambda x, b1, b2, w1=w1, w2=w2: mlp(x, w1, b1, w2, b2) for w1, w2 in zip(gate_up, down, strict=True)]
-        return jax.lax.switch(e, branches, x, b1, b2)
+    bases = [w.base if isinstance(w, LowRank) else w for w in (gate_up, down)]
+    if isinstance(bases[0], tuple):
+        low = [None if not isinstance(w, LowRank) else (w.a[e], w.b[e]) for w in (gate_up, down)]
+        whole = lambda base, low: base if low is None else LowRank(base, *low)
+        branches = [
+            lambda x, b1, b2, low, w1=w1, w2=w2: mlp(x, whole(w1, low[0]), b1, whole(w2, low[1]), b2) for w1, w2 in zip(*bases, strict=True)
+        ]
+        return jax.lax.switch(e, branches, x, b1, b2, low)
     return mlp(x, of(gate_up), b1, of(down), b2)
 
 

@@ -1,0 +1,63 @@
+"""Weights by name: what to differentiate, train or replace, chosen by patterns from a tree of parameters.
+
+A weight's name is its place in `Params`: "embedding", "layers.3.attention.sinks", "layers.0.moe.gate_up.blocks".
+
+    weights = select(params, "layers.*.attention.sinks")
+    grads = jax.grad(lambda w: loss(substitute(params, w)))(weights)     # {name: array}
+"""
+
+from collections.abc import Mapping, Sequence
+import difflib
+import fnmatch
+
+import jax
+
+from gptoss_jax.model.params import Params
+
+
+def names(params: Params) -> list[str]:
+    """Every weight's name."""
+    return [_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+
+
+def select(params: Params, patterns: str | Sequence[str]) -> dict[str, jax.Array]:
+    """The weights of the given names or patterns ("*" and "?" stand for anything), by name.
+
+    Raises:
+      ValueError: a pattern means no weight.
+    """
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    leaves = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+    for pattern in patterns:
+        if not fnmatch.filter(leaves, pattern):
+            _refuse(pattern, list(leaves))
+    return {name: leaf for name, leaf in leaves.items() if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
+
+
+def substitute(params: Params, weights: Mapping[str, jax.Array]) -> Params:
+    """The parameters with the named weights in place of their own.
+
+    Raises:
+      ValueError: there is no weight of that name, or it has another shape.
+    """
+    known = names(params)
+    for name in weights:
+        if name not in known:
+            _refuse(name, known)
+
+    def leaf(path, own):
+        new = weights.get(_name(path), own)
+        if new.shape != own.shape:
+            raise ValueError(f"{_name(path)} has shape {own.shape}; got {new.shape}; pass an array of that shape.")
+        return new
+
+    return jax.tree.map_with_path(leaf, params)
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _refuse(name: str, known: list[str]):
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0)
+    raise ValueError(f"no weight is named {name!r}; similar names are {', '.join(near)}.")
