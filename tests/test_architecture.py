@@ -16,7 +16,7 @@ harmony.conversation harmony.header harmony.parsed harmony.parse harmony.render 
 grammar.schema grammar.formats grammar.vocabulary grammar.matcher grammar.constraint grammar.turn grammar
 sharding processes
 model.params model.named model.cache model.hooks model.views model.layers model.rope model.attention model.moe model.fused model.transformer model
-shards
+lenses plots shards
 locate layouts sampling_state
 sampling
 routes
@@ -24,6 +24,7 @@ decode
 forms
 placing
 store store.whole store.saving store.restoring
+adapters.factors adapters.attaching adapters.files adapters
 weights pages sizes requests
 live scoring
 scheduler programs exchange
@@ -134,7 +135,7 @@ def test_modules_import_downwards_only():
     rank = {}
     for number, names in enumerate(levels):
         for place, name in enumerate(names):
-            inside = place if names[0].startswith(("harmony.", "grammar.", "model.", "store", "batch", "plan")) else 0
+            inside = place if names[0].startswith(("harmony.", "grammar.", "model.", "store", "adapters", "batch", "plan")) else 0
             rank[name] = (number, inside)
     modules = {m.removeprefix("gptoss_jax.") for m in MODULES if m.startswith("gptoss_jax.")}
     assert modules == rank.keys(), "give each new module a place in ORDER"

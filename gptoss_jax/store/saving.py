@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from gptoss_jax import forms, locate, processes, store
 from gptoss_jax.config import Config
-from gptoss_jax.model.params import DOWN_AXES, GATE_UP_AXES, Layer, Params, Spec, expert_width, form_of
+from gptoss_jax.model.params import DOWN_AXES, GATE_UP_AXES, Layer, Params, Spec, expert_width, form_of, has_adapter
 from gptoss_jax.store import whole
 
 _CHUNK_BYTES = 8 << 20  # of a stored array: a device's part is read in whole chunks
@@ -31,6 +31,8 @@ def save(directory: str | os.PathLike, config: Config, params: Params, files: Ma
                 piece = piece.replace(moe=piece.moe.replace(gate_up=gate_up, down=down))
             yield name, piece
 
+    if has_adapter(params):
+        raise ValueError("this model has an adapter beside its weights; save the adapter by itself (adapters.save), or merge it first.")
     if partition is None and jax.process_count() > 1:
         raise ValueError(
             f"a model that {jax.process_count()} processes save must lie on a mesh of them; it lies on one device; load it with mesh=."

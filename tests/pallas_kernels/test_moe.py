@@ -9,6 +9,7 @@ import oracle
 import pytest
 
 from pallas_kernels import mxfp4
+from pallas_kernels.low_rank import LowRank
 from pallas_kernels.moe import moe
 from pallas_kernels.mxfp4 import Mxfp4
 from pallas_kernels.mxfp4.tiles import Tiles, to_tiles
@@ -146,6 +147,44 @@ def test_gradients_are_those_of_the_formula():
         ends = [[x.astype(np.float64) + (sign * step * way[j] if i == j else 0) for j, x in enumerate(args)] for sign in (1, -1)]
         slope = (exact(ends[0]) - exact(ends[1])) / (2 * step)
         assert np.sum(np.asarray(grads[i], np.float64) * way[i]) == pytest.approx(slope, rel=1e-4)
+
+
+def test_gradients_around_the_kernels_are_those_of_the_xla_form():
+    """A kernel has no derivative of its own; in bfloat16 both are the same computation."""
+    gate_up, gate_up_bias, down, down_bias = jax.tree.map(jnp.asarray, weights("tiles"))
+    (experts, gates), weigh = (jnp.asarray(x) for x in route(7)), draw(7, D, seed=9)
+
+    def loss(x, gates, down_bias, implementation):
+        y = moe(x, experts, gates, gate_up, gate_up_bias, down, down_bias, limit=LIMIT, implementation=implementation)
+        return jnp.sum(y * weigh)
+
+    args = (draw(7, D, seed=5), gates, down_bias)
+    named, plain = (jax.jit(jax.grad(functools.partial(loss, implementation=name), argnums=(0, 1, 2)))(*args) for name in ("mosaic", "xla"))
+    for a, b in zip(named, plain, strict=True):
+        assert np.any(b) and np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("form", ["packed", "stacked", "split", "tiles"])
+def test_a_low_rank_term_beside_the_weights_is_part_of_them(form):
+    tokens, r = 20, 3
+    gate_up, gate_up_bias, down, down_bias = weights(form)
+    a1, b1 = draw(E, r, D, seed=30, scale=0.2), draw(E, 2 * F, r, seed=31, scale=0.2)
+    a2, b2 = draw(E, r, F, seed=32, scale=0.2), draw(E, D, r, seed=33, scale=0.2)
+    (experts, gates), x = route(tokens, "some"), draw(tokens, D, seed=5)
+    run = jax.jit(functools.partial(moe, limit=LIMIT, dtype=jnp.float32))
+    got = run(x, experts, gates, LowRank(gate_up, a1, b1), gate_up_bias, LowRank(down, a2, b2), down_bias)
+    whole = [w + b.astype(np.float64) @ a for w, a, b in zip(packed_weights()[1], (a1, a2), (b1, b2), strict=True)]
+    wanted = oracle.moe(x, experts, gates, whole[0], gate_up_bias, whole[1], down_bias, LIMIT)
+    assert oracle.error(got, wanted) < EXACT
+    only = run(x, experts, gates, gate_up, gate_up_bias, LowRank(down, a2, b2), down_bias)
+    assert oracle.error(only, oracle.moe(x, experts, gates, packed_weights()[1][0], gate_up_bias, whole[1], down_bias, LIMIT)) < EXACT
+
+
+def test_no_kernel_takes_a_low_rank_term():
+    gate_up, gate_up_bias, down, down_bias = weights("tiles")
+    low = LowRank(down, draw(E, 2, F), draw(E, D, 2))
+    with pytest.raises(NotImplementedError, match="weights must be in tiles"):
+        moe(draw(7, D), *route(7), gate_up, gate_up_bias, low, down_bias, limit=LIMIT, implementation="mosaic")
 
 
 def test_vmap_is_a_loop():

@@ -1,0 +1,108 @@
+"""What a low-rank adapter is: factors of a term for each matrix, by name; and a new one to train from."""
+
+from collections.abc import Mapping, Sequence
+import re
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from gptoss_jax.config import Config
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+EXPERTS = ("gate_up_proj", "down_proj")
+TARGETS = ATTENTION + EXPERTS
+
+
+@flax.struct.dataclass
+class Factors:
+    """One matrix's low-rank term: scale * b @ a, for an expert matrix one of each expert.
+
+    Attributes:
+        a: [r, in] or [E, r, in].
+        b: [out, r] or [E, out, r].
+        scale: alpha / r, or alpha / sqrt(r) where it is rank stabilised.
+    """
+
+    a: jax.Array
+    b: jax.Array
+    scale: float = flax.struct.field(pytree_node=False, default=1.0)
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[-2]
+
+
+Adapter = Mapping[str, Factors]
+
+
+def init(
+    key: jax.Array,
+    config: Config,
+    *,
+    rank: int = 8,
+    alpha: float | None = None,
+    targets: Sequence[str] = TARGETS,
+    layers: Sequence[int] | None = None,
+    dtype="float32",
+) -> dict[str, Factors]:
+    """An adapter to train from, which changes nothing yet: a is uniform within 1 / sqrt(in), b is zero.
+
+    Args:
+        key: for a.
+        config: geometry.
+        rank: r, of every matrix.
+        alpha: the scale is alpha / rank; None is `rank`, a scale of one.
+        targets: matrices, some of `TARGETS`.
+        layers: which ones; None for all.
+        dtype: of a and b.
+
+    Raises:
+        ValueError: an argument is none of the above.
+    """
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"rank must be a positive integer; got {rank!r}.")
+    if not targets or not set(targets) <= set(TARGETS):
+        raise ValueError(f"targets must be some of {', '.join(TARGETS)}; got {list(targets)}.")
+    chosen = range(config.num_hidden_layers) if layers is None else list(layers)
+    if not set(chosen) <= set(range(config.num_hidden_layers)):
+        raise ValueError(f"layers must lie in 0 ... {config.num_hidden_layers - 1}; got {list(chosen)}.")
+    names = [f"layers.{i}.{target}" for i in chosen for target in TARGETS if target in targets]
+    adapter = {}
+    for name, own in zip(names, jax.random.split(key, len(names)), strict=True):
+        *experts, out, width = shape(config, name)
+        bound = width**-0.5
+        a = jax.random.uniform(own, (*experts, rank, width), jnp.dtype(dtype), -bound, bound)
+        adapter[name] = Factors(a, jnp.zeros((*experts, out, rank), jnp.dtype(dtype)), (rank if alpha is None else alpha) / rank)
+    return adapter
+
+
+def shape(config: Config, name: str) -> tuple[int, ...]:
+    """[out, in], or [E, out, in], of the matrix that an adapter's name means. Raises ValueError where it means none."""
+    D, F, H, E = config.hidden_size, config.intermediate_size, config.head_dim, config.num_local_experts
+    N, K = config.num_attention_heads, config.num_key_value_heads
+    layer, _, target = name.rpartition(".")
+    shapes = {
+        "q_proj": (N * H, D), "k_proj": (K * H, D), "v_proj": (K * H, D), "o_proj": (D, N * H),
+        "gate_up_proj": (E, 2 * F, D), "down_proj": (E, D, F),
+    }  # fmt: skip
+    number = re.fullmatch(r"layers\.(\d+)", layer)
+    if target not in shapes or not number or int(number[1]) >= config.num_hidden_layers:
+        raise ValueError(
+            f"an adapter's names are layers.0 to layers.{config.num_hidden_layers - 1} with {', '.join(TARGETS)}; got {name!r}."
+        )
+    return shapes[target]
+
+
+def check(config: Config, adapter: Adapter) -> None:
+    """Raises one ValueError that lists every matrix of an adapter that is not one of the model's."""
+    problems = []
+    for name, factors in adapter.items():
+        *experts, out, width = shape(config, name)
+        r = factors.rank
+        if factors.a.shape != (*experts, r, width) or factors.b.shape != (*experts, out, r):
+            problems.append(
+                f"{name} needs a {(*experts, 'r', width)} and b {(*experts, out, 'r')}, has {factors.a.shape} and {factors.b.shape}"
+            )
+    if problems:
+        raise ValueError(f"the adapter must be one of this model; {'; '.join(problems)}; it was made for another geometry.")
