@@ -57,8 +57,8 @@ def differences(exact: gj.LLM, others: dict[str, gj.LLM], examples) -> dict[str,
 
 def _scores(llm: gj.LLM, sequences: list[list[int]]) -> list[np.ndarray]:
     engine = llm.engine
-    sizes = {"slots": engine.slots, "context": engine.context, "chunk": 64, "cache_dtype": engine.programs.cache_dtype}
-    return scoring.score(engine.params, engine.config, sequences, **sizes)
+    scored = scoring.score(engine.params, engine.config, sequences, sizes=engine.sizes, cache_dtype=engine.programs.cache_dtype)
+    return [one.logprobs for one in scored]
 
 
 def _summary(exact: np.ndarray, small: np.ndarray) -> dict[str, float]:

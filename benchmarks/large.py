@@ -44,7 +44,8 @@ def measure() -> dict:
 
     def prefill(state):
         tables = (np.array(state.cache.full_table), np.array(state.cache.ring_table))
-        return jax.block_until_ready(decode.read(params, config, state, decode.Blocks(prompt, count, np.zeros(1, np.int32), *tables)))
+        blocks = decode.Blocks(prompt, count, np.zeros(1, np.int32), *tables)
+        return jax.block_until_ready(decode.read(params, config, state, blocks))[0]
 
     def steps(state):
         return jax.block_until_ready(decode.decode_chunk(params, config, state, orders, steps=_NEW.value))[1]

@@ -44,7 +44,7 @@ def measure_prompt(params: Params, config: Config, point: Point, *, chunk: int, 
 
     def fed(state):
         for part, count, start in zip(parts, counts, starts, strict=True):
-            state = decode.read(params, config, state, decode.Blocks(part, count, start, *tables))
+            state, _ = decode.read(params, config, state, decode.Blocks(part, count, start, *tables))
         return decode.decode_chunk(params, config, state, one, steps=1)
 
     seconds = []

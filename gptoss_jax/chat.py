@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.text import Text
 
 from gptoss_jax import compile_cache, harmony, launch, processes
-from gptoss_jax.llm import LLM, Stream
+from gptoss_jax.llm import LLM
 from gptoss_jax.options import Sampling
-from gptoss_jax.reply import Reply
+from gptoss_jax.reply import Reply, Stream
 from gptoss_jax.weights import load
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "nano", "Checkpoint directory, hub repository, or 'nano', the bundled one.")

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from gptoss_jax.requests import FinishReason, Piece, Request
 from gptoss_jax.text import TextStop
 from gptoss_jax.tokenizer import Tokenizer
@@ -14,10 +16,14 @@ class Completion:
     Attributes:
       text: without the stop token and without what follows a stop string.
       tokens: ids, the stop token included.
-      logprobs: natural log of each token's probability under the model's own distribution; None unless asked for.
+      logprobs: natural log of each token's probability under the model's own distribution, that is before bias, penalties, temperature,
+        filters and masks; None unless asked for.
       top_logprobs: of each token, the most probable ids and their log-probabilities; None unless asked for.
       finish_reason: "stop" at a stop token or a stop string, "length" at max_tokens or at the end of the context, "timeout" at
         the time limit.
+      routed_experts: [len(prompt) + len(tokens) - 1, L, A] uint8, uint16 for more than 256 experts: those that each token of the prompt
+        and of the answer was routed to in each layer, the largest gate's first; the answer's last token never goes through the model.
+        None unless `LLM(routed_experts=True)`, and where no token came. Comparing completions leaves it out.
     """
 
     text: str
@@ -25,6 +31,7 @@ class Completion:
     logprobs: tuple[float, ...] | None
     top_logprobs: tuple[dict[int, float], ...] | None
     finish_reason: FinishReason
+    routed_experts: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 class CompletionBuilder:
@@ -35,11 +42,13 @@ class CompletionBuilder:
             raise ValueError("stop strings need a tokenizer, and this checkpoint has none; use stop_token_ids.")
         self._request, self._tokenizer = request, tokenizer
         self._tokens, self._logprobs, self._top, self._reason = [], [], [], "length"
+        self._routes: list[np.ndarray] = []
         self._stop = TextStop(request.sampling.stop)
 
     def add(self, piece: Piece) -> None:
         """Takes the next tokens."""
         self._reason = piece.finish_reason or self._reason
+        self._routes += [] if piece.routes is None else [piece.routes]
         for i, token in enumerate(piece.tokens):
             if self._stop.found:
                 break
@@ -61,4 +70,10 @@ class CompletionBuilder:
             logprobs=None if asked is None else tuple(self._logprobs),
             top_logprobs=tuple(self._top) if asked else None,
             finish_reason="stop" if self._stop.found else self._reason,
+            routed_experts=routed_experts(self._routes, self._request, len(self._tokens)),
         )
+
+
+def routed_experts(routes: list[np.ndarray], request: Request, tokens: int) -> np.ndarray | None:
+    """Experts of a prompt and of the first tokens after it, [len(prompt) + tokens - 1, L, A], of the pieces' own; None without any."""
+    return np.concatenate(routes)[: len(request.prompt) + tokens - 1] if routes else None

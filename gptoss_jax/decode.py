@@ -20,12 +20,13 @@ from gptoss_jax.config import Config
 from gptoss_jax.model.cache import Cache, cache_axes
 from gptoss_jax.model.params import Params
 from gptoss_jax.model.transformer import decode_step, extend, unembed
-from gptoss_jax.sampling import Sampled, finished, observe, sample
+from gptoss_jax.routes import Recorder, routes_dtype
+from gptoss_jax.sampling import Sampled, finished, most_probable, observe, sample
 from gptoss_jax.sampling_state import SamplingState
 from gptoss_jax.sharding import Partition, constrain
 
 PAUSES = 2  # tokens after which a guided row may wait
-SCORED_LOGITS = 1 << 26  # elements of logits alive at a time while a prompt is scored: 256 MB in float32
+SCORED_LOGITS = 1 << 26  # elements of logits alive at a time while tokens are scored: 256 MB in float32
 
 
 @flax.struct.dataclass
@@ -90,6 +91,7 @@ class Chunk:
     done: jax.Array  # [B] bool: the row has ended, now or before
     stopped: jax.Array  # [B] bool: its last token is one that ends it
     paused: jax.Array  # [B] bool: it waits for the host
+    routes: jax.Array | None = None  # [B, steps, L, A] uint8 or uint16: experts that each step's input was routed to; None if not asked for
 
 
 _ROW = ("batch",)
@@ -135,12 +137,17 @@ def orders(slots: int, limit: int, *, steps: int, vocab_size: int, partition: Pa
     )
 
 
-@functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
-def read(params: Params, config: Config, state: State, blocks: Blocks) -> State:
-    """The state with pieces of prompts in its cache. No logits: the slot that is given the last token makes them."""
+@functools.partial(jax.jit, static_argnames=("config", "routed"), donate_argnames=("state",))
+def read(params: Params, config: Config, state: State, blocks: Blocks, *, routed: bool = False) -> tuple[State, jax.Array | None]:
+    """The state with pieces of prompts in its cache. No logits: the slot that is given the last token makes them.
+
+    With `routed`, static, also the experts that every token was routed to, [P, T, L, A]; on a mesh every device has all of them.
+    """
     view = state.cache.replace(full_table=blocks.full_table, ring_table=blocks.ring_table, length=blocks.start)
-    _, view = extend(params, config, view, blocks.tokens, blocks.count)
-    return state.replace(cache=state.cache.replace(k=view.k, v=view.v))
+    recorder = Recorder(config, routed)
+    _, view = extend(params, config, view, blocks.tokens, blocks.count, hook=recorder.hook)
+    routes = jax.tree.map(lambda x: constrain(params.partition, x), recorder.routes)
+    return state.replace(cache=state.cache.replace(k=view.k, v=view.v)), routes
 
 
 @functools.partial(jax.jit, static_argnames=("partition",), donate_argnames=("state",))
@@ -160,14 +167,17 @@ def place(state: State, slots: jax.Array, row: Row, *, partition: Partition | No
     )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "steps", "top_logprobs"), donate_argnames=("state",))
-def decode_chunk(params: Params, config: Config, state: State, orders: Orders, *, steps: int, top_logprobs: int = 0) -> tuple[State, Chunk]:
+@functools.partial(jax.jit, static_argnames=("config", "steps", "top_logprobs", "routed"), donate_argnames=("state",))
+def decode_chunk(
+    params: Params, config: Config, state: State, orders: Orders, *, steps: int, top_logprobs: int = 0, routed: bool = False
+) -> tuple[State, Chunk]:
     """Draws up to `orders.limit` tokens for every row that is neither done nor waits; ends early when none is left.
 
     Args:
       orders: `limit` is at most `steps`.
       steps: static; room for tokens in the result.
       top_logprobs: static; how many of the most probable tokens to report.
+      routed: static; report the experts that tokens are routed to. The model then runs layer by layer also where a fused step could.
     """
     B = state.token.shape[0]
     state = state.replace(done=state.done | orders.dropped, paused=state.paused & ~orders.resumed)
@@ -175,9 +185,11 @@ def decode_chunk(params: Params, config: Config, state: State, orders: Orders, *
     def body(carry):
         i, state, out, count = carry
         active = ~(state.done | state.paused)
-        logits, cache = decode_step(params, config, state.cache, state.token, active=active)
+        recorder = Recorder(config, routed)
+        logits, cache = decode_step(params, config, state.cache, state.token, active=active, hook=recorder.hook)
         state, sampled = _draw(params.partition, state.replace(cache=cache), logits, active, orders, i, top_logprobs)
-        out = jax.tree.map(lambda all, new: jax.lax.dynamic_update_index_in_dim(all, new, i, 1), out, sampled)
+        new = (sampled, recorder.routes[:, 0] if routed else None)
+        out = jax.tree.map(lambda all, new: jax.lax.dynamic_update_index_in_dim(all, new, i, 1), out, new)
         return i + 1, state, out, count + active.astype(jnp.int32)
 
     def column(dtype, *shape):
@@ -189,11 +201,12 @@ def decode_chunk(params: Params, config: Config, state: State, orders: Orders, *
         top_tokens=column(jnp.int32, top_logprobs),
         top_logprobs=column(jnp.float32, top_logprobs),
     )
-    carry = (jnp.int32(0), state, empty, jnp.zeros(B, jnp.int32))
+    routes = column(routes_dtype(config), config.num_hidden_layers, config.num_experts_per_tok) if routed else None
+    carry = (jnp.int32(0), state, (empty, routes), jnp.zeros(B, jnp.int32))
     more = lambda carry: (carry[0] < orders.limit) & ~jnp.all(carry[1].done | carry[1].paused)
-    _, state, sampled, count = jax.lax.while_loop(more, body, carry)
+    _, state, (sampled, routes), count = jax.lax.while_loop(more, body, carry)
     state = _laid(params.partition, state)  # the loop alone would leave it to XLA
-    chunk = Chunk(sampled, count, state.done, finished(state.sampling, state.token), state.paused)
+    chunk = Chunk(sampled, count, state.done, finished(state.sampling, state.token), state.paused, routes)
     return state, jax.tree.map(lambda x: constrain(params.partition, x), chunk)
 
 
@@ -234,28 +247,42 @@ def _waits(state: State, tokens: jax.Array, orders: Orders, step: jax.Array) -> 
     return state.guided & jnp.where(forced[:, 0], ~forced[:, 1], seen)
 
 
-@functools.partial(jax.jit, static_argnames=("config",), donate_argnames=("cache",))
-def score_chunk(
+@functools.partial(jax.jit, static_argnames=("config", "top_logprobs"), donate_argnames=("cache",))
+def score(
     params: Params,
     config: Config,
     cache: Cache,
-    tokens: jax.Array,  # [B, T] int32
-    num_tokens: jax.Array,  # [B] int32
-    targets: jax.Array,  # [B, T] int32
-) -> tuple[jax.Array, Cache]:  # [B, T] float32
-    """Appends a chunk; returns the natural-log probability of each position's target (the token that follows it)."""
-    x, cache = extend(params, config, cache, tokens, num_tokens)
-    B, T, D = x.shape
-    rows = max(1, SCORED_LOGITS // config.vocab_size)  # of logits at a time
-    pad = -(B * T) % min(rows, B * T)
-    x = jnp.pad(x.reshape(B * T, D), ((0, pad), (0, 0)))
-    targets = jnp.pad(targets.reshape(B * T), (0, pad))
+    blocks: Blocks,
+    targets: jax.Array,  # [P, T] int32
+    *,
+    top_logprobs: int = 0,
+) -> tuple[Cache, Sampled]:
+    """The cache with pieces of sequences in it, and what the model says of the token that follows each position.
 
-    def logprobs(part):
-        x, targets = part
-        logits = unembed(params, config, x[None])[0]
-        return jnp.take_along_axis(logits, targets[:, None], 1)[:, 0] - jax.nn.logsumexp(logits, -1)
+    Args:
+      cache: whose pages are used; its tables and lengths are not.
+      blocks: the pieces. A piece sees those before it in its sequence, which may be in the same dispatch.
+      targets: the tokens that follow.
+      top_logprobs: static; how many of the most probable tokens to report.
 
-    size = min(rows, B * T)
-    scores = jax.lax.map(logprobs, (x.reshape(-1, size, D), targets.reshape(-1, size)))
-    return constrain(params.partition, scores.reshape(-1)[: B * T].reshape(B, T)), cache
+    Returns:
+      The cache, and of each position the target with its log-probability: leaves [P, T, ...], on a mesh whole on every device.
+    """
+    view = cache.replace(full_table=blocks.full_table, ring_table=blocks.ring_table, length=blocks.start)
+    x, view = extend(params, config, view, blocks.tokens, blocks.count)
+    (P, T, _), V = x.shape, config.vocab_size
+    most = max(1, SCORED_LOGITS // (P * V))
+    size = max(n for n in range(1, T + 1) if T % n == 0 and n <= most)  # positions of each row at a time
+
+    def part(piece):
+        x, targets = piece
+        logits = unembed(params, config, x).reshape(P * size, V)
+        log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        best, best_tokens = most_probable(logits, log_total, top_logprobs, params.partition)
+        chosen = jnp.take_along_axis(logits, targets.reshape(-1, 1), axis=-1) - log_total
+        return Sampled(targets.reshape(-1), chosen[:, 0], best_tokens, best)
+
+    cut = lambda all: jnp.moveaxis(all.reshape(P, T // size, size, *all.shape[2:]), 1, 0)
+    join = lambda parts: jnp.moveaxis(parts.reshape(T // size, P, size, *parts.shape[2:]), 0, 1).reshape(P, T, *parts.shape[2:])
+    scored = jax.tree.map(join, jax.lax.map(part, (cut(x), cut(targets))))
+    return cache.replace(k=view.k, v=view.v), jax.tree.map(lambda all: constrain(params.partition, all), scored)

@@ -12,11 +12,11 @@ import numpy as np
 
 from gptoss_jax import exchange, processes, sampling_state
 from gptoss_jax.config import Config
-from gptoss_jax.exchange import Asked
+from gptoss_jax.exchange import Asked, Routes
 from gptoss_jax.live import Live
 from gptoss_jax.model.params import Params
 from gptoss_jax.programs import ROOM, Programs
-from gptoss_jax.requests import Piece, Request, Stats, check_prompt
+from gptoss_jax.requests import Piece, Request, Stats, check_forced, check_prompt
 from gptoss_jax.scheduler import Scheduler
 from gptoss_jax.sizes import CHUNK, STEPS, sizes
 
@@ -43,6 +43,7 @@ class Engine:
       slots, context, chunk, cache_tokens, page: see `sizes.sizes`.
       prefix_reuse: keep prefixes of prompts for later requests, as long as there is room.
       cache_dtype: of keys and values: None for the params' own, or "float8_e4m3fn", which takes half the bytes of bfloat16.
+      routed_experts: report the experts that every token is routed to. No prefixes are kept then: their experts would not be known.
     """
 
     def __init__(
@@ -58,17 +59,20 @@ class Engine:
         page: int = 64,
         prefix_reuse: bool = True,
         cache_dtype: str | None = None,
+        routed_experts: bool = False,
     ):
         replicas = 1 if params.partition is None else params.partition.parts("batch")
         self.sizes = sizes(config, slots=slots, context=context, chunk=chunk, cache_tokens=cache_tokens, page=page, replicas=replicas)
         self.params, self.config = params, config
         self.slots, self.context, self.chunk = slots, context, chunk
-        self.programs = Programs(params, config, self.sizes, eos_token_ids=tuple(eos_token_ids), cache_dtype=cache_dtype)
-        self.scheduler = Scheduler(self.sizes, window=config.sliding_window, reuse=prefix_reuse)
+        told = {"eos_token_ids": tuple(eos_token_ids), "cache_dtype": cache_dtype, "routed": routed_experts}
+        self.programs = Programs(params, config, self.sizes, **told)
+        self.scheduler = Scheduler(self.sizes, window=config.sliding_window, reuse=prefix_reuse and not routed_experts)
         self.stats = Stats()
         self._lock = threading.RLock()
         self._count = 0
         self._asked: deque[Asked] = deque()
+        self._reads: list[Routes] = []  # of prompts, since decode steps were last asked for
         self._runs: dict[Live, _Run] = {}
         self._step_seconds = 0.0
         self._allowed = np.zeros((slots, -(-config.vocab_size // 32)), np.uint32)  # tokens of guided slots
@@ -93,7 +97,7 @@ class Engine:
           seconds_per_piece: how long a piece may take to come; None for as many tokens a dispatch as is quickest.
 
         Raises:
-          ValueError: a prompt that `check` refuses, or a sampling that names an id outside the vocabulary.
+          ValueError: a request that `check_request` refuses.
         """
         if isinstance(requests, Sequence):
             for request in requests:
@@ -121,8 +125,10 @@ class Engine:
                     self._drop(live)
 
     def check_request(self, request: Request) -> None:
-        """Raises ValueError where `check` refuses the prompt, or its sampling names an id outside the vocabulary or too many."""
+        """Raises ValueError where a prompt, forced tokens or a sampling are not valid; see `check` and `requests.check_forced`."""
         self.check(request.prompt)
+        if request.forced is not None:
+            check_forced(request, self.config, self.context)
         request.sampling.validate_for(self.config.vocab_size)
         most = max(len(request.sampling.logit_bias), len(request.sampling.stop_token_ids) + len(self.programs.eos_token_ids))
         if most > ROOM:
@@ -131,7 +137,8 @@ class Engine:
     def _add(self, request: Request, run: _Run) -> None:
         self.check_request(request)
         prompt = np.asarray(request.prompt, np.int32)
-        budget = min(request.sampling.max_tokens or self.context, self.context - len(prompt))
+        wanted = (request.sampling.max_tokens or self.context) if request.forced is None else len(request.forced)
+        budget = min(wanted, self.context - len(prompt))
         [seed] = sampling_state.fresh_seeds([request.sampling], self.params.partition)
         live = Live(request, self._count, prompt, budget, seed, page=self.sizes.page, window=self.config.sliding_window)
         self._count += 1
@@ -163,12 +170,14 @@ class Engine:
         for i in range(most):
             if not self.scheduler.must_read():
                 return i > 0
-            blocks, computed, reused = self.scheduler.pieces()
-            self.stats.computed += computed
-            self.stats.reused += reused
-            if blocks is None:
-                return i > 0 or reused > 0
-            self.programs.read(*blocks)
+            reading = self.scheduler.pieces()
+            self.stats.computed += reading.computed
+            self.stats.reused += reading.reused
+            if reading.blocks is None:
+                return i > 0 or reading.reused > 0
+            experts = self.programs.read(*reading.blocks)
+            if experts is not None:
+                self._reads.append(Routes(experts, reading.rows))
         return True
 
     def _decode(self) -> bool:
@@ -185,7 +194,8 @@ class Engine:
         self._dropped.clear()
         for live in running.values():
             live.in_flight += limit
-        self._asked.append(Asked(chunk, running, limit, began, self.scheduler.busy, single=bool(wants["single"].any())))
+        single, reads, self._reads = bool(wants["single"].any()), self._reads, []
+        self._asked.append(Asked(chunk, running, limit, began, self.scheduler.busy, single, reads))
         return True
 
     def _limit(self) -> int:
@@ -216,8 +226,9 @@ class Engine:
     def _collect(self) -> None:
         """Takes in what the oldest steps that were asked for have drawn."""
         asked = self._asked[0]
-        chunk = self.programs.fetch(asked.chunk)  # waits; who is interrupted here has lost nothing
+        chunk, experts = self.programs.fetch((asked.chunk, [read.experts for read in asked.reads]))  # who is interrupted has lost nothing
         self._asked.popleft()
+        exchange.note(asked.reads, experts)
         count = chunk.count.tolist()
         steps = max(count)
         self._measure(asked, steps)

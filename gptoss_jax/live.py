@@ -18,6 +18,10 @@ class Piece:
     start: int
 
 
+Rows = list[tuple[int, "Live", Piece]]
+"""Rows of a dispatch of prompts: whose each is, and which block of its prompt."""
+
+
 class Live:
     """One request between its coming and its end.
 
@@ -25,7 +29,7 @@ class Live:
         tokens              t0 t1   placed with p4 as its newest token; each step caches the newest and draws the next
 
     Where it loses its pages it is read again, and `tokens`, which are known by then, are forced instead of drawn: in the program that
-    drew them, so that keys and values come out the same to the bit.
+    drew them, so that keys and values come out the same to the bit. A request that has `forced` tokens takes these in the same way.
 
     Args:
       request: what was asked for.
@@ -41,6 +45,8 @@ class Live:
         self.request, self.order, self.prompt, self.budget, self.seed = request, order, prompt, budget, seed
         self.page, self._window = page, window
         self.tokens: list[int] = []  # drawn so far
+        self.routes: np.ndarray | None = None  # [len(prompt) - 1, L, A] of the prompt, as far as they are known and not yet told
+        self._forced = None if request.forced is None else [int(token) for token in request.forced]
         self.deadline: float | None = None
         self.ended = False
         self.shard: int | None = None
@@ -54,8 +60,8 @@ class Live:
         self.read = 0  # tokens of the prompt that are in the cache
         self.slot: int | None = None
         self.seen = 0  # tokens whose drawing since it was placed the host knows of
-        self.replayed = 0  # of `tokens`, those that have been forced since then
-        self.replay = len(self.tokens)  # and how many are to be
+        self.replayed = 0  # of the tokens that are known, those that have been forced since then
+        self.replay = len(self._known_tokens)  # and how many are to be
         self.in_flight = 0  # steps asked for and not yet heard of
         self.waits = False  # a guided row that the device holds until the host has looked
 
@@ -135,10 +141,14 @@ class Live:
         return self.replayed < self.replay
 
     def to_force(self, steps: int) -> list[int]:
-        """Tokens, known from before it lost its pages, that the next steps take."""
-        forced = self.tokens[self.replayed : min(self.replayed + steps, self.replay)]
+        """Tokens, asked for or known from before it lost its pages, that the next steps take."""
+        forced = self._known_tokens[self.replayed : min(self.replayed + steps, self.replay)]
         self.replayed += len(forced)
         return forced
+
+    @property
+    def _known_tokens(self) -> list[int]:
+        return self.tokens if self._forced is None else self._forced
 
     def place(self, slot: int) -> None:
         self.slot, self.waits = slot, self.request.constraint is not None

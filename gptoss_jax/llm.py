@@ -11,9 +11,9 @@ import numpy as np
 from gptoss_jax import harmony, scoring, tasks
 from gptoss_jax.completion import Completion
 from gptoss_jax.engine import Engine
-from gptoss_jax.options import Sampling
-from gptoss_jax.reply import Reply, ReplyBuilder, ReplyPiece
-from gptoss_jax.requests import Piece
+from gptoss_jax.options import Sampling, check_top
+from gptoss_jax.reply import Reply, Stream
+from gptoss_jax.scoring import PromptLogprobs
 from gptoss_jax.sizes import CHUNK, CHUNK_CPU
 from gptoss_jax.tasks import Messages, Outcome, Prompt, Task
 from gptoss_jax.tokenizer import Tokenizer
@@ -34,6 +34,9 @@ class LLM:
       cache_tokens: tokens that the cache holds, all requests and kept prefixes together; None for `slots` full contexts.
       prefix_reuse: compute what prompts begin with in common once, and keep it for later ones as long as there is room.
       cache_dtype: of keys and values: None for the weights' own, or "float8_e4m3fn": half of bfloat16's bytes, less exact; no kernels yet.
+      routed_experts: report with every Completion and Reply the experts that each token was routed to. Prefixes are not kept then, whatever
+        `prefix_reuse` says, and on a Hopper decode steps take more launches. Log-probabilities are promised to the bit only between
+        LLMs of the same setting.
 
     Raises:
       ValueError, FileNotFoundError: as `load`; or an option is out of range.
@@ -49,6 +52,7 @@ class LLM:
         cache_tokens: int | None = None,
         prefix_reuse: bool = True,
         cache_dtype: str | None = None,
+        routed_experts: bool = False,
     ):
         if not isinstance(model, Model):
             model = load(model)
@@ -67,6 +71,7 @@ class LLM:
             cache_tokens=cache_tokens,
             prefix_reuse=prefix_reuse,
             cache_dtype=cache_dtype,
+            routed_experts=routed_experts,
         )
 
     def __repr__(self) -> str:
@@ -172,7 +177,7 @@ class LLM:
         priority: int = 0,
         time_limit: float | None = None,
         **options,
-    ) -> "Stream":
+    ) -> Stream:
         """As `chat`, piece by piece: iterate for pieces with `.text` and `.channel`; then `.reply` is the whole turn.
 
         Everything is checked before this returns. Leaving the loop early ends the generation; `.reply` then holds what came.
@@ -191,9 +196,10 @@ class LLM:
         return tasks.run(self, jobs)
 
     def score(self, prompt: Prompt, continuations: Prompt | Sequence[Prompt]) -> np.ndarray | list[np.ndarray]:
-        """Natural-log probability of every token of each continuation after the prompt, under the model's own distribution.
+        """Natural-log probability of every token of each continuation after the prompt; what they begin with in common is computed once.
 
-        Temperature and filters play no part.
+        Under the model's own distribution, that is before bias, penalties, temperature, filters and masks. Alone or in a list, and whatever
+        else is in the list, the numbers are the same to the bit.
 
         Args:
           prompt: text or token ids, at least one token.
@@ -202,42 +208,68 @@ class LLM:
         Returns:
           A float32 array with one entry per token, or for a list of continuations a list of them in the same order.
         """
-        engine, single = self.engine, tasks.is_one_prompt(continuations)
+        single = tasks.is_one_prompt(continuations)
         prompt = tasks.ids_of(self, prompt)
-        engine.check(prompt, room=0)
+        self.engine.check(prompt, room=0)
         rest = [tasks.ids_of(self, one) for one in ([continuations] if single else continuations)]
-        for ids in rest:
-            if len(ids) == 0:
-                raise ValueError("a continuation needs at least one token; got none; pass some text or token ids.")
-            engine.check([*prompt, *ids], room=0)
-        sizes = {"slots": engine.slots, "context": engine.context, "chunk": engine.chunk, "cache_dtype": engine.programs.cache_dtype}
-        scores = scoring.score(engine.params, engine.config, [[*prompt, *ids] for ids in rest], **sizes)
-        scores = [score[len(prompt) - 1 :] for score in scores]
+        if not all(rest):
+            raise ValueError("a continuation needs at least one token; got none; pass some text or token ids.")
+        scores = [one.logprobs[len(prompt) - 1 :] for one in self._score([[*prompt, *ids] for ids in rest])]
         return scores[0] if single else scores
+
+    def prompt_logprobs(self, prompts: Prompt | Sequence[Prompt], top: int = 0) -> PromptLogprobs | list[PromptLogprobs]:
+        """What the model says of every token of a prompt after the first, as `score` does; with the `top` most probable ones in its place.
+
+        Args:
+          prompts: one, as text or token ids, or a list; what they begin with in common is computed once.
+          top: how many of the most probable ids to report for each place, 20 at most.
+        """
+        check_top("top", top)
+        single = tasks.is_one_prompt(prompts)
+        found = self._score([tasks.ids_of(self, one) for one in ([prompts] if single else prompts)], top)
+        return found[0] if single else found
+
+    def _score(self, sequences: list[list[int]], top: int = 0) -> list[PromptLogprobs]:
+        engine = self.engine
+        for ids in sequences:
+            engine.check(ids, room=0)
+        told = {"sizes": engine.sizes, "cache_dtype": engine.programs.cache_dtype, "top": top}
+        return scoring.score(engine.params, engine.config, sequences, **told)
+
+    def replay(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        tokens: Sequence[int] | Sequence[Sequence[int]],
+        *,
+        top_logprobs: int | None = None,
+    ) -> Completion | list[Completion]:
+        """Takes given tokens as if they had been drawn, in the programs that draw: their log-probabilities come out the same to the bit.
+
+        That is, as the same LLM reported them when it generated these tokens from this prompt: with whatever sampling or response_format,
+        beside whatever else. They are of the model's own distribution, before bias, penalties, temperature, filters and masks.
+        All tokens are taken, also those that end a turn in the middle. `score` gives nearly the same numbers, sooner.
+
+        Args:
+          prompt: text or token ids, or a list of prompts. That of a chat is `render(messages, ...)`.
+          tokens: ids, at least one: those of a Completion or Reply; a list of them for a list of prompts.
+          top_logprobs: how many of the most probable tokens to report, 20 at most; None or 0 for none.
+
+        Returns:
+          A Completion with `logprobs`, or a list of them. Its finish_reason is "stop" where the last token ends a turn (one of
+          `model.eos_token_ids`, <|return|>, <|call|>), otherwise "length": stop strings and stop_token_ids are not known here.
+
+        Raises:
+          ValueError: as for `generate`; tokens are missing, not of the vocabulary, too many for the context; not as many lists as prompts.
+        """
+        single = tasks.is_one_prompt(prompt)
+        found = tasks.replay(self, [prompt] if single else prompt, [tokens] if single else tokens, top_logprobs)
+        return found[0] if single else found
 
     def render(self, messages: Messages, **options) -> list[int]:
         """The token ids of the prompt that `chat` would make of messages. Options as for `chat`."""
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         return harmony.render(self.tokenizer, messages, **options)
-
-
-class Stream(Iterator[ReplyPiece]):
-    """A turn on its way; see `LLM.stream`."""
-
-    def __init__(self, pieces: Iterator[Piece], builder: ReplyBuilder):
-        self._pieces, self._builder, self._ready = pieces, builder, []
-
-    def __next__(self) -> ReplyPiece:
-        while not self._ready:
-            piece = next(self._pieces)
-            self._ready = self._builder.add(piece)
-        return self._ready.pop(0)
-
-    @property
-    def reply(self) -> Reply:
-        """What has come so far; the whole turn once the iteration has ended."""
-        return self._builder.result()
 
 
 def _sampling(sampling) -> Sampling:

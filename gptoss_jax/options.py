@@ -32,7 +32,8 @@ class Sampling:
         stop: String or strings that end the text where they first appear.
         stop_token_ids: Token ids that end the request, besides the model's own end-of-turn tokens.
         ignore_eos: Generate on through the model's own end-of-turn tokens (for benchmarks).
-        logprobs: None reports none; 0 the chosen token's natural-log probability; n also the n most probable tokens', 20 at most.
+        logprobs: None reports none; 0 the chosen token's natural-log probability; n also the n most probable tokens', 20 at most. They are
+            those of the model's own distribution: before bias, penalties, temperature, filters and masks.
 
     Raises:
         ValueError: A value is out of its range or of the wrong type, or two options contradict each other.
@@ -113,6 +114,16 @@ class Sampling:
                     f"{name} must name tokens of the vocabulary, 0 to {vocab_size - 1:,}; got {outside[0]:,}; "
                     "take ids from this model's tokenizer."
                 )
+
+
+def check_top(name: str, value: int | None) -> None:
+    """Refuses a number of most probable tokens that cannot be reported; `name` is what the caller calls it.
+
+    Raises:
+        ValueError: It is neither None nor a whole number from 0 to `MAX_LOGPROBS`.
+    """
+    if value is not None:
+        _integer(name, value, 0, MAX_LOGPROBS, hint="pass 0 for none")
 
 
 def _integer(name, value, low, high=None, *, hint="") -> int:

@@ -7,6 +7,7 @@ that nothing can be compiled later. Calls return before the device is done; only
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,10 +31,20 @@ class Programs:
       sizes: shapes of everything.
       eos_token_ids: tokens that end every request without `ignore_eos`.
       cache_dtype: see `pages_dtype`.
+      routed: whether the experts that tokens are routed to are reported; otherwise the programs are those of a model without that.
     """
 
-    def __init__(self, params: Params, config: Config, sizes: Sizes, *, eos_token_ids: tuple[int, ...], cache_dtype: str | None = None):
-        self.params, self.config, self.sizes, self.eos_token_ids = params, config, sizes, eos_token_ids
+    def __init__(
+        self,
+        params: Params,
+        config: Config,
+        sizes: Sizes,
+        *,
+        eos_token_ids: tuple[int, ...],
+        cache_dtype: str | None = None,
+        routed: bool = False,
+    ):
+        self.params, self.config, self.sizes, self.eos_token_ids, self.routed = params, config, sizes, eos_token_ids, routed
         self.partition = params.partition
         self.cache_dtype = pages_dtype(cache_dtype, params.embedding.dtype)
         self._state: decode.State | None = None
@@ -57,10 +68,13 @@ class Programs:
                 future.add_done_callback(lambda _: bar.update())
             self._compiled = {name: future.result() for name, future in futures.items()}
 
-    def read(self, tokens: np.ndarray, count: np.ndarray, start: np.ndarray, full_table: np.ndarray, ring_table: np.ndarray) -> None:
-        """Pieces of prompts into the cache; see `decode.Blocks`, whose fields these are."""
+    def read(
+        self, tokens: np.ndarray, count: np.ndarray, start: np.ndarray, full_table: np.ndarray, ring_table: np.ndarray
+    ) -> jax.Array | None:
+        """Pieces of prompts into the cache; see `decode.Blocks`, whose fields these are. Returns their experts where these are reported."""
         blocks = self._put(decode.Blocks(tokens, count, start, full_table, ring_table), self._block_axes())
-        self._state = self._compiled["read"](self.params, self._state, blocks)
+        self._state, routes = self._compiled["read"](self.params, self._state, blocks)
+        return routes
 
     def place(self, slot: int, sampling: Sampling, seed: int, prompt: np.ndarray, pauses: tuple[int, ...] | None, remaining: int) -> None:
         """Gives a slot to a request whose prompt, but for the last token, is in the cache."""
@@ -95,9 +109,9 @@ class Programs:
         self._state, chunk = self._compiled["decode"](self.params, self._state.replace(cache=cache), orders)
         return chunk
 
-    def fetch(self, chunk: decode.Chunk) -> decode.Chunk:
-        """A chunk as NumPy arrays, once the device is done with it."""
-        return jax.device_get(chunk)
+    def fetch(self, results: Any) -> Any:
+        """A tree of results as NumPy arrays, once the device is done with them."""
+        return jax.device_get(results)
 
     def now(self) -> float:
         """Seconds of a clock that never goes back."""
@@ -128,10 +142,10 @@ class Programs:
         self._constants = {"allowed": orders.allowed, "forced": orders.forced}
         row = self._row(Sampling(), 0, np.zeros(1, np.int32), 0, 0, 0, None)
         slot = self._put(np.zeros(1, np.int32))
-        model = (self.params, self.config, self._state)
+        model, routed = (self.params, self.config, self._state), {"routed": self.routed}
         return {
-            "decode": (decode.decode_chunk, (*model, orders), {"steps": STEPS, "top_logprobs": MAX_LOGPROBS}),
-            "read": (decode.read, (*model, blocks), {}),
+            "decode": (decode.decode_chunk, (*model, orders), {"steps": STEPS, "top_logprobs": MAX_LOGPROBS, **routed}),
+            "read": (decode.read, (*model, blocks), routed),
             "place": (decode.place, (self._state, slot, row), {"partition": self.partition}),
         }
 

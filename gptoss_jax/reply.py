@@ -1,9 +1,13 @@
 """The assistant's turn as it comes out of the engine: tokens to deltas of text by channel, then to a whole reply."""
 
+from collections.abc import Iterator
 import dataclasses
 from typing import Literal
 
+import numpy as np
+
 from gptoss_jax import harmony
+from gptoss_jax.completion import routed_experts
 from gptoss_jax.requests import Piece, Request
 from gptoss_jax.text import TextStop
 from gptoss_jax.tokenizer import Tokenizer
@@ -39,6 +43,7 @@ class Reply:
       finish_reason: "stop", "tool_calls" where the turn ended with a call, "length", or "timeout" at the time limit.
       malformed: the model broke the harmony format; what could be read is here all the same.
       parsed: every message with its span of tokens; `parsed.problems` says what was malformed.
+      routed_experts: as in `Completion`.
     """
 
     text: str
@@ -51,6 +56,7 @@ class Reply:
     finish_reason: Literal["stop", "tool_calls", "length", "timeout"]
     malformed: bool
     parsed: harmony.Parsed = dataclasses.field(repr=False)
+    routed_experts: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 class ReplyBuilder:
@@ -60,13 +66,14 @@ class ReplyBuilder:
         self._request, self._tokenizer = request, tokenizer
         self._parser = harmony.StreamParser(tokenizer)
         self._answer = TextStop(request.sampling.stop)
-        self._tokens, self._logprobs, self._top = [], [], []
+        self._tokens, self._logprobs, self._top, self._routes = [], [], [], []
         self._reason = "length"
 
     def add(self, piece: Piece) -> list[ReplyPiece]:
         """Takes the next tokens; returns the text that they complete."""
         out = []
         self._reason = piece.finish_reason or self._reason
+        self._routes += [] if piece.routes is None else [piece.routes]
         for token, logprob, top in zip(piece.tokens, piece.logprobs, piece.top_logprobs, strict=True):
             if self._answer.found:
                 break
@@ -100,6 +107,7 @@ class ReplyBuilder:
             finish_reason="tool_calls" if self._reason == "stop" and _ends_with_call(parsed) else self._reason,
             malformed=parsed.malformed,
             parsed=parsed,
+            routed_experts=routed_experts(self._routes, self._request, len(self._tokens)),
         )
 
     def _show(self, delta: harmony.Delta) -> ReplyPiece:
@@ -109,6 +117,24 @@ class ReplyBuilder:
         answer = delta.channel in ("final", None) and delta.recipient is None
         text = self._answer.push(delta.text) if answer else delta.text
         return ReplyPiece(text, delta.channel, delta.recipient)
+
+
+class Stream(Iterator[ReplyPiece]):
+    """A turn on its way; see `LLM.stream`."""
+
+    def __init__(self, pieces: Iterator[Piece], builder: ReplyBuilder):
+        self._pieces, self._builder, self._ready = pieces, builder, []
+
+    def __next__(self) -> ReplyPiece:
+        while not self._ready:
+            piece = next(self._pieces)
+            self._ready = self._builder.add(piece)
+        return self._ready.pop(0)
+
+    @property
+    def reply(self) -> Reply:
+        """What has come so far; the whole turn once the iteration has ended."""
+        return self._builder.result()
 
 
 def _ends_with_call(parsed: harmony.Parsed) -> bool:

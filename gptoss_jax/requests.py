@@ -38,6 +38,7 @@ class Request:
       priority: of those that wait, the lowest come first; the highest give way first where the cache is full.
       time_limit: seconds from when it is taken up until it is ended with what it has.
       constraint: what its tokens must be like; of this request alone.
+      forced: tokens that are taken, all of them, as if they had been drawn; None to draw. The request ends with the last one, "length".
     """
 
     prompt: Sequence[int]
@@ -46,17 +47,22 @@ class Request:
     priority: int = 0
     time_limit: float | None = None
     constraint: Constraint | None = None
+    forced: Sequence[int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """The next tokens of a request, in order; the last piece of a request has a `finish_reason`, and may have no tokens."""
+    """The next tokens of a request, in order; the last piece of a request has a `finish_reason`, and may have no tokens.
+
+    Log-probabilities are under the model's own distribution: before bias, penalties, temperature, filters and masks.
+    """
 
     request: Request
     tokens: list[int]
-    logprobs: list[float]  # natural log, one per token, under the model's own distribution
+    logprobs: list[float]  # natural log, one per token
     top_logprobs: list[dict[int, float]]  # one per token; the most probable ids, empty if not asked for
     finish_reason: FinishReason | None
+    routes: np.ndarray | None = None  # [n, L, A] experts of the next n tokens that went through the model, those of the prompt first
 
 
 @dataclasses.dataclass
@@ -88,20 +94,46 @@ class Stats:
 
 def check_prompt(prompt: Sequence[int], config: Config, context: int, *, room: int = 1) -> None:
     """Raises ValueError where a prompt is empty, holds an id outside the vocabulary, or leaves less than `room` in the context."""
-    if len(prompt) == 0:
-        raise ValueError("a prompt needs at least one token; got none; pass some text or token ids.")
+    _check_ids("a prompt", prompt, config)
+    if len(prompt) + room > context:
+        remedy = _larger(len(prompt) + room, config)
+        raise ValueError(f"prompt has {len(prompt):,} tokens but context is {context:,}; {remedy}shorten the prompt.")
+
+
+def check_forced(request: Request, config: Config, context: int) -> None:
+    """Raises ValueError where the forced tokens of a request, whose prompt is checked, cannot all be taken."""
+    forced, sampling = request.forced, request.sampling
+    _check_ids("a replay", forced, config)
+    total = len(request.prompt) + len(forced)
+    if total > context:
+        raise ValueError(
+            f"prompt and tokens have {len(request.prompt):,} + {len(forced):,} tokens but context is {context:,}; "
+            f"{_larger(total, config)}shorten them."
+        )
+    if not sampling.ignore_eos or sampling.stop_token_ids or request.constraint is not None:
+        raise ValueError(
+            "forced tokens are all taken, so that nothing may end or mask a request with them; got a sampling that stops, or a constraint; "
+            "pass ignore_eos=True, no stop_token_ids and no constraint."
+        )
+
+
+def _check_ids(what: str, tokens: Sequence[int], config: Config) -> None:
+    if len(tokens) == 0:
+        raise ValueError(f"{what} needs at least one token; got none; pass some text or token ids.")
     try:
-        ids = np.asarray(prompt)
+        ids = np.asarray(tokens)
     except ValueError:
         ids = np.asarray([None])
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise ValueError(f"a prompt of token ids must be a flat sequence of integers; got {str(prompt)[:60]}; pass a list of ints.")
+        raise ValueError(f"{what} of token ids must be a flat sequence of integers; got {str(tokens)[:60]}; pass a list of ints.")
     outside = ids[(ids < 0) | (ids >= config.vocab_size)]
     if len(outside):
         raise ValueError(
             f"token ids must lie in 0 ... {config.vocab_size - 1:,}; got {int(outside[0]):,}; encode the prompt with the model's tokenizer."
         )
-    if len(prompt) + room > context:
-        larger = 1 << (len(prompt) + room - 1).bit_length()
-        remedy = f"pass context={larger} or " if larger <= config.max_position_embeddings else ""
-        raise ValueError(f"prompt has {len(prompt):,} tokens but context is {context:,}; {remedy}shorten the prompt.")
+
+
+def _larger(tokens: int, config: Config) -> str:
+    """Which context would do, if the model has one."""
+    larger = 1 << (tokens - 1).bit_length()
+    return f"pass context={larger} or " if larger <= config.max_position_embeddings else ""

@@ -83,7 +83,7 @@ def sample(
     log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)  # [B, 1]
     nothing = (jnp.zeros((len(logits), top_logprobs), jnp.float32), jnp.zeros((len(logits), top_logprobs), jnp.int32))
     whole = lambda found: tuple(constrain(partition, x, ("batch", None)) for x in found)
-    ranked = lambda: whole(_top(logits, log_total, top_logprobs, partition))
+    ranked = lambda: whole(most_probable(logits, log_total, top_logprobs, partition))
     best, best_tokens = jax.lax.cond(jnp.any(state.ranked), ranked, lambda: whole(nothing))
     return Sampled(
         tokens=tokens,
@@ -100,8 +100,13 @@ def _bits(allowed: jax.Array, masked: jax.Array, logits: jax.Array) -> jax.Array
     return (bit & 1 == 1) | ~masked[:, None]
 
 
-def _top(logits: jax.Array, log_total: jax.Array, count: int, partition: Partition | None) -> tuple[jax.Array, jax.Array]:
-    """The highest log-probabilities [B, count] and their tokens, of equals the lowest ids first."""
+def most_probable(
+    logits: jax.Array,  # [B, V] f32
+    log_total: jax.Array,  # [B, 1] f32
+    count: int,
+    partition: Partition | None,
+) -> tuple[jax.Array, jax.Array]:  # [B, count] f32 and int32
+    """The highest log-probabilities of each row and their tokens, of equals the lowest ids first. `log_total`: logits' logsumexp."""
 
     def top(logits):
         values, tokens = jax.lax.top_k(logits, min(count, logits.shape[1]))

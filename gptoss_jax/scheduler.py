@@ -7,13 +7,34 @@ Prompts are read ahead of the slots, so that a slot that falls free is taken at 
 order alone: all processes of a mesh make the same ones.
 """
 
+import dataclasses
 import heapq
 
 import numpy as np
 
-from gptoss_jax.live import Live
+from gptoss_jax.live import Live, Rows
 from gptoss_jax.pages import Pages
 from gptoss_jax.sizes import Sizes, ahead
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What is to be read next.
+
+    Attributes:
+      blocks: what `Programs.read` takes; None if nothing.
+      rows: whose they are.
+      reused: tokens of prompts that were found in kept prefixes.
+    """
+
+    blocks: tuple[np.ndarray, ...] | None
+    rows: Rows
+    reused: int
+
+    @property
+    def computed(self) -> int:
+        """Tokens of prompts that are read."""
+        return sum(piece.count for _, _, piece in self.rows)
 
 
 class Scheduler:
@@ -87,11 +108,11 @@ class Scheduler:
             taken.append(live)
         return taken
 
-    def pieces(self) -> tuple[tuple[np.ndarray, ...] | None, int, int]:
-        """What `Programs.read` is to read next, None if nothing; how many tokens that is, and how many more were found in kept prefixes."""
+    def pieces(self) -> Reading:
+        """Blocks of prompts for the next dispatch, as many as there are rows and pages for."""
         sizes = self._sizes
         per_shard = sizes.read_rows // sizes.replicas
-        rows: list[tuple[int, Live, object]] = []
+        rows: Rows = []
         room, found = [per_shard] * sizes.replicas, 0
         for live in self._reading:
             live.drop_old(live.read)
@@ -106,14 +127,14 @@ class Scheduler:
                 self._ready.append(live)
         self._ready.sort(key=lambda live: live.rank)
         if not rows:
-            return None, 0, found
+            return Reading(None, rows, found)
         n = sizes.read_rows
         tokens, count, start = np.zeros((n, sizes.page), np.int32), np.zeros(n, np.int32), np.zeros(n, np.int32)
         full, ring = self._tables(n, sizes.read_ring)
         for row, live, piece in rows:
             tokens[row], count[row], start[row] = piece.tokens, piece.count, piece.start
             live.fill(full[row], ring[row])
-        return (tokens, count, start, full, ring), int(count.sum()), found
+        return Reading((tokens, count, start, full, ring), rows, found)
 
     def must_read(self) -> bool:
         """Whether to read now: slots want for requests, or there is enough for a whole dispatch."""

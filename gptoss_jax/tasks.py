@@ -10,9 +10,9 @@ import numpy as np
 
 from gptoss_jax import grammar
 from gptoss_jax.completion import Completion, CompletionBuilder
-from gptoss_jax.options import Sampling
+from gptoss_jax.options import Sampling, check_top
 from gptoss_jax.reply import Reply, ReplyBuilder
-from gptoss_jax.requests import Request
+from gptoss_jax.requests import Piece, Request
 from gptoss_jax.tokenizer import STOP
 
 Prompt = str | Sequence[int]
@@ -131,6 +131,33 @@ def run(llm, tasks: Iterable[Task]) -> Iterator[Outcome]:
         yield from _all_of(refused)
     finally:
         pieces.close()
+
+
+def replay(llm, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], top_logprobs: int | None) -> list[Completion]:
+    """See `LLM.replay`."""
+    check_top("top_logprobs", top_logprobs)
+    if len(tokens) != len(prompts):
+        raise ValueError(f"there must be one list of tokens for each prompt; got {len(tokens)} for {len(prompts)}; pass as many.")
+    builders: dict[Request, CompletionBuilder] = {}
+    for prompt, one in zip(prompts, tokens, strict=True):
+        if isinstance(one, str):
+            raise ValueError(f"tokens must be token ids; got the text {one[:20]!r}; pass the tokens of what was generated.")
+        _check_type(one)
+        # The draw is overruled: only what ends a request and what is reported matters.
+        sampling = Sampling(temperature=0, ignore_eos=True, max_tokens=max(1, len(one)), logprobs=top_logprobs or 0)
+        request = Request(ids_of(llm, prompt), sampling, forced=one)
+        builders[request] = CompletionBuilder(request, llm.model.tokenizer)
+    special = {} if llm.model.tokenizer is None else llm.model.tokenizer.special
+    ends = {*llm.model.eos_token_ids, *(special[name] for name in STOP if name in special)}
+    for piece in llm.engine.run(list(builders)):
+        builders[piece.request].add(_ended(piece, ends))
+    return [builder.result() for builder in builders.values()]
+
+
+def _ended(piece: Piece, ends: set[int]) -> Piece:
+    """A piece of a replay, which has ended with "stop" where its last token ends a turn."""
+    stopped = piece.finish_reason == "length" and piece.tokens and piece.tokens[-1] in ends
+    return dataclasses.replace(piece, finish_reason="stop") if stopped else piece
 
 
 def ids_of(llm, prompt: Prompt) -> list[int]:

@@ -17,7 +17,15 @@ from pallas_kernels import hopper
 Implementation = Literal["xla", "mosaic"] | None
 
 
-def run(op: str, implementation: Implementation, *args, xla: Callable, mosaic: Callable | None = None, uncovered: str | None = None):
+def run(
+    op: str,
+    implementation: Implementation,
+    *args,
+    xla: Callable,
+    mosaic: Callable | None = None,
+    uncovered: str | None = None,
+    derived: bool = False,
+):
     """What `op` makes of `args`.
 
     Args:
@@ -25,6 +33,7 @@ def run(op: str, implementation: Implementation, *args, xla: Callable, mosaic: C
       implementation: a name, or None.
       xla: the op in jnp.
       mosaic: the op as a Hopper kernel, a function or a partial one with hashable keywords; None where there is no kernel.
+      derived: the kernel has XLA's derivatives; not where it writes over an argument.
       uncovered: why the kernel does not cover this call; None where it does.
 
     Raises:
@@ -36,14 +45,15 @@ def run(op: str, implementation: Implementation, *args, xla: Callable, mosaic: C
     if mosaic is None:
         uncovered = f"{op} has no kernel"
     uncovered = uncovered or hopper.unsupported()
+    kernel = functools.partial(_derived, xla=xla) if derived else lambda kernel: kernel
     if implementation == "mosaic":
         if uncovered is not None:
             raise NotImplementedError(f"{op} has no 'mosaic' implementation for this call: {uncovered}; pass None or 'xla'.")
-        return _derived(_shared(mosaic), xla)(*args)
+        return kernel(_shared(mosaic))(*args)
     if implementation == "xla" or uncovered is not None or not for_hopper():
         return xla(*args)
-    kernel = _derived(_shared(mosaic), xla)
-    return kernel(*args) if hopper.interpreting() else jax.lax.platform_dependent(*args, cuda=kernel, default=xla)
+    own = kernel(_shared(mosaic))
+    return own(*args) if hopper.interpreting() else jax.lax.platform_dependent(*args, cuda=own, default=xla)
 
 
 def _derived(kernel: Callable, xla: Callable) -> Callable:

@@ -15,7 +15,7 @@ config options tokenizer text compile_cache filters
 harmony.conversation harmony.header harmony.parsed harmony.parse harmony.render harmony
 grammar.schema grammar.formats grammar.vocabulary grammar.matcher grammar.constraint grammar.turn grammar
 sharding processes
-model.params model.named model.cache model.hooks model.views model.layers model.rope model.attention model.moe model.fused model.transformer model
+@MODEL
 lenses plots shards
 locate layouts sampling_state
 sampling
@@ -38,9 +38,13 @@ launch
 chat
 plan plan.abstract plan.floor plan.setting plan.planning plan.__main__
 """
+MODEL = """
+params named cache hooks views layers rope attention moe fused transformer
+"""
 BATCH = """
 batch files source journal fields replies openai_chat openai_responses requests results shards draining progress job merge __main__
 """
+ORDER = ORDER.replace("@MODEL", " ".join([*(f"model.{name}" for name in MODEL.split()), "model"]))
 ORDER = ORDER.replace("@BATCH", " ".join(name if name == "batch" else f"batch.{name}" for name in BATCH.split()))
 JAX = {"jax", "jaxlib", "flax", "chex", "optax", "orbax"}
 NO_JAX = ("config", "options", "tokenizer", "text", "locate", "harmony", "grammar", "pages", "requests", "live")

@@ -80,11 +80,6 @@ def test_other_seeds_draw_other_tokens(engine):
     assert first == again != second
 
 
-def score(sequences, slots=4):
-    model = small_model()
-    return scoring.score(model.params, model.config, sequences, slots=slots, context=CONTEXT, chunk=CHUNK)
-
-
 # How a request ends
 
 
@@ -186,17 +181,8 @@ def test_reported_probabilities_are_the_model_s_own(engine):
     best = np.argsort(-exact, -1)[:, :3]
     assert [list(one) for one in top] == best.tolist()
     np.testing.assert_allclose([list(one.values()) for one in top], np.take_along_axis(exact, best, -1), atol=1e-3)
-    [scored] = score([prompt(20) + tokens])
-    assert scored.shape == (27,) and scored.dtype == np.float32
-    np.testing.assert_allclose(scored[19:], logprobs, atol=1e-4)
-
-
-def test_scores_come_in_order_for_sequences_of_any_length():
-    sequences = [prompt(n) for n in (40, 1, 17, 2, 64, 16)]
-    scores = score(sequences)
-    assert [len(one) for one in scores] == [39, 0, 16, 1, 63, 15]
-    for sequence, of_many in zip(sequences, scores, strict=True):
-        np.testing.assert_allclose(of_many, score([sequence], slots=1)[0], atol=1e-4)
+    [scored] = scoring.score(engine.params, engine.config, [prompt(20) + tokens], sizes=engine.sizes)
+    np.testing.assert_allclose(scored.logprobs[19:], logprobs, atol=1e-4)
 
 
 # What is refused

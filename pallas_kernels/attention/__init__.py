@@ -93,6 +93,7 @@ def paged_attention(
         xla=functools.partial(reference.paged_attention, window=window),
         mosaic=functools.partial(mosaic.paged_attention, window=window),
         uncovered=mosaic.covers(q, k_pages, v_pages),
+        derived=True,
     )
 
 

@@ -67,4 +67,5 @@ def moe(
         xla=functools.partial(reference.moe, limit=limit, dtype=dtype),
         mosaic=functools.partial(mosaic.moe, limit=limit),
         uncovered=mosaic.covers(gate_up, down, dtype),
+        derived=True,
     )
