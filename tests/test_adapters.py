@@ -65,6 +65,40 @@ def test_what_is_saved_is_what_peft_saved(tiny, tmp_path, name):
     assert all(again[name].scale == pytest.approx(adapter[name].scale, rel=1e-12) for name in adapter)
 
 
+def test_factors_of_experts_that_lead_the_other_way_are_turned(tiny, tmp_path):
+    """As PEFT 0.19 and later writes them beside older transformers: A [E*r, out] and B [in, r*E], where delta is (B @ A).T here."""
+    config = gj.Config.from_json(tiny / "config.json")
+    shutil.copytree(tiny / "adapter", tmp_path / "turned")
+    path, E = tmp_path / "turned" / "adapter_model.safetensors", config.num_local_experts
+    tensors = load_file(path)
+    for name in [name for name in tensors if "experts" in name and "lora_A" in name]:
+        other = name.replace("lora_A", "lora_B")
+        a, b = tensors[name], tensors[other]
+        a = a.reshape(E, -1, a.shape[1])  # [E, r, in]
+        b = b.reshape(b.shape[0], -1, E).transpose(2, 0, 1)  # [E, out, r]
+        tensors[name] = np.ascontiguousarray(b.swapaxes(1, 2).reshape(-1, b.shape[1]))
+        tensors[other] = np.ascontiguousarray(a.transpose(2, 1, 0).reshape(a.shape[2], -1))
+    save_file(tensors, path)
+    turned, straight = adapters.load(tmp_path / "turned", config), adapters.load(tiny / "adapter", config)
+    for name, factors in straight.items():
+        product = lambda f: np.asarray(f.b, np.float64) @ np.asarray(f.a, np.float64)
+        np.testing.assert_allclose(product(turned[name]), product(factors), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("version, refused", [("0.18.1", False), (None, False), ("0.19.1", True)])
+def test_a_square_down_proj_alone_does_not_tell_its_way(tmp_path, version, refused):
+    model = small_model()
+    config = dataclasses.replace(model.config, intermediate_size=model.config.hidden_size)
+    adapters.save(adapters.init(jax.random.key(0), config, rank=2, targets=("down_proj",)), tmp_path / "square")
+    path = tmp_path / "square" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"peft_version": version}))
+    if refused:
+        with pytest.raises(ValueError, match="does not tell which way"):
+            adapters.load(tmp_path / "square", config)
+    else:
+        assert adapters.load(tmp_path / "square", config)["layers.0.down_proj"].rank == 2
+
+
 def test_a_new_adapter_changes_nothing_and_saves_and_loads(tmp_path):
     model = small_model(experts="packed")
     adapter = adapters.init(jax.random.key(3), model.config, rank=2, alpha=8, targets=("q_proj", "down_proj"), layers=[1], dtype="bfloat16")

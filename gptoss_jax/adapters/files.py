@@ -118,6 +118,7 @@ def _read(tensors: Mapping[str, jax.Array], settings: Mapping, config: Config) -
         layer, module, side = match.groups()
         found.setdefault((int(layer), module), {})[side] = tensor if tensor.dtype != jnp.float16 else tensor.astype(jnp.float32)
     adapter = {}
+    turned = _turned([sides for (_, module), sides in found.items() if module not in ATTENTION], settings, config)
     for (layer, module), sides in sorted(found.items()):
         if sides.keys() != {"A", "B"}:
             raise ValueError(
@@ -126,7 +127,8 @@ def _read(tensors: Mapping[str, jax.Array], settings: Mapping, config: Config) -
         a, b = sides["A"], sides["B"]
         target, place = module, "self_attn"
         if target not in ATTENTION:
-            a, b, target, place = *_experts(config, a, b), _which(config, a, b), "mlp.experts"
+            a, b = _experts(config, a, b, turned)
+            target, place = _which(config, a, b), "mlp.experts"
         name = f"layers.{layer}.{target}"
         if name in adapter:
             raise ValueError(f"{name} must have one adapter; got two; save it again.")
@@ -135,25 +137,45 @@ def _read(tensors: Mapping[str, jax.Array], settings: Mapping, config: Config) -
     return {name: adapter[name] for name in sorted(adapter, key=order)}, unknown
 
 
-def _experts(config: Config, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _turned(experts: list[Mapping[str, jax.Array]], settings: Mapping, config: Config) -> bool:
+    """Whether experts' factors lead from a matrix' output to its input, which PEFT from 0.19 on does beside transformers before 5.
+
+    Widths tell, but for a down_proj that is square and alone.
+    """
+    D, F = config.hidden_size, config.intermediate_size
+    widths = {(sides["A"].shape[1], sides["B"].shape[0]) for sides in experts if sides.keys() == {"A", "B"}}
+    straight, turned = {(D, 2 * F), (F, D)}, {(2 * F, D), (D, F)}
+    told = {pair in turned for pair in widths if (pair in turned) != (pair in straight)}
+    if told:
+        return told == {True}
+    version = re.match(r"(\d+)\.(\d+)", str(settings.get("peft_version") or "0.0"))
+    if widths and version and (int(version[1]), int(version[2])) >= (0, 19):
+        raise ValueError(
+            f"an adapter on down_proj alone, {D} by {D}, does not tell which way its factors lead: PEFT {settings['peft_version']} writes "
+            "either; train it on gate_up_proj too, or merge it with PEFT and load the result."
+        )
+    return False
+
+
+def _experts(config: Config, a: jax.Array, b: jax.Array, turned: bool) -> tuple[jax.Array, jax.Array]:
     """PEFT's factors [E*r, in] and [out, r*E] as [E, r, in] and [E, out, r]."""
     E = config.num_local_experts
     if a.shape[0] % E or b.shape[1] != a.shape[0]:
         raise ValueError(
             f"factors of {E} experts must be [{E}*r, in] and [out, r*{E}]; got {a.shape} and {b.shape}; it is of another model."
         )
-    return a.reshape(E, -1, a.shape[1]), jnp.transpose(b.reshape(b.shape[0], -1, E), (2, 0, 1))
+    a, b = a.reshape(E, -1, a.shape[1]), jnp.transpose(b.reshape(b.shape[0], -1, E), (2, 0, 1))
+    return (b.swapaxes(1, 2), a.swapaxes(1, 2)) if turned else (a, b)
 
 
 def _which(config: Config, a: jax.Array, b: jax.Array) -> str:
     """Which expert matrix factors belong to: PEFT's names do not tell, their widths do."""
     D, F = config.hidden_size, config.intermediate_size
     for target, widths in (("gate_up_proj", (D, 2 * F)), ("down_proj", (F, D))):
-        if (a.shape[1], b.shape[0]) == widths:
+        if (a.shape[2], b.shape[1]) == widths:
             return target
-    raise ValueError(
-        f"factors of experts must lead from {D} to {2 * F}, or from {F} to {D}; got {a.shape[1]} to {b.shape[0]}; another model's."
-    )
+    got = f"{a.shape[2]} to {b.shape[1]}"
+    raise ValueError(f"factors of experts must lead from {D} to {2 * F}, or from {F} to {D}; got {got}; it is of another model.")
 
 
 def _scale(settings: Mapping, module: str, rank: int) -> float:
