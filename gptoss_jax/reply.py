@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import dataclasses
+import html
 from typing import Literal
 
 import numpy as np
@@ -57,6 +58,15 @@ class Reply:
     malformed: bool
     parsed: harmony.Parsed = dataclasses.field(repr=False)
     routed_experts: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the reasoning to be unfolded, calls, the answer, and how it ended."""
+        text = lambda what: f'<div style="white-space: pre-wrap">{html.escape(what)}</div>'
+        parts = [f"<details><summary>reasoning</summary>{text(self.reasoning)}</details>"] if self.reasoning else []
+        parts += [f"<div><code>{html.escape(f'{call.name}({call.arguments})')}</code></div>" for call in self.tool_calls]
+        parts.append(text(self.text))
+        end = f"{len(self.tokens)} tokens, {self.finish_reason}{', malformed' if self.malformed else ''}"
+        return "".join(parts) + f'<div style="opacity: 0.6"><small>{end}</small></div>'
 
 
 class ReplyBuilder:

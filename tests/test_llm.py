@@ -137,6 +137,15 @@ def test_a_turn_may_end_in_a_tool_call():
     assert "to=functions.add" in again and again.endswith("85<|end|><|start|>assistant")
 
 
+def test_a_turn_shows_itself_in_a_notebook():
+    reply = scripted(
+        "<|channel|>analysis<|message|>Is 1<2 & so on?<|end|><|start|>assistant<|channel|>final<|message|>a <b>\nc<|return|>"
+    ).chat("?")
+    shown = reply._repr_html_()
+    assert "Is 1&lt;2 &amp; so on?" in shown and "a &lt;b&gt;\nc" in shown and f"{len(reply.tokens)} tokens, stop" in shown
+    assert "<details>" in shown and "<b>" not in shown
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 @pytest.mark.parametrize("text", [THINK + ANSWER, THINK + CALL, THINK + ANSWER[:-14], "<|start|><|start|>oops<|message|>x<|end|>y"])
 @pytest.mark.parametrize("stop", [(), ("85. ",), ("!?", "\N{SNOWMAN}"), ("never",)])

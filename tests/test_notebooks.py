@@ -1,0 +1,64 @@
+"""Every notebook is run as it stands, and prints what is committed.
+
+A cell tagged `varies` may print something else each time (times, progress bars, what training on another processor leads to).
+"""
+
+from pathlib import Path
+import re
+
+import nbformat
+import pytest
+
+nbclient = pytest.importorskip("nbclient", reason="notebooks need the extra `notebooks`")
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+MOST_CELLS = 25
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def varies(cell) -> bool:
+    return "varies" in cell.metadata.get("tags", ())
+
+
+def printed(cell) -> str:
+    """What a cell shows as text: its prints and its value, without what goes to stderr."""
+    parts = []
+    for output in cell.outputs:
+        if output.output_type == "stream" and output.name == "stdout":
+            parts.append(output.text)
+        elif output.output_type in ("execute_result", "display_data"):
+            parts.append(output.data.get("text/plain", ""))
+    return re.sub(r"0x[0-9a-f]+", "0x", "".join(parts)).strip()
+
+
+def test_there_are_nine_of_them():
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{i:02}" for i in range(1, 10)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_short_and_whole(path):
+    notebook = read(path)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(notebook.cells) <= MOST_CELLS
+    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith(f"# {path.stem[:2]}. ")
+    assert 'CHECKPOINT = "nano"' in code[0].source or "CHECKPOINT" not in "".join(cell.source for cell in code)
+    assert all(cell.execution_count for cell in code), "run it from its beginning and save it"
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
+    assert not re.search(r"/(home|root|tmp|Users)/", path.read_text(encoding="utf-8")), "an output names a path of somebody's machine"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_prints_what_is_committed(path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    for name in ("XLA_FLAGS", "NPROC"):  # this process' own; a notebook sets what it needs
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    committed, notebook = read(path), read(path)
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    for before, cell in zip(committed.cells, notebook.cells, strict=True):
+        if cell.cell_type == "code" and not varies(cell):
+            assert printed(cell) == printed(before), f"run the notebook again and save it; the cell is\n{cell.source}"
