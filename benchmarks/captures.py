@@ -1,11 +1,12 @@
 """What it costs to look: a forward pass that keeps sites of every layer, beside one that keeps nothing, in alternating runs.
 
-    python -m benchmarks.captures --checkpoint=DIR --batch=1,8 --tokens=256
+    python -m benchmarks.captures --checkpoint=DIR --batch=1,4 --tokens=256
     python -m benchmarks.captures --preset=gpt-oss-20b --layers=4      # random weights
 
 A site that the model computes anyway costs what its copy costs; one on request is computed beside it. Ratios are medians of pairs.
 """
 
+import json
 import statistics
 import time
 
@@ -14,13 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import random_model
+from benchmarks import device, random_model
+from checkpoints.synthesize import PRESETS
 from gptoss_jax import weights
-from gptoss_jax.config import GPT_OSS_20B, GPT_OSS_120B
 from gptoss_jax.model.hooks import capture
 from gptoss_jax.model.transformer import forward
 
-_PRESETS = {"gpt-oss-20b": GPT_OSS_20B, "gpt-oss-120b": GPT_OSS_120B}
 KEPT = {
     "residual streams": ["layers.*.residual_post"],
     "residuals, routers, experts": ["layers.*.residual_*", "layers.*.moe.router_logits", "layers.*.moe.experts", "layers.*.moe.gates"],
@@ -28,12 +28,6 @@ KEPT = {
     "sink masses": ["layers.*.attention.sink_mass"],
     "patterns": ["layers.*.attention.pattern"],
 }
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint directory.")
-_PRESET = flags.DEFINE_enum("preset", None, list(_PRESETS), "Random weights of this shape instead.")
-_LAYERS = flags.DEFINE_integer("layers", 4, "With --preset: so many of its layers.", lower_bound=1)
-_BATCH = flags.DEFINE_list("batch", ["1"], "Rows of a batch.")
-_TOKENS = flags.DEFINE_integer("tokens", 256, "Tokens of a row.", lower_bound=1)
-_PAIRS = flags.DEFINE_integer("pairs", 9, "Pairs of runs.", lower_bound=1)
 
 
 def ratio(plain, looking, *args, pairs: int) -> float:
@@ -49,25 +43,42 @@ def ratio(plain, looking, *args, pairs: int) -> float:
     return statistics.median(seconds(looking) / seconds(plain) for _ in range(pairs))
 
 
-def main(_) -> None:
-    if (_CHECKPOINT.value is None) == (_PRESET.value is None):
-        raise app.UsageError("pass either --checkpoint or --preset.")
-    if _PRESET.value:
-        config = random_model.first_layers(_PRESETS[_PRESET.value], _LAYERS.value)
+def define_flags(to: flags.FlagValues) -> None:
+    """Adds this program's flags to a set of them."""
+    flags.DEFINE_string("checkpoint", None, "A checkpoint directory, or 'nano'.", to)
+    flags.DEFINE_enum("preset", None, list(PRESETS), "Random weights of this shape instead.", to)
+    flags.DEFINE_integer("layers", 4, "With --preset: so many of its layers.", lower_bound=1, flag_values=to)
+    flags.DEFINE_list("batch", ["1"], "Numbers of rows.", to)
+    flags.DEFINE_integer("tokens", 256, "Tokens of a row.", lower_bound=1, flag_values=to)
+    flags.DEFINE_integer("pairs", 7, "Pairs of runs.", lower_bound=1, flag_values=to)
+
+
+def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    if (given.checkpoint is None) == (given.preset is None):
+        raise app.UsageError("give either --checkpoint or --preset")
+    if given.preset:
+        config = random_model.first_layers(PRESETS[given.preset], given.layers)
         params = random_model.params(config, random_model.form_here(config))
     else:
-        model = weights.load(_CHECKPOINT.value)
+        model = weights.load(given.checkpoint, progress=False)
         config, params = model.config, model.params
-    device = jax.devices()[0].device_kind
-    print(f"{device}, jax {jax.__version__}: time of a pass that keeps sites, in times of one that keeps none")
     call = lambda fn: jax.jit(lambda params, tokens: fn(params, config, tokens))
-    for batch in map(int, _BATCH.value):
-        tokens = jnp.asarray(np.random.default_rng(0).integers(0, config.vocab_size, (batch, _TOKENS.value), np.int32))
+    results = []
+    print("time of a pass that keeps sites, in times of one that keeps none")
+    for batch in map(int, given.batch):
+        tokens = jnp.asarray(np.random.default_rng(0).integers(0, config.vocab_size, (batch, given.tokens), np.int32))
         plain = call(forward)
         for name, sites in KEPT.items():
-            times = ratio(plain, call(capture(forward, sites)), params, tokens, pairs=_PAIRS.value)
-            print(f"batch {batch}, {_TOKENS.value} tokens, {name:28} {times:.3f}")
+            times = ratio(plain, call(capture(forward, sites)), params, tokens, pairs=given.pairs)
+            print(f"batch {batch:3}  {name:28} {times:.3f}", flush=True)
+            results.append({"batch": batch, "tokens": given.tokens, "kept": name, "ratio": times} | device.about())
+    for result in results:
+        print(json.dumps(result))
+    return 0
 
 
 if __name__ == "__main__":
+    define_flags(flags.FLAGS)
     app.run(main)

@@ -1,5 +1,6 @@
 """Every test runs on the CPU without a network, with JAX's strictest settings."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -19,6 +20,18 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_one_file():
+    """Lets go of what a file has compiled.
+
+    XLA's CPU backend maps memory some fifty times for a program, and Linux gives a process 65,530 maps: one that has run most of the
+    tests dies of a segmentation fault while it compiles.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -111,6 +111,7 @@ def without_logprobs(path: Path) -> list[dict]:
     return [{name: value for name, value in one.items() if name != "logprobs"} for one in told]
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(tmp_path):
     cache = f"--compilation_cache={tmp_path / 'compiled'}"
     killed = kill_batch.kill(tmp_path, kills=3, requests=40, seed=1, spread=0.3, arguments=("--slots=4", cache))

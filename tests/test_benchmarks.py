@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import decode, device, numerics, prefill, random_model, whole_model
+from benchmarks import captures, decode, device, numerics, prefill, random_model, whole_model
 from benchmarks.whole_model import Point
 from checkpoints.synthesize import PRESETS
 from gptoss_jax.config import GPT_OSS_20B, GPT_OSS_120B, TINY
@@ -195,3 +195,11 @@ def test_full_caches_hold_finite_random_keys():
     cache = random_model.full_cache(TINY, 2, 70, 10)
     assert cache.length.tolist() == [70, 70] and cache.full_table.shape == (2, 2)
     assert all(bool(jnp.all(jnp.isfinite(pages))) and float(jnp.std(pages.astype(jnp.float32))) > 0.5 for pages in (*cache.k, *cache.v))
+
+
+def test_the_cost_of_looking_is_told_for_every_kind_of_site(smallest, capsys):
+    assert run(captures, "--preset=tiny", "--layers=2", "--tokens=8", "--pairs=1") == 0
+    told = results(capsys)
+    assert [one["kept"] for one in told] == list(captures.KEPT) and all(one["ratio"] > 0 for one in told)
+    with pytest.raises(app.UsageError, match="either --checkpoint or --preset"):
+        run(captures)

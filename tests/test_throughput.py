@@ -72,6 +72,7 @@ def test_options_that_do_not_go_together(arguments):
         run(throughput, *arguments)
 
 
+@pytest.mark.slow
 def test_a_soak_leaves_nothing_behind(capsys):
     run(soak, f"--checkpoint={DIRECTORY}", "--requests=40", "--round=20")
     (result,) = results(capsys)
