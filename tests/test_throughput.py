@@ -37,6 +37,7 @@ def test_requests_are_timed(capsys):
     assert 0 < result["occupancy"] <= 1 and result["device"] == "cpu" and result["date"]
 
 
+@pytest.mark.slow
 def test_shared_prefixes_are_computed_once(capsys):
     run(throughput, f"--checkpoint={DIRECTORY}", *SIZES, "--shared_prefix=128", "--reuse=both")
     (result,) = results(capsys)
@@ -44,6 +45,7 @@ def test_shared_prefixes_are_computed_once(capsys):
     assert result["computed_ratio"] > 3
 
 
+@pytest.mark.slow
 def test_requests_that_come_one_by_one_get_the_same_answers():
     model = small_model()
     work = throughput.draw(6, (3, 20), (2, 9), 0, model.config.vocab_size, 0)

@@ -108,14 +108,14 @@ def _attend_rows(q, positions, segments, sinks, window, keys: _Keys):
         k, v = keys.read(j)  # [B, K, S, H]
         K = k.shape[1]
         grouped = jnp.moveaxis(q.reshape(B, T, K, N // K, H), 1, 3).reshape(B, K, -1, H)  # [B, K, G*T, H]
-        scores = _dot("bkmh,bksh->bkms", grouped, k).reshape(B, N, T, -1) * H**-0.5
+        scores = dot("bkmh,bksh->bkms", grouped, k).reshape(B, N, T, -1) * H**-0.5
         scores = jnp.where(visible(*keys.at(j))[:, None], scores, -jnp.inf)
         higher = jax.lax.stop_gradient(jnp.maximum(top, jnp.max(scores, -1)))
         rescale = jnp.exp(top - higher)
         weights = jnp.exp(scores - higher[..., None])  # [B, N, T, S]
         denominator = denominator * rescale + jnp.sum(weights, -1)
         weights = weights.astype(v.dtype).reshape(B, K, -1, weights.shape[-1])
-        value = value * rescale[..., None] + _dot("bkms,bksh->bkmh", weights, v).reshape(B, N, T, H)
+        value = value * rescale[..., None] + dot("bkms,bksh->bkmh", weights, v).reshape(B, N, T, H)
         return higher, denominator, value
 
     sink = jnp.broadcast_to(sinks.astype(jnp.float32)[None, :, None], (B, N, T))
@@ -139,6 +139,6 @@ def _attend_rows(q, positions, segments, sinks, window, keys: _Keys):
     return (value / denominator[..., None]).swapaxes(1, 2).astype(q.dtype)
 
 
-def _dot(formula, a, b):
+def dot(formula, a, b):
     precision = "highest" if a.dtype == jnp.float32 else None
     return jnp.einsum(formula, a, b, preferred_element_type=jnp.float32, precision=precision)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.attention.reference import SCORES, _dot
+from pallas_kernels.attention.reference import SCORES, dot
 
 
 class Seen(NamedTuple):
@@ -63,13 +63,13 @@ def weighed(pattern: jax.Array, seen: Seen, dtype) -> jax.Array:  # [B, T, N, H]
     B, T, N, S = pattern.shape
     K = seen.v.shape[2]
     grouped = pattern.reshape(B, T, K, N // K, S).astype(seen.v.dtype)
-    return _dot("btkgs,bskh->btkgh", grouped, seen.v).reshape(B, T, N, -1).astype(dtype)
+    return dot("btkgs,bskh->btkgh", grouped, seen.v).reshape(B, T, N, -1).astype(dtype)
 
 
 def _scores(q, positions, segments, seen: Seen, window) -> jax.Array:  # [B, N, T, S]
     B, T, N, H = q.shape
     K = seen.k.shape[2]
-    scores = _dot("btkgh,bskh->bkgts", q.reshape(B, T, K, N // K, H), seen.k).reshape(B, N, T, -1) * H**-0.5
+    scores = dot("btkgh,bskh->bkgts", q.reshape(B, T, K, N // K, H), seen.k).reshape(B, N, T, -1) * H**-0.5
     age = positions[:, :, None] - seen.k_positions[:, None, :]
     visible = (age >= 0) & (seen.k_positions >= 0)[:, None, :]
     if window is not None:
