@@ -114,7 +114,7 @@ def test_a_new_adapter_changes_nothing_and_saves_and_loads(tmp_path):
         adapters.save(adapter, tmp_path / "new")
 
 
-@pytest.mark.parametrize("experts", ["packed", "split"])
+@pytest.mark.parametrize("experts", ["packed", pytest.param("split", marks=pytest.mark.slow)])
 def test_gradients_of_an_adapter_are_its_share_of_those_of_the_weights(experts):
     """With w = base + scale * b @ a: the gradient of b is scale * g @ a.T, of a scale * b.T @ g, where g is that of the merged weights."""
     model = small_model(experts=experts)

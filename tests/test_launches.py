@@ -31,8 +31,15 @@ def compiled(config, batch):
 
 
 @pytest.mark.skipif(aot.unavailable() is not None, reason=str(aot.unavailable()))
-@pytest.mark.parametrize("batch", [1, 16])
-@pytest.mark.parametrize("config", [gj.GPT_OSS_20B, gj.GPT_OSS_120B], ids=["20b", "120b"])
+@pytest.mark.parametrize(
+    "config, batch",
+    [
+        pytest.param(gj.GPT_OSS_20B, 1, id="20b-1"),
+        pytest.param(gj.GPT_OSS_20B, 16, id="20b-16", marks=pytest.mark.slow),
+        pytest.param(gj.GPT_OSS_120B, 1, id="120b-1", marks=pytest.mark.slow),
+        pytest.param(gj.GPT_OSS_120B, 16, id="120b-16"),
+    ],
+)
 def test_a_decode_step_is_few_launches(config, batch):
     report, pages = compiled(config, batch)
     begins = [i for i, name in enumerate(report.launches) if name == "project_qkv"]  # a layer's first launch
