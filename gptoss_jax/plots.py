@@ -67,10 +67,7 @@ def plot_expert_load(load: np.ndarray, *, ax: "Axes | None" = None) -> "Axes":
       load: [L, E], of `lenses.expert_load`.
     """
     load = _checked("load", load, 2, "[L, E], of lenses.expert_load")
-    ax = _heat(ax, load, "share of tokens", vmax=1)
-    _number(ax.yaxis, "layer", len(load))
-    _number(ax.xaxis, "expert", load.shape[1])
-    return ax
+    return _by_layer(ax, load, "share of tokens", "expert")
 
 
 def plot_token_experts(
@@ -114,10 +111,7 @@ def plot_sink_mass(mass: np.ndarray, *, ax: "Axes | None" = None) -> "Axes":
       mass: [L, N], of `lenses.sink_mass_by_head`.
     """
     mass = _checked("mass", mass, 2, "[L, N], of lenses.sink_mass_by_head")
-    ax = _heat(ax, mass, "mass of the sink", vmax=1)
-    _number(ax.yaxis, "layer", len(mass))
-    _number(ax.xaxis, "head", mass.shape[1])
-    return ax
+    return _by_layer(ax, mass, "mass of the sink", "head")
 
 
 def plot_attention(
@@ -271,6 +265,14 @@ def _heat(ax: "Axes | None", values: np.ndarray, meaning: str, *, tall: float = 
     ax.figure.colorbar(image, ax=ax, label=meaning)
     for axis in (ax.xaxis, ax.yaxis):
         axis.get_major_locator().set_params(integer=True)
+    return ax
+
+
+def _by_layer(ax: "Axes | None", shares: np.ndarray, meaning: str, columns: str) -> "Axes":
+    """Shares from 0 to 1, layers by columns."""
+    ax = _heat(ax, shares, meaning, vmax=1)
+    _number(ax.yaxis, "layer", len(shares))
+    _number(ax.xaxis, columns, shares.shape[1])
     return ax
 
 

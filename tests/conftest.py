@@ -23,12 +23,19 @@ DATA = Path(__file__).parent / "data"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def programs_of_one_file():
-    """Lets go of what a file has compiled.
+def programs(tmp_path_factory):
+    """Compiles a program once in a run, and lets go of what a file has loaded.
 
-    XLA's CPU backend maps memory some fifty times for a program, and Linux gives a process 65,530 maps: one that has run most of the
-    tests dies of a segmentation fault while it compiles.
+    Test workers and the processes that tests start share JAX's cache on disk, in a folder of this run; a file may have turned it off.
+    XLA's CPU backend maps memory some fifty times for a program, and Linux gives a process 65,530 maps: one that keeps the programs of
+    most tests dies of a segmentation fault while it compiles.
     """
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "compiled"
+    settings = {"compilation_cache_dir": str(folder), "persistent_cache_min_compile_time_secs": 0, "enable_compilation_cache": True}
+    for name, value in settings.items():
+        jax.config.update(f"jax_{name}", value)
+        os.environ[f"JAX_{name.upper()}"] = str(value)
     yield
     jax.clear_caches()
     gc.collect()

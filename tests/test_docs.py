@@ -1,6 +1,5 @@
 """The documentation builds without a warning, shows what the code says, and has no link to nothing; its examples run."""
 
-import doctest
 import functools
 from html.parser import HTMLParser
 from importlib.util import find_spec
@@ -13,7 +12,7 @@ import subprocess
 import sys
 from urllib.parse import unquote, urldefrag
 
-import jax
+from examples import run_examples
 import pytest
 
 import gptoss_jax as gj
@@ -132,16 +131,4 @@ def test_nothing_is_loaded_from_elsewhere(site):
 
 
 def test_examples():
-    before = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
-    jax.config.update("jax_numpy_dtype_promotion", "standard")  # as a reader has it
-    jax.config.update("jax_numpy_rank_promotion", "allow")
-    try:
-        path = ROOT / "docs" / "research.md"
-        examples = doctest.DocTestParser().get_doctest(path.read_text(), {}, path.name, str(path), 0)
-        assert len(examples.examples) > 20
-        report: list[str] = []
-        failures = doctest.DocTestRunner(verbose=False).run(examples, out=report.append).failed
-        assert failures == 0, "".join(report)
-    finally:
-        jax.config.update("jax_numpy_dtype_promotion", before[0])
-        jax.config.update("jax_numpy_rank_promotion", before[1])
+    run_examples(ROOT / "docs" / "research.md")

@@ -37,7 +37,7 @@ def compiled(config, batch):
         pytest.param(gj.GPT_OSS_20B, 1, id="20b-1"),
         pytest.param(gj.GPT_OSS_20B, 16, id="20b-16", marks=pytest.mark.slow),
         pytest.param(gj.GPT_OSS_120B, 1, id="120b-1", marks=pytest.mark.slow),
-        pytest.param(gj.GPT_OSS_120B, 16, id="120b-16"),
+        pytest.param(gj.GPT_OSS_120B, 16, id="120b-16", marks=pytest.mark.slow),
     ],
 )
 def test_a_decode_step_is_few_launches(config, batch):

@@ -11,6 +11,7 @@ import pytest
 RECIPE = Path(__file__).parent.parent / "docs" / "ray_data.md"
 
 
+@pytest.mark.slow
 def test_the_recipe_answers(tmp_path):
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
     program = tmp_path / "pipeline.py"

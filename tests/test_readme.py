@@ -1,6 +1,5 @@
 """What the README shows is run: its examples as they stand, its first command in a fresh process."""
 
-import doctest
 import json
 from pathlib import Path
 import re
@@ -8,7 +7,7 @@ import shlex
 import subprocess
 import sys
 
-import jax
+from examples import run_examples
 
 from checkpoints.nano_evaluation import table
 
@@ -16,18 +15,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def test_examples():
-    before = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
-    jax.config.update("jax_numpy_dtype_promotion", "standard")  # as a reader has it
-    jax.config.update("jax_numpy_rank_promotion", "allow")
-    try:
-        examples = doctest.DocTestParser().get_doctest(README.read_text(), {}, "README.md", str(README), 0)
-        assert len(examples.examples) > 20
-        report: list[str] = []
-        failures = doctest.DocTestRunner(verbose=False).run(examples, out=report.append).failed
-        assert failures == 0, "".join(report)
-    finally:
-        jax.config.update("jax_numpy_dtype_promotion", before[0])
-        jax.config.update("jax_numpy_rank_promotion", before[1])
+    run_examples(README)
 
 
 def test_first_command(tmp_path):

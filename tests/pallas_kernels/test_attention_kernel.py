@@ -118,6 +118,25 @@ def test_rows_past_their_length_are_finite_and_change_no_others():
     np.testing.assert_array_equal(got[[0, 2]], 0)  # nothing is read: all weight is on the sinks
 
 
+@pytest.mark.parametrize("window", [None, 65])
+def test_gradients_around_the_kernel_are_those_of_the_xla_form(window):
+    """A kernel has no derivative of its own."""
+    arguments = call((30, 150), kv_heads=1)
+    *_, sinks = arguments
+    weigh = draw(*arguments[0].shape, seed=9)
+
+    def loss(q, k_pages, v_pages, sinks, implementation):
+        y = paged_attention(q, k_pages, v_pages, *arguments[3:6], sinks, window=window, implementation=implementation)
+        return jnp.sum(y.astype(jnp.float32) * weigh)
+
+    named, plain = (
+        jax.jit(jax.grad(functools.partial(loss, implementation=name), argnums=(0, 1, 2, 3)))(*arguments[:3], sinks)
+        for name in ("mosaic", "xla")
+    )
+    for a, b in zip(named, plain, strict=True):
+        assert np.any(b) and np.array_equal(a, b)
+
+
 def test_parts_meet_before_they_are_joined(monkeypatch, capfd):
     """The interpreter's detector of races finds none, and finds one where blocks do not wait for each other."""
     monkeypatch.setattr(tuning, "DECODE", (tuning.Decode(1 << 31, 2, 2, least=1),))

@@ -153,7 +153,9 @@ def test_what_the_kernels_do_not_cover():
         moe(*args, one, gate_up_bias, down, down_bias, limit=LIMIT)
 
 
-@pytest.mark.parametrize("E, M", [(32, 256), (32, 8192), (128, 1024), (128, 8192)])
+@pytest.mark.parametrize(
+    "E, M", [(32, 256), pytest.param(32, 8192, marks=pytest.mark.slow), pytest.param(128, 1024, marks=pytest.mark.slow), (128, 8192)]
+)
 def test_compiled_for_a_hopper(E, M, compile_for_hopper):
     D, F, A = 2880, 2880, 4
     low, exact, index = (functools.partial(jax.ShapeDtypeStruct, dtype=dtype) for dtype in (jnp.uint32, jnp.float32, jnp.int32))
