@@ -32,10 +32,10 @@ def programs(tmp_path_factory):
     """
     folder = tmp_path_factory.getbasetemp()
     folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "compiled"
-    settings = {"compilation_cache_dir": str(folder), "persistent_cache_min_compile_time_secs": 0, "enable_compilation_cache": True}
-    for name, value in settings.items():
-        jax.config.update(f"jax_{name}", value)
-        os.environ[f"JAX_{name.upper()}"] = str(value)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_enable_compilation_cache", True)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     yield
     jax.clear_caches()
     gc.collect()

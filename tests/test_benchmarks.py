@@ -106,6 +106,7 @@ def test_steps_are_timed(capsys, smallest):
     assert "floor_share" not in result and "outside_device" not in result  # a CPU tells neither
 
 
+@pytest.mark.slow
 def test_prompts_are_timed(capsys, smallest):
     assert run(prefill, "--preset=tiny", "--prompt=32", "--chunk=16", "--repeats=2") == 0
     (result,) = results(capsys)

@@ -259,6 +259,7 @@ def test_logits_on_a_mesh_are_those_of_one_device(shape):
     assert oracle.error(results["many"], results["one"]) < lost / 4
 
 
+@pytest.mark.slow
 def test_an_engine_on_a_mesh_is_the_same_whatever_runs_beside():
     params, config = shallow((2, 4))
     options = {"eos_token_ids": (319,), "slots": 4, "context": CONTEXT, "chunk": 32, "page": 16, "cache_dtype": FP8}

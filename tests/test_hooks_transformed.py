@@ -133,7 +133,7 @@ def test_padding_is_seen_as_such(model):
 # On a mesh
 
 
-@pytest.mark.parametrize("shape", [(1, 2), (2, 2)], ids=str)
+@pytest.mark.parametrize("shape", [pytest.param((1, 2), marks=pytest.mark.slow), (2, 2)], ids=str)
 def test_capture_and_patch_on_a_mesh(shape, tiny):
     """Every site of four rows on one device and on a mesh, plain and with changed sites of each kind."""
     tokens = np.concatenate([TOKENS, TOKENS[:1]])

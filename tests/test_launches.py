@@ -53,9 +53,8 @@ def test_a_decode_step_is_few_launches(config, batch):
 
 
 @pytest.mark.skipif(aot.unavailable() is not None, reason=str(aot.unavailable()))
-@pytest.mark.parametrize(
-    "gpus", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # test_plan compiles a few of its layers for four GPUs
+@pytest.mark.parametrize("gpus", [1, 2, 4, 8])
 def test_gpus_share_a_decode_step(gpus):
     """Of gpt-oss-120b, as the engine runs it, sampling included."""
     config, slots = gj.GPT_OSS_120B, 16

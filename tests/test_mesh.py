@@ -93,8 +93,8 @@ def test_tokens_are_those_of_one_device(name, dtype, shape):
         pytest.param("tiled", (4, 2), marks=pytest.mark.slow),
         pytest.param("tiled", (8, 1), marks=pytest.mark.slow),
         ("packed", (2, 4)),
-        ("stacked", (1, 8)),
-        ("split", (2, 4)),
+        pytest.param("stacked", (1, 8), marks=pytest.mark.slow),
+        pytest.param("split", (2, 4), marks=pytest.mark.slow),
     ],
 )
 def test_logits_are_those_of_one_device(experts, shape):

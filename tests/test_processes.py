@@ -45,26 +45,31 @@ def results(tmp_path_factory):
     return [json.loads(output.splitlines()[-1]) for output, _ in ended]
 
 
+@pytest.mark.slow
 def test_both_have_four_of_eight_devices(results):
     assert [(one["devices"], one["local"]) for one in results] == [(8, 4), (8, 4)]
     assert len(set(results[0]["held"]) | set(results[1]["held"])) == 8
     assert not set(results[0]["held"]) & set(results[1]["held"]), "each holds what its own devices need"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, dtype", [("tiny", "float32"), ("nano", "bfloat16")])
 def test_tokens_are_those_of_one_device(results, name, dtype):
     wanted = [row[0] for row in alone(name, dtype)]
     assert results[0][name] == results[1][name] == wanted
 
 
+@pytest.mark.slow
 def test_both_see_the_same_stream(results):
     assert results[0]["streamed"] == results[1]["streamed"] and results[0]["streamed"]
 
 
+@pytest.mark.slow
 def test_what_both_saved_they_both_read_onto_another_mesh(results):
     assert results[0]["saved"] and results[1]["saved"]
 
 
+@pytest.mark.slow
 def test_processes_that_disagree_are_refused_alike(results):
     for one in results:
         assert re.fullmatch(
