@@ -96,6 +96,7 @@ def test_random_params_have_the_tables_shapes_and_are_not_alike():
     assert not np.array_equal(params.embedding, params.unembedding)
 
 
+@pytest.mark.slow
 def test_steps_are_timed(capsys, smallest):
     assert run(decode, "--preset=tiny", "--batch=2", "--context=20", "--new=3", "--repeats=2") == 0
     (result,) = results(capsys)

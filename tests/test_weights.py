@@ -237,6 +237,7 @@ print(resident("VmHWM") - before, sum(leaf.nbytes for leaf in jax.tree.leaves(mo
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is measured through Linux's /proc")
+@pytest.mark.slow
 def test_memory_beside_the_weights_stays_under_the_largest_tensor(tiny, tmp_path):
     from checkpoints import synthesize
 
