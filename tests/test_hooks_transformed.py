@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from looked_at import ALL, ON_REQUEST, TOKENS, T, plain, seen
 import numpy as np
 import oracle
 import pytest
+from recorded_pass import ALL, ON_REQUEST, TOKENS, T, plain, seen
 from small_model import small_model
 
 import gptoss_jax as gj

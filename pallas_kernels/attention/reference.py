@@ -140,5 +140,6 @@ def _attend_rows(q, positions, segments, sinks, window, keys: _Keys):
 
 
 def dot(formula, a, b):
+    """An einsum that sums in float32, at full precision where its operands are float32."""
     precision = "highest" if a.dtype == jnp.float32 else None
     return jnp.einsum(formula, a, b, preferred_element_type=jnp.float32, precision=precision)

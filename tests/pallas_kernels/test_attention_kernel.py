@@ -121,16 +121,15 @@ def test_rows_past_their_length_are_finite_and_change_no_others():
 @pytest.mark.parametrize("window", [None, 65])
 def test_gradients_around_the_kernel_are_those_of_the_xla_form(window):
     """A kernel has no derivative of its own."""
-    arguments = call((30, 150), kv_heads=1)
-    *_, sinks = arguments
-    weigh = draw(*arguments[0].shape, seed=9)
+    q, k_pages, v_pages, *rows, sinks = call((30, 150), kv_heads=1)
+    weigh = draw(*q.shape, seed=9)
 
     def loss(q, k_pages, v_pages, sinks, implementation):
-        y = paged_attention(q, k_pages, v_pages, *arguments[3:6], sinks, window=window, implementation=implementation)
+        y = paged_attention(q, k_pages, v_pages, *rows, sinks, window=window, implementation=implementation)
         return jnp.sum(y.astype(jnp.float32) * weigh)
 
     named, plain = (
-        jax.jit(jax.grad(functools.partial(loss, implementation=name), argnums=(0, 1, 2, 3)))(*arguments[:3], sinks)
+        jax.jit(jax.grad(functools.partial(loss, implementation=name), argnums=(0, 1, 2, 3)))(q, k_pages, v_pages, sinks)
         for name in ("mosaic", "xla")
     )
     for a, b in zip(named, plain, strict=True):
