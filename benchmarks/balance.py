@@ -10,9 +10,9 @@ from absl import app
 import jax
 import numpy as np
 
-from gptoss_jax import sharding
 from gptoss_jax.config import GPT_OSS_20B, GPT_OSS_120B, Config
 from gptoss_jax.model.params import expert_width
+from gptoss_jax.parallel import sharding
 from pallas_kernels import bench
 
 _BATCHES, _DRAWS = (1, 4, 16, 64), 2000

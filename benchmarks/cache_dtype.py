@@ -15,7 +15,7 @@ import numpy as np
 
 from checkpoints.nano_evaluation import MAX_TOKENS, grade, questions
 import gptoss_jax as gj
-from gptoss_jax import scoring
+from gptoss_jax.research import scoring
 from gptoss_jax.tokenizer import STOP
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "nano", "Checkpoint directory, or 'nano', the bundled one.")

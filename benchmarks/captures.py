@@ -17,9 +17,9 @@ import numpy as np
 
 from benchmarks import device, random_model
 from checkpoints.synthesize import PRESETS
-from gptoss_jax import weights
 from gptoss_jax.model.hooks import capture
 from gptoss_jax.model.transformer import forward
+from gptoss_jax.weights import loading
 
 KEPT = {
     "residual streams": ["layers.*.residual_post"],
@@ -62,7 +62,7 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
         config = random_model.first_layers(PRESETS[given.preset], given.layers)
         params = random_model.params(config, random_model.form_here(config))
     else:
-        model = weights.load(given.checkpoint, progress=False)
+        model = loading.load(given.checkpoint, progress=False)
         config, params = model.config, model.params
     call = lambda fn: jax.jit(lambda params, tokens: fn(params, config, tokens))
     results = []

@@ -11,7 +11,7 @@ import sys
 from absl import flags
 import jax
 
-from gptoss_jax import launch, sharding
+from gptoss_jax.parallel import launch, sharding
 
 CHILD = flags.DEFINE_bool("child", False, "Measure in this process; what the benchmark starts itself with.")
 

@@ -31,14 +31,15 @@ import numpy as np
 
 from benchmarks import device, numerics, random_model, whole_model
 from benchmarks.whole_model import Benchmark, Point, Times
-from gptoss_jax import decode, weights
 from gptoss_jax.config import Config
-from gptoss_jax.engine import Engine
+from gptoss_jax.engine import decode
+from gptoss_jax.engine.engine import Engine
+from gptoss_jax.engine.requests import Request
 from gptoss_jax.model.params import Params
 from gptoss_jax.model.transformer import prefill
-from gptoss_jax.options import Sampling
 from gptoss_jax.plan import floor
-from gptoss_jax.requests import Request
+from gptoss_jax.sampling.options import Sampling
+from gptoss_jax.weights import loading
 
 _PRESET_BATCHES, _TOKENS = (1, 4, 16, 64, 256), 1024
 _CHECKPOINT_BATCHES, _PROMPT = (1, 8), 64
@@ -169,8 +170,8 @@ def whole(given: flags.FlagValues) -> int:
 
 def engine(given: flags.FlagValues, threads: int) -> None:
     """The benchmark on a checkpoint."""
-    model = weights.load(given.checkpoint or "nano", experts=given.experts)
-    peer = Peer(given.peer_python, weights.locate.checkpoint(given.checkpoint or "nano"), threads) if given.peer_python else None
+    model = loading.load(given.checkpoint or "nano", experts=given.experts)
+    peer = Peer(given.peer_python, loading.locate.checkpoint(given.checkpoint or "nano"), threads) if given.peer_python else None
     length, new = given.prompt or _PROMPT, given.new
     context = given.context or length + new + 1
     print(f"{model!r}\n{threads} threads, prompt {length}, {new} steps, context {context}, {device.about()}")

@@ -13,10 +13,10 @@ import numpy as np
 
 from benchmarks import child
 import gptoss_jax as gj
-from gptoss_jax import decode
-from gptoss_jax.options import MAX_LOGPROBS
-from gptoss_jax.sampling import Sampled
-from gptoss_jax.sizes import STEPS
+from gptoss_jax.engine import decode
+from gptoss_jax.engine.sizes import STEPS
+from gptoss_jax.sampling.draw import Sampled
+from gptoss_jax.sampling.options import MAX_LOGPROBS
 
 
 class NoDevice:

@@ -16,9 +16,11 @@ import jax
 import numpy as np
 
 from benchmarks import child
-from gptoss_jax import decode, sampling_state, weights
+from gptoss_jax.engine import decode
 from gptoss_jax.model.cache import init_cache
-from gptoss_jax.options import Sampling
+from gptoss_jax.sampling import state as sampling_state
+from gptoss_jax.sampling.options import Sampling
+from gptoss_jax.weights import loading
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
 _EXPERTS = flags.DEFINE_enum("experts", "packed", ["auto", "packed", "tiled", "stacked", "split"], "How expert weights are held.")
@@ -29,7 +31,7 @@ _CONTEXT = flags.DEFINE_integer("context", 8192, "Positions that the cache has r
 
 def measure() -> dict:
     began = time.perf_counter()
-    model = weights.load(_CHECKPOINT.value, experts=_EXPERTS.value, progress=False)
+    model = loading.load(_CHECKPOINT.value, experts=_EXPERTS.value, progress=False)
     load_seconds, load_peak = time.perf_counter() - began, child.peak_gb()
     params, config = model.params, model.config
     prompt = np.random.default_rng(0).integers(0, config.vocab_size, (1, _PROMPT.value)).astype(np.int32)

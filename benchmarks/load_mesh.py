@@ -15,7 +15,7 @@ from absl import app, flags
 import jax
 
 from benchmarks import child
-from gptoss_jax import locate, shards, weights
+from gptoss_jax.weights import loading, locate, safetensors
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory.", required=True)
 _MESH = flags.DEFINE_string("mesh", "1x8", "Devices as DATAxMODEL; 'none' loads onto one without a mesh.")
@@ -25,10 +25,10 @@ _EXPERTS = flags.DEFINE_enum("experts", "packed", ["auto", "packed", "tiled", "s
 def measure() -> dict:
     mesh = child.cpu_mesh(_MESH.value)
     began = time.perf_counter()
-    loaded = weights.load(_CHECKPOINT.value, mesh=mesh, experts=_EXPERTS.value, progress=False)
+    loaded = loading.load(_CHECKPOINT.value, mesh=mesh, experts=_EXPERTS.value, progress=False)
     seconds = time.perf_counter() - began
     held = [shard.data.nbytes for array in jax.tree.leaves(loaded.params) for shard in array.addressable_shards]
-    stored = sum(tensor.nbytes for tensor in shards.scan(locate.checkpoint(_CHECKPOINT.value)).values())
+    stored = sum(tensor.nbytes for tensor in safetensors.scan(locate.checkpoint(_CHECKPOINT.value)).values())
     return {
         "checkpoint_gb": stored / 1e9,
         "held_gb": sum(held) / 1e9,

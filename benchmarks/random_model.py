@@ -9,11 +9,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from gptoss_jax import decode, sampling_state
 from gptoss_jax.config import Config
+from gptoss_jax.engine import decode
 from gptoss_jax.model.cache import Cache, init_cache
 from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, is_spec
-from gptoss_jax.options import Sampling
+from gptoss_jax.sampling import state as sampling_state
+from gptoss_jax.sampling.options import Sampling
 from pallas_kernels import dispatch
 from pallas_kernels.mxfp4.tiles import TILE
 

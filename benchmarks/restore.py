@@ -17,7 +17,7 @@ from absl import app, flags
 import jax
 
 from benchmarks import child
-from gptoss_jax import weights
+from gptoss_jax.weights import loading
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Checkpoint directory of a published layout.", required=True)
 _ORBAX = flags.DEFINE_string("orbax", None, "The same as an Orbax directory.", required=True)
@@ -34,7 +34,7 @@ def measure() -> dict:
     for run in range(-1 if _WARM.value else 0, _RUNS.value):
         for name, path in paths.items():
             began = time.perf_counter()
-            model = weights.load(path, mesh=mesh, experts=_EXPERTS.value, progress=False)
+            model = loading.load(path, mesh=mesh, experts=_EXPERTS.value, progress=False)
             taken = time.perf_counter() - began
             gigabytes = sum(x.nbytes for x in jax.tree.leaves(model.params)) / 1e9
             del model

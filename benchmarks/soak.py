@@ -22,10 +22,10 @@ import jax
 import numpy as np
 
 from benchmarks import device
-from gptoss_jax import weights
-from gptoss_jax.engine import Engine
-from gptoss_jax.options import Sampling
-from gptoss_jax.requests import Request
+from gptoss_jax.engine.engine import Engine
+from gptoss_jax.engine.requests import Request
+from gptoss_jax.sampling.options import Sampling
+from gptoss_jax.weights import loading
 
 _KINDS = (  # how requests are drawn
     {"temperature": 0},
@@ -59,7 +59,7 @@ class Soaked:
 
 
 def soak(
-    model: weights.Model, *, requests: int, slots: int, context: int, cache_tokens: int, chunk: int, round_size: int, seed: int
+    model: loading.Model, *, requests: int, slots: int, context: int, cache_tokens: int, chunk: int, round_size: int, seed: int
 ) -> Soaked:
     """Runs them, a round at a time.
 
@@ -191,7 +191,7 @@ def define_flags(to: flags.FlagValues) -> None:
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    model = weights.load(given.checkpoint, progress=False)
+    model = loading.load(given.checkpoint, progress=False)
     sizes = {"slots": given.slots, "context": given.context, "cache_tokens": given.cache_tokens, "chunk": given.chunk}
     print(f"{model!r}\n{', '.join(f'{name} {value}' for name, value in sizes.items())}, {device.about()}", flush=True)
     soaked = soak(model, requests=given.requests, round_size=given.round, seed=given.seed, **sizes)

@@ -75,9 +75,9 @@ def measure(
       rate: requests a second; they all are there at once where it is infinite.
       seed: of the waits between requests.
     """
-    from gptoss_jax.engine import Engine
-    from gptoss_jax.options import Sampling
-    from gptoss_jax.requests import Request
+    from gptoss_jax.engine.engine import Engine
+    from gptoss_jax.engine.requests import Request
+    from gptoss_jax.sampling.options import Sampling
 
     options = {"slots": slots, "context": context or work.context, "chunk": chunk, "prefix_reuse": reuse}
     engine = Engine(model.params, model.config, eos_token_ids=(), **options)
@@ -244,14 +244,14 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
 
     from benchmarks import device, random_model
     from checkpoints.synthesize import PRESETS
-    from gptoss_jax import weights
+    from gptoss_jax.weights import loading
 
     if given.preset:
         config = PRESETS[given.preset]
         params = random_model.params(config, "packed" if given.experts == "auto" else given.experts)
-        model = weights.Model(config, params, None)
+        model = loading.Model(config, params, None)
     else:
-        model = weights.load(given.checkpoint or "nano", dtype=given.dtype, experts=given.experts, progress=False)
+        model = loading.load(given.checkpoint or "nano", dtype=given.dtype, experts=given.experts, progress=False)
     lengths = span(given.input_len), span(given.output_len)
     work = draw(given.requests, *lengths, given.shared_prefix, model.config.vocab_size, given.seed)
     options = {"slots": given.slots, "chunk": given.chunk, "rate": given.rate, "seed": given.seed}
@@ -264,7 +264,7 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     else:
         peer, settings = None, []
         if given.peer_python:
-            peer = open_peer(given.peer_python, weights.locate.checkpoint(given.checkpoint or "nano"), threads)
+            peer = open_peer(given.peer_python, loading.locate.checkpoint(given.checkpoint or "nano"), threads)
             settings = [(int(rows), order) for rows in given.peer_batch for order in given.peer_order]
             about["peer"] = peer.versions
             print(f"beside {peer.versions}", flush=True)

@@ -21,11 +21,12 @@ import jax
 from tqdm import tqdm
 
 from checkpoints import writer
-from gptoss_jax import launch, layouts, locate, placing, processes, sharding, shards, store, weights
 from gptoss_jax.config import Config, read_json
 from gptoss_jax.model.params import Params, abstract_params, expert_width, is_spec
-from gptoss_jax.sharding import Partition
-from gptoss_jax.store import restoring, saving, whole
+from gptoss_jax.parallel import launch, processes, sharding
+from gptoss_jax.parallel.sharding import Partition
+from gptoss_jax.weights import layouts, loading, locate, placing, safetensors
+from gptoss_jax.weights.orbax import restoring, saving, store, whole
 from pallas_kernels.mxfp4 import Mxfp4, quantize
 
 TARGETS = ("orbax", *get_args(layouts.Layout))
@@ -67,10 +68,10 @@ def open_source(path: str, mesh: jax.sharding.Mesh | None = None) -> Source:
         reader = restoring.Reader(opened, partition)
         read = lambda name, entry: reader.begin(name, entry)()
         return Source(directory, config, opened.index.experts, opened.index.dtype, partition, read)
-    stored = shards.scan(directory)
+    stored = safetensors.scan(directory)
     layout = layouts.detect(stored)
     sources = layouts.sources(config, layout)
-    weights.check(layouts.tensors(sources), stored, directory)
+    loading.check(layouts.tensors(sources), stored, directory)
     named = dict(_named(sources, lambda x: isinstance(x, layouts.Source)))
     read = lambda name, entry: placing.place(named[name], stored, entry, partition)
     wide = {tensor.dtype for tensor in stored.values()} - {"BF16", "U8"}
@@ -120,7 +121,7 @@ def convert(path: str, out: str, to: str = "orbax", *, dtype: str | None = None,
             _write_orbax(source, out, dtype or source.dtype)
         else:
             _write_published(source, out, to)
-    written = (store if to == "orbax" else shards).scan(Path(out))
+    written = (store if to == "orbax" else safetensors).scan(Path(out))
     nbytes = sum(array.nbytes for array in written.values())
     return f"{len(written)} tensors, {nbytes:,} bytes, {time.perf_counter() - began:.1f} s: {out}"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from absl import app
 
-from gptoss_jax import locate, shards, store
+from gptoss_jax.weights import locate, safetensors
+from gptoss_jax.weights.orbax import store
 
 
 def table(path: str) -> str:
@@ -24,7 +25,7 @@ def table(path: str) -> str:
         store.read_index(place)
         found, home = store.scan(place), lambda array: array.piece.name
     else:
-        found, home = shards.scan(place), lambda tensor: tensor.file.name
+        found, home = safetensors.scan(place), lambda tensor: tensor.file.name
     stored = sorted(found.values(), key=lambda tensor: _natural(tensor.name))
     rows = [(t.name, str(list(t.shape)), str(t.dtype), f"{t.nbytes:,}", home(t)) for t in stored]
     total = sum(tensor.nbytes for tensor in stored)

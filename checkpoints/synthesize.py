@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 from checkpoints import writer
-from gptoss_jax import layouts
 from gptoss_jax.config import GPT_OSS_20B, GPT_OSS_120B, TINY, Config
 from gptoss_jax.model.params import Spec, abstract_params, is_spec
+from gptoss_jax.weights import layouts
 from pallas_kernels.mxfp4 import Mxfp4
 
 PRESETS = {

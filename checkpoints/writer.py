@@ -15,8 +15,8 @@ import numpy as np
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from gptoss_jax import layouts
 from gptoss_jax.config import Config
+from gptoss_jax.weights import layouts
 
 SHARD_BYTES = 1 << 30
 

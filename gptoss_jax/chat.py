@@ -3,7 +3,7 @@
     python -m gptoss_jax.chat "What is 27 + 58?"        one question, one answer
     python -m gptoss_jax.chat                           a conversation; /help lists its commands
 
-On several devices with --mesh, and in several processes (`gptoss_jax.launch`), of which the first one prints.
+On several devices with --mesh, and in several processes (`gptoss_jax.parallel.launch`), of which the first one prints.
 """
 
 from collections.abc import Mapping
@@ -16,11 +16,12 @@ import jax
 from rich.console import Console
 from rich.text import Text
 
-from gptoss_jax import compile_cache, harmony, launch, processes
+from gptoss_jax import compile_cache, harmony
 from gptoss_jax.llm import LLM
-from gptoss_jax.options import Sampling
-from gptoss_jax.reply import Reply, Stream
-from gptoss_jax.weights import load
+from gptoss_jax.parallel import launch, processes
+from gptoss_jax.sampling.options import Sampling
+from gptoss_jax.turns.reply import Reply, Stream
+from gptoss_jax.weights.loading import load
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "nano", "Checkpoint directory, hub repository, or 'nano', the bundled one.")
 _EFFORT = flags.DEFINE_enum("reasoning_effort", "medium", ["low", "medium", "high"], "How much the model reasons before it answers.")

@@ -8,16 +8,18 @@ import os
 
 import numpy as np
 
-from gptoss_jax import harmony, scoring, tasks
-from gptoss_jax.completion import Completion
-from gptoss_jax.engine import Engine
-from gptoss_jax.options import Sampling, check_top
-from gptoss_jax.reply import Reply, Stream
-from gptoss_jax.scoring import PromptLogprobs
-from gptoss_jax.sizes import CHUNK, CHUNK_CPU
-from gptoss_jax.tasks import Messages, Outcome, Prompt, Task
+from gptoss_jax import harmony
+from gptoss_jax.engine.engine import Engine
+from gptoss_jax.engine.sizes import CHUNK, CHUNK_CPU
+from gptoss_jax.research import scoring
+from gptoss_jax.research.scoring import PromptLogprobs
+from gptoss_jax.sampling.options import Sampling, check_top
 from gptoss_jax.tokenizer import Tokenizer
-from gptoss_jax.weights import Model, load
+from gptoss_jax.turns import tasks
+from gptoss_jax.turns.completion import Completion
+from gptoss_jax.turns.reply import Reply, Stream
+from gptoss_jax.turns.tasks import Messages, Outcome, Prompt, Task
+from gptoss_jax.weights.loading import Model, load
 
 CONTEXT = 8192
 SECONDS_PER_PIECE = 0.1  # how long a stream may stay silent, where the model is fast enough

@@ -3,59 +3,48 @@
 import ast
 from collections.abc import Iterator
 import functools
+import graphlib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# Each module may import those of the lines above its own, and within `harmony`, `model`, `store` and `plan` those before it.
-ORDER = """
-config options tokenizer text compile_cache filters
-harmony.conversation harmony.header harmony.parsed harmony.parse harmony.render harmony
-grammar.schema grammar.formats grammar.vocabulary grammar.matcher grammar.constraint grammar.turn grammar
-sharding processes
-@MODEL
-lenses plots shards
-locate layouts sampling_state
-sampling
-routes
-decode
-forms
-placing
-store store.whole store.saving store.restoring
-adapters.factors adapters.attaching adapters.files adapters
-weights pages sizes requests
-live scoring
-scheduler programs exchange
-engine
-completion
-reply
-tasks
-llm
-launch
-@BATCH
-chat
-plan plan.abstract plan.floor plan.setting plan.planning plan.__main__
-"""
-MODEL = """
-params named cache hooks views layers rope attention moe fused transformer
-"""
-BATCH = """
-batch files source journal fields replies openai_chat openai_responses requests results shards draining progress job merge __main__
-"""
-ORDER = ORDER.replace("@MODEL", " ".join([*(f"model.{name}" for name in MODEL.split()), "model"]))
-ORDER = ORDER.replace("@BATCH", " ".join(name if name == "batch" else f"batch.{name}" for name in BATCH.split()))
+# What each wing, or file beside the wings, may import of the others. A new one is written below all that it imports: there is no way up.
+MAY_IMPORT = {
+    "config": "",
+    "tokenizer": "",
+    "compile_cache": "",
+    "parallel": "config",
+    "model": "config parallel",
+    "sampling": "parallel",
+    "engine": "config parallel model sampling",
+    "weights": "config tokenizer parallel model",
+    "adapters": "config model weights",
+    "research": "config tokenizer parallel model sampling engine",
+    "harmony": "tokenizer",
+    "grammar": "tokenizer harmony",
+    "turns": "tokenizer sampling engine harmony grammar",
+    "llm": "tokenizer sampling engine weights research harmony turns",
+    "batch": "compile_cache parallel sampling weights turns llm",
+    "chat": "compile_cache parallel sampling weights harmony turns llm",
+    "plan": "config parallel model sampling engine",
+}
+KERNELS = {"model", "weights", "adapters", "plan"}  # wings that may call them
 JAX = {"jax", "jaxlib", "flax", "chex", "optax", "orbax"}
-NO_JAX = ("config", "options", "tokenizer", "text", "locate", "harmony", "grammar", "pages", "requests", "live")
+NO_JAX = (
+    "config", "tokenizer", "sampling.options", "engine.requests", "engine.pages", "engine.live", "weights.locate", "weights.safetensors",
+    "harmony", "grammar", "turns",
+)  # fmt: skip
 SEE_MESSAGES_AND_ARRAYS = {"llm", "chat", "batch.__main__"}
 JITS = {
-    "gptoss_jax.decode", "gptoss_jax.forms", "gptoss_jax.placing",
+    "gptoss_jax.engine.decode", "gptoss_jax.weights.forms", "gptoss_jax.weights.placing",
     "pallas_kernels.dispatch", "pallas_kernels.aot", "pallas_kernels.bench.measure",
 }  # fmt: skip
 ENTRY_POINTS = {
     "gptoss_jax.batch.__main__", "gptoss_jax.batch.merge",
-    "gptoss_jax.chat", "gptoss_jax.launch", "gptoss_jax.plan.__main__", "pallas_kernels.aot.__main__", "pallas_kernels.bench.__main__",
+    "gptoss_jax.chat", "gptoss_jax.parallel.launch", "gptoss_jax.plan.__main__",
+    "pallas_kernels.aot.__main__", "pallas_kernels.bench.__main__",
 }  # fmt: skip
 ENVIRONMENT = "pallas_kernels.aot.environment"  # tells Mosaic GPU where to dump; there is no other way
 PRIVATE = {"pallas_kernels.hopper", "pallas_kernels.mxfp4.dequantize"}
@@ -90,9 +79,14 @@ def imports(module: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def without_prefix(module: str) -> str:
+    """A module's name within gptoss_jax; "" for the package itself and for modules of others."""
+    return module.removeprefix("gptoss_jax.") if module.startswith("gptoss_jax.") else ""
+
+
 def ours(module: str) -> set[str]:
     """Imports of gptoss_jax, without that prefix."""
-    return {name.removeprefix("gptoss_jax.") for name in imports(module) if name.partition(".")[0] == "gptoss_jax"}
+    return {without_prefix(name) for name in imports(module) if without_prefix(name)}
 
 
 def everything_below(module: str) -> set[str]:
@@ -116,7 +110,7 @@ def names_used(module: str) -> Iterator[tuple[int, str]]:
 
 
 def test_the_packages_were_found():
-    assert {"gptoss_jax.decode", "gptoss_jax.model.transformer", "pallas_kernels.moe.reference"} <= MODULES.keys()
+    assert {"gptoss_jax.engine.decode", "gptoss_jax.model.transformer", "pallas_kernels.moe.reference"} <= MODULES.keys()
 
 
 @every_module
@@ -134,34 +128,54 @@ def test_kernels_know_nothing_of_gpt_oss(module):
     assert not private or module in PRIVATE, "private parts of jax are named in one place"
 
 
-def test_modules_import_downwards_only():
-    levels = [line.split() for line in ORDER.split("\n") if line]
-    rank = {}
-    for number, names in enumerate(levels):
-        for place, name in enumerate(names):
-            inside = place if names[0].startswith(("harmony.", "grammar.", "model.", "store", "adapters", "batch", "plan")) else 0
-            rank[name] = (number, inside)
-    modules = {m.removeprefix("gptoss_jax.") for m in MODULES if m.startswith("gptoss_jax.")}
-    assert modules == rank.keys(), "give each new module a place in ORDER"
-    upwards = [(m, name) for m in modules for name in ours(f"gptoss_jax.{m}") if rank[name] >= rank[m]]
-    assert not upwards
+def wing(name: str) -> str:
+    """The folder of a module of gptoss_jax, or the file beside the folders: the first word of its name."""
+    return name.partition(".")[0]
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("gptoss_jax.") and m.split(".")[1] in NO_JAX])
-def test_text_modules_know_no_jax(module):
+def test_every_wing_has_a_place_above_what_imports_it():
+    found = {wing(name) for name in map(without_prefix, MODULES) if name}
+    assert found == MAY_IMPORT.keys(), "give each new wing a line in MAY_IMPORT"
+    for number, (name, others) in enumerate(MAY_IMPORT.items()):
+        later = set(others.split()) - set(list(MAY_IMPORT)[:number])
+        assert not later, f"{name} may import only wings that stand above it in MAY_IMPORT; {later} do not"
+        unused = set(others.split()) - {wing(to) for module in MODULES if wing(without_prefix(module)) == name for to in ours(module)}
+        assert not unused, f"{name} imports nothing of {unused}: take it out of MAY_IMPORT"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("gptoss_jax.")])
+def test_a_wing_imports_only_what_it_may(module):
+    own = wing(without_prefix(module))
+    may = {own, *MAY_IMPORT[own].split()}
+    for name in ours(module):
+        assert wing(name) in may, (
+            f"{module} imports gptoss_jax.{name}, but `{own}` may import only {', '.join(sorted(may - {own})) or 'no other wing'}; "
+            f"move what it needs down, or what needs it up."
+        )
+    if "pallas_kernels" in tops(imports(module)):
+        assert own in KERNELS, f"{module} imports pallas_kernels, but only {', '.join(sorted(KERNELS))} may; call the model instead."
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {module: {name for name in imports(module) if name in MODULES and name != module} for module in MODULES}
+    list(graphlib.TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if without_prefix(m).startswith(NO_JAX)])
+def test_some_rooms_know_no_jax(module):
     assert not tops(everything_below(module)) & (JAX | {"pallas_kernels"})
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("gptoss_jax.model")])
-def test_model_knows_only_config_sharding_and_kernels(module):
-    assert all(name in ("config", "sharding") or name.startswith("model") for name in ours(module))
+def test_model_knows_no_text_and_no_files(module):
     assert tops(imports(module)) & {"openai_harmony", "tiktoken", "sentencepiece", "safetensors"} == set()
 
 
-@pytest.mark.parametrize("module", ["gptoss_jax.decode", "gptoss_jax.engine"])
+@pytest.mark.parametrize("module", ["gptoss_jax.engine.decode", "gptoss_jax.engine.engine"])
 def test_generation_knows_token_ids_only(module):
     below = everything_below(module)
-    assert not {n for n in below if n.startswith(("gptoss_jax.tokenizer", "gptoss_jax.harmony", "gptoss_jax.text", "gptoss_jax.weights"))}
+    text = tuple(f"gptoss_jax.{name}" for name in ("tokenizer", "harmony", "grammar", "turns", "weights"))
+    assert not {name for name in below if name.startswith(text)}
 
 
 def test_few_modules_see_both_messages_and_arrays():

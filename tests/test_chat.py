@@ -11,8 +11,8 @@ from rich.console import Console
 
 from gptoss_jax import chat, compile_cache
 from gptoss_jax.llm import LLM
-from gptoss_jax.options import Sampling
-from gptoss_jax.reply import ReplyPiece
+from gptoss_jax.sampling.options import Sampling
+from gptoss_jax.turns.reply import ReplyPiece
 
 if not flags.FLAGS.is_parsed():
     flags.FLAGS(["chat"])

@@ -8,8 +8,8 @@ import pytest
 from small_model import small_model
 
 import gptoss_jax as gj
-from gptoss_jax import tasks
-from gptoss_jax.requests import Piece
+from gptoss_jax.engine.requests import Piece
+from gptoss_jax.turns import tasks
 
 GREEDY = gj.Sampling(temperature=0, max_tokens=24)
 TOKENIZER = ByteTokenizer()

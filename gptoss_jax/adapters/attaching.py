@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from gptoss_jax import forms
 from gptoss_jax.adapters.factors import ATTENTION, EXPERTS, TARGETS, Adapter, Factors, check
 from gptoss_jax.config import Config
 from gptoss_jax.model.params import DOWN_AXES, GATE_UP_AXES, Experts, Layer, Params, abstract_params, has_adapter
+from gptoss_jax.weights import forms
 from pallas_kernels.low_rank import LowRank
 from pallas_kernels.mxfp4 import Mxfp4
 from pallas_kernels.mxfp4.tiles import Tiles

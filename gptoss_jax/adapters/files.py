@@ -17,7 +17,7 @@ from safetensors.flax import load_file, save_file
 
 from gptoss_jax.adapters.factors import ATTENTION, EXPERTS, TARGETS, Adapter, Factors, check
 from gptoss_jax.config import Config, read_json
-from gptoss_jax.store.whole import appearing
+from gptoss_jax.weights.orbax.whole import appearing
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _ATTENTION = re.compile(r"(?:base_model\.model\.)?model\.layers\.(\d+)\.self_attn\.([qkvo]_proj)\.lora_([AB])\.weight")

@@ -3,7 +3,7 @@
     python -m gptoss_jax.batch --input=requests.jsonl --output=results.jsonl --checkpoint=gpt-oss-20b/ --slots=64
     srun --ntasks=8 --gpus-per-task=1 python -m gptoss_jax.batch ... && python -m gptoss_jax.batch.merge --output=results.jsonl
 
-Requests are OpenAI's batch lines or plain ones, see `requests`. After any interruption the same command does the rest. Exit status: 0
+Requests are OpenAI's batch lines or plain ones, see `lines`. After any interruption the same command does the rest. Exit status: 0
 all results are written, those of refused requests too; 75 a signal ended it, start it again; 1 it cannot go on, and says why.
 """
 
@@ -16,7 +16,7 @@ import sys
 from absl import app, flags, logging
 import jax
 
-from gptoss_jax import compile_cache, launch
+from gptoss_jax import compile_cache
 from gptoss_jax.batch import shards, source
 from gptoss_jax.batch.draining import UNFINISHED, Draining
 from gptoss_jax.batch.fields import Defaults
@@ -24,8 +24,9 @@ from gptoss_jax.batch.job import Job
 from gptoss_jax.batch.progress import Progress
 from gptoss_jax.batch.shards import Shard
 from gptoss_jax.llm import LLM
-from gptoss_jax.options import Sampling
-from gptoss_jax.weights import load
+from gptoss_jax.parallel import launch
+from gptoss_jax.sampling.options import Sampling
+from gptoss_jax.weights.loading import load
 
 _MATTERS = (  # to what the results are, to the last bit
     "checkpoint", "context", "slots", "chunk", "mesh", "dtype", "cache_dtype", "experts", "max_tokens", "reasoning_effort", "seed",

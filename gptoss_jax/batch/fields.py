@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import json
 
-from gptoss_jax.options import Sampling
+from gptoss_jax.sampling.options import Sampling
 
 MOST_ANSWERS = 128  # to one request, as in OpenAI's API
 # Of a request's sampling, by the same names in every form. `max_tokens` and `logprobs` have several names or shapes.

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping
 import contextlib
 from pathlib import Path
 
-from gptoss_jax.batch import files, requests, results, shards, source
+from gptoss_jax.batch import files, lines, results, shards, source
 from gptoss_jax.batch.draining import Draining
 from gptoss_jax.batch.fields import Defaults, Refused
 from gptoss_jax.batch.journal import Journal
 from gptoss_jax.batch.shards import Shard
 from gptoss_jax.batch.source import Source
-from gptoss_jax.tasks import Outcome, Task
+from gptoss_jax.turns.tasks import Outcome, Task
 
 
 class Job:
@@ -70,7 +70,7 @@ class Job:
         for record, number, text in source.records(self._given):
             if draining.asked:
                 return
-            line = requests.parse(text, number)
+            line = lines.parse(text, number)
             new = line.key is None or ids.add(line.key)
             place = self._shard.place(record)
             if place is None or self.journal.has(place):
@@ -78,7 +78,7 @@ class Job:
             try:
                 if not new:
                     raise Refused(f"ids must differ; {line.id!r} is that of an earlier line too; give this one another.", "duplicate_id")
-                request = requests.read(line, self._defaults)
+                request = lines.read(line, self._defaults)
                 task = Task(key=(place, request), **request.task)
             except ValueError as error:
                 refusal = error if isinstance(error, Refused) else Refused(str(error))

@@ -6,7 +6,7 @@ import json
 
 from gptoss_jax.batch import openai_chat, openai_responses, replies
 from gptoss_jax.batch.fields import Refused
-from gptoss_jax.batch.requests import Line, Request
+from gptoss_jax.batch.lines import Line, Request
 
 
 def answered(request: Request, outcome, tokenizer) -> bytes:

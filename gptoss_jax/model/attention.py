@@ -12,7 +12,7 @@ from gptoss_jax.model.hooks import Hook, asked, tap
 from gptoss_jax.model.layers import linear, rms_norm
 from gptoss_jax.model.params import OUT_AXES, QKV_AXES, Attention, low_rank_axes
 from gptoss_jax.model.views import attention_sites
-from gptoss_jax.sharding import Axes, Partition, local, total
+from gptoss_jax.parallel.sharding import Axes, Partition, local, total
 from pallas_kernels.attention.weights import Seen
 from pallas_kernels.low_rank import LowRank
 from pallas_kernels.matmul import matmul

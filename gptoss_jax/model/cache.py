@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptoss_jax import sharding
 from gptoss_jax.config import Config
-from gptoss_jax.sharding import Axes, Partition, check_rows
+from gptoss_jax.parallel import sharding
+from gptoss_jax.parallel.sharding import Axes, Partition, check_rows
 from pallas_kernels.attention import Fp8Pages, fp8_pages
 
 PAGE = 64

@@ -15,7 +15,7 @@ from gptoss_jax.model import rope
 from gptoss_jax.model.cache import Cache, cache_axes, own_pages, places
 from gptoss_jax.model.layers import look_up
 from gptoss_jax.model.params import Attention, Moe, Params, has_adapter, param_axes
-from gptoss_jax.sharding import Partition, local, once, total
+from gptoss_jax.parallel.sharding import Partition, local, once, total
 from pallas_kernels.attention import Fp8Pages, paged_attention
 from pallas_kernels.moe import decode as experts
 from pallas_kernels.mxfp4.tiles import Tiles

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from gptoss_jax.sharding import Partition, total
+from gptoss_jax.parallel.sharding import Partition, total
 from pallas_kernels.low_rank import LowRank
 from pallas_kernels.matmul import matmul
 

@@ -7,7 +7,7 @@ from gptoss_jax.config import Config
 from gptoss_jax.model.hooks import Hook, asked, tap
 from gptoss_jax.model.layers import linear, rms_norm
 from gptoss_jax.model.params import DOWN_AXES, GATE_UP_AXES, Moe, expert_axes
-from gptoss_jax.sharding import Partition, local, once, total
+from gptoss_jax.parallel.sharding import Partition, local, once, total
 from pallas_kernels.moe import moe
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from gptoss_jax.config import Config
-from gptoss_jax.sharding import Axes, Partition
+from gptoss_jax.parallel.sharding import Axes, Partition
 from pallas_kernels.low_rank import LowRank
 from pallas_kernels.mxfp4 import GROUP, Mxfp4
 from pallas_kernels.mxfp4.tiles import TILE, Tiles, tiled_shapes
@@ -74,7 +74,7 @@ class Spec:
 
     shape: tuple[int, ...]
     dtype: jnp.dtype
-    axes: Axes  # logical names, one per dimension; `gptoss_jax.sharding` maps them to mesh axes
+    axes: Axes  # logical names, one per dimension; `gptoss_jax.parallel.sharding` maps them to mesh axes
     init: Callable[[jax.Array, tuple[int, ...], jnp.dtype], jax.Array]
 
     @property

@@ -20,7 +20,7 @@ from gptoss_jax.model.hooks import Hook, carried, tap
 from gptoss_jax.model.layers import linear, look_up, rms_norm
 from gptoss_jax.model.moe import moe_block
 from gptoss_jax.model.params import Layer, Params
-from gptoss_jax.sharding import check_rows, local
+from gptoss_jax.parallel.sharding import check_rows, local
 from pallas_kernels.attention import attention, paged_attention
 from pallas_kernels.attention.weights import Seen
 

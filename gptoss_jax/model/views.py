@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from gptoss_jax.model.cache import Cache, own_pages, pages_axes
 from gptoss_jax.model.hooks import Hook, asked, tap
-from gptoss_jax.sharding import Axes, Partition, local
+from gptoss_jax.parallel.sharding import Axes, Partition, local
 from pallas_kernels.attention import Fp8Pages, fp8_pages
 from pallas_kernels.attention.weights import Seen, statistics, weighed, weights
 

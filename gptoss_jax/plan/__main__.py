@@ -13,10 +13,10 @@ import sys
 from absl import app, flags
 import jax
 
+from gptoss_jax.engine.sizes import CHUNK
 from gptoss_jax.plan import floor
 from gptoss_jax.plan.planning import Collectives, Floor, Plan, Program, before_compiling, plan
 from gptoss_jax.plan.setting import Setting, read_config
-from gptoss_jax.sizes import CHUNK
 from pallas_kernels import aot
 from pallas_kernels.bench import table
 

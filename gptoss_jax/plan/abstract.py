@@ -6,15 +6,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from gptoss_jax import decode, sampling_state, sharding
 from gptoss_jax.config import Config
-from gptoss_jax.decode import Blocks, Orders, State
+from gptoss_jax.engine import decode
+from gptoss_jax.engine.decode import Blocks, Orders, State
+from gptoss_jax.engine.programs import ROOM
+from gptoss_jax.engine.sizes import STEPS, Sizes
 from gptoss_jax.model.cache import make_cache
 from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, is_spec
-from gptoss_jax.options import Sampling
-from gptoss_jax.programs import ROOM
-from gptoss_jax.sharding import Axes, Partition
-from gptoss_jax.sizes import STEPS, Sizes
+from gptoss_jax.parallel import sharding
+from gptoss_jax.parallel.sharding import Axes, Partition
+from gptoss_jax.sampling import state as sampling_state
+from gptoss_jax.sampling.options import Sampling
 
 
 def array(shape: tuple[int, ...], dtype: Any, axes: Axes = (), partition: Partition | None = None) -> jax.ShapeDtypeStruct:
@@ -23,7 +25,7 @@ def array(shape: tuple[int, ...], dtype: Any, axes: Axes = (), partition: Partit
 
 
 def weights(config: Config, form: ExpertsForm, partition: Partition | None) -> Params:
-    """Parameters without numbers: `jax.ShapeDtypeStruct`s that lie as `weights.load` would place them."""
+    """Parameters without numbers: `jax.ShapeDtypeStruct`s that lie as `weights.loading.load` would place them."""
     table = abstract_params(config, experts=form, partition=partition)
     return jax.tree.map(lambda spec: array(spec.shape, spec.dtype, spec.axes, partition), table, is_leaf=is_spec)
 

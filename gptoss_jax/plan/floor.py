@@ -11,7 +11,7 @@ import math
 
 from gptoss_jax.config import Config
 from gptoss_jax.model.params import expert_width
-from gptoss_jax.sharding import Partition, check_rows
+from gptoss_jax.parallel.sharding import Partition, check_rows
 from pallas_kernels.bench.measure import Ceilings
 
 _BF16, _F32 = 2, 4  # bytes

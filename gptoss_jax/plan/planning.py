@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 import dataclasses
 import re
 
-from gptoss_jax import decode
+from gptoss_jax.engine import decode
+from gptoss_jax.engine.sizes import STEPS
 from gptoss_jax.model.cache import PAGE
 from gptoss_jax.model.params import Params, param_bytes
-from gptoss_jax.options import MAX_LOGPROBS
 from gptoss_jax.plan import abstract, floor
 from gptoss_jax.plan.setting import Card, Setting, card
-from gptoss_jax.sizes import STEPS
+from gptoss_jax.sampling.options import MAX_LOGPROBS
 from pallas_kernels import aot
 from pallas_kernels.aot.collectives import Collective, collectives
 from pallas_kernels.bench.measure import Ceilings

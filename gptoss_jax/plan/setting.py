@@ -4,13 +4,13 @@ import dataclasses
 from pathlib import Path
 import re
 
-from gptoss_jax import sharding
 from gptoss_jax.config import GPT_OSS_20B, GPT_OSS_120B, Config
-from gptoss_jax.engine import Engine
+from gptoss_jax.engine.engine import Engine
+from gptoss_jax.engine.sizes import CHUNK
 from gptoss_jax.model.params import ExpertsForm
+from gptoss_jax.parallel import sharding
+from gptoss_jax.parallel.sharding import Partition
 from gptoss_jax.plan import abstract
-from gptoss_jax.sharding import Partition
-from gptoss_jax.sizes import CHUNK
 from pallas_kernels import aot
 from pallas_kernels.mxfp4.tiles import TILE
 

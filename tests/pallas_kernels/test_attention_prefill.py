@@ -2,10 +2,10 @@
 
 import dataclasses
 
+from attention_calls import alone, call, check, run
 import numpy as np
 import oracle
 import pytest
-from test_attention_kernel import alone, call, check, run
 
 from pallas_kernels.attention import tuning
 

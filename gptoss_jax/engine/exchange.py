@@ -1,0 +1,92 @@
+"""What goes to the device with decode steps and what comes back of them, slot by slot."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from gptoss_jax.engine.decode import Chunk
+from gptoss_jax.engine.live import Live, Rows
+from gptoss_jax.engine.requests import Piece
+from gptoss_jax.engine.sizes import STEPS
+
+
+@dataclasses.dataclass(frozen=True)
+class Routes:
+    """The experts of a dispatch of prompts [P, T, L, A], on the device until they are fetched, and whose its rows are."""
+
+    experts: Any
+    rows: Rows
+
+
+@dataclasses.dataclass
+class Asked:
+    """Decode steps that were asked for: whose they are is written down here, so that no token reaches a slot's next owner."""
+
+    chunk: Chunk
+    owners: dict[int, Live]
+    limit: int
+    began: float
+    crowded: bool  # somebody waited for a slot
+    single: bool  # rows stand still until the host has looked
+    reads: list[Routes]  # of prompts that were read before these steps, and are looked at with them
+
+
+def orders(running: dict[int, Live], limit: int, slots: int, *, dropped: list[int], allowed: np.ndarray) -> dict[str, Any]:
+    """What `Programs.draw` is told of the slots, by name; see `decode.Orders`.
+
+    Args:
+      running: who has a slot and something to do. Guided ones that wait are asked which tokens may come, and wait no longer.
+      limit: steps to come.
+      slots: how many there are.
+      dropped: slots that the device still believes to be at work.
+      allowed: [slots, ceil(V / 32)] uint32, written to for guided ones: what was allowed holds until they are asked again.
+    """
+    flags = {name: np.zeros(slots, bool) for name in ("dropped", "resumed", "single", "masked")}
+    flags["dropped"][dropped] = True
+    forced = None
+    for slot, live in running.items():
+        replaying = live.replaying
+        if replaying:
+            forced = np.full((slots, STEPS), -1, np.int32) if forced is None else forced
+            known = live.to_force(limit)
+            forced[slot, : len(known)] = known
+        if live.request.constraint is None:
+            continue
+        flags["masked"][slot] = True
+        if live.waits:
+            live.waits = False
+            flags["resumed"][slot] = True
+            if not replaying:
+                flags["single"][slot] = live.request.constraint.mask(allowed[slot])
+    return {**flags, "allowed": allowed.copy() if flags["masked"].any() else None, "forced": forced}
+
+
+def note(reads: list[Routes], fetched: list[np.ndarray]) -> None:
+    """Writes down the experts of prompts with those whose they are."""
+    for read, experts in zip(reads, fetched, strict=True):
+        for row, live, block in read.rows:
+            if live.routes is None:
+                live.routes = np.zeros((len(live.prompt) - 1, *experts.shape[2:]), experts.dtype)
+            live.routes[block.start : block.start + block.count] = experts[row, : block.count]
+
+
+def piece(live: Live, chunk: Chunk, slot: int, first: int, last: int) -> Piece:
+    """Tokens first ... last - 1 that a chunk holds for a request; "stop" or "length" where it ended with them."""
+    drawn, asked = chunk.sampled, live.request.sampling.logprobs or 0
+    top: list[dict[int, float]] = [{}] * (last - first)
+    if asked:
+        rows = zip(drawn.top_tokens[slot, first:last, :asked].tolist(), drawn.top_logprobs[slot, first:last, :asked].tolist(), strict=True)
+        top = [dict(zip(ids, values, strict=True)) for ids, values in rows]
+    reason = ("stop" if chunk.stopped[slot] else "length") if chunk.done[slot] else None
+    tokens, logprobs = (all[slot, first:last].tolist() for all in (drawn.tokens, drawn.logprobs))
+    return Piece(live.request, tokens, logprobs, top, reason, _routes(live, chunk, slot, first, last))
+
+
+def _routes(live: Live, chunk: Chunk, slot: int, first: int, last: int) -> np.ndarray | None:
+    """Experts of the tokens that went through the model for those that a piece has: with the first piece the prompt's too."""
+    if chunk.routes is None or first == last:
+        return None
+    own = chunk.routes[slot, first:last]
+    prompt, live.routes = live.routes, None  # again known where it was read again
+    return own.copy() if live.tokens or prompt is None else np.concatenate([prompt, own])

@@ -1,0 +1,184 @@
+"""The programs of an engine, compiled ahead, and the state that they hand on: the only room of the engine that touches the device.
+
+Three programs of one shape each (`decode.read`, `decode.place`, `decode.decode_chunk`): once compiled they are called as they are, so
+that nothing can be compiled later. Calls return before the device is done; only `fetch` waits.
+"""
+
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from gptoss_jax.config import Config
+from gptoss_jax.engine import decode
+from gptoss_jax.engine.sizes import STEPS, Sizes
+from gptoss_jax.model.cache import make_cache, pages_dtype
+from gptoss_jax.model.params import Params
+from gptoss_jax.parallel import sharding
+from gptoss_jax.sampling import state as sampling_state
+from gptoss_jax.sampling.options import MAX_LOGPROBS, Sampling
+
+ROOM = 512  # biases, and stop tokens, that a request may have
+
+
+class Programs:
+    """A model's programs and their state.
+
+    Args:
+      params, config: the model.
+      sizes: shapes of everything.
+      eos_token_ids: tokens that end every request without `ignore_eos`.
+      cache_dtype: see `pages_dtype`.
+      routed: whether the experts that tokens are routed to are reported; otherwise the programs are those of a model without that.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        config: Config,
+        sizes: Sizes,
+        *,
+        eos_token_ids: tuple[int, ...],
+        cache_dtype: str | None = None,
+        routed: bool = False,
+    ):
+        self.params, self.config, self.sizes, self.eos_token_ids, self.routed = params, config, sizes, eos_token_ids, routed
+        self.partition = params.partition
+        self.cache_dtype = pages_dtype(cache_dtype, params.embedding.dtype)
+        self._state: decode.State | None = None
+        self._compiled: dict[str, Callable] = {}
+        self._constants: dict[str, jax.Array] = {}
+
+    @property
+    def ready(self) -> bool:
+        return bool(self._compiled)
+
+    def prepare(self, *, progress: bool = False) -> None:
+        """Compiles every program, each in a thread of its own, if that has not been done."""
+        if self.ready:
+            return
+        self._state = self.empty_state()
+        calls = self._calls()
+        bar = tqdm(total=len(calls), desc="compiling", unit="program", disable=not progress, leave=False)
+        with bar, ThreadPoolExecutor(len(calls)) as pool:
+            futures = {name: pool.submit(_compiled, *call) for name, call in calls.items()}
+            for future in futures.values():
+                future.add_done_callback(lambda _: bar.update())
+            self._compiled = {name: future.result() for name, future in futures.items()}
+
+    def read(
+        self, tokens: np.ndarray, count: np.ndarray, start: np.ndarray, full_table: np.ndarray, ring_table: np.ndarray
+    ) -> jax.Array | None:
+        """Pieces of prompts into the cache; see `decode.Blocks`, whose fields these are. Returns their experts where these are reported."""
+        blocks = self._put(decode.Blocks(tokens, count, start, full_table, ring_table), self._block_axes())
+        self._state, routes = self._compiled["read"](self.params, self._state, blocks)
+        return routes
+
+    def place(self, slot: int, sampling: Sampling, seed: int, prompt: np.ndarray, pauses: tuple[int, ...] | None, remaining: int) -> None:
+        """Gives a slot to a request whose prompt, but for the last token, is in the cache."""
+        row = self._row(sampling, seed, prompt, len(prompt) - 1, int(prompt[-1]), remaining, pauses)
+        self._state = self._compiled["place"](self._state, self._put(np.array([slot], np.int32)), row)
+
+    def draw(
+        self,
+        limit: int,
+        full_table: np.ndarray,
+        ring_table: np.ndarray,
+        *,
+        dropped: np.ndarray,
+        resumed: np.ndarray,
+        single: np.ndarray,
+        masked: np.ndarray,
+        allowed: np.ndarray | None = None,
+        forced: np.ndarray | None = None,
+    ) -> decode.Chunk:
+        """Up to `limit` steps for all slots; see `decode.Orders`. The result may not be there yet: see `fetch`."""
+        row, columns = ("batch",), ("batch", None)
+        cache = self._state.cache.replace(full_table=self._put(full_table, columns), ring_table=self._put(ring_table, columns))
+        orders = decode.Orders(
+            limit=self._put(np.int32(limit)),
+            dropped=self._put(dropped, row),
+            resumed=self._put(resumed, row),
+            single=self._put(single, row),
+            masked=self._put(masked, row),
+            allowed=self._constants["allowed"] if allowed is None else self._put(allowed, columns),
+            forced=self._constants["forced"] if forced is None else self._put(forced, columns),
+        )
+        self._state, chunk = self._compiled["decode"](self.params, self._state.replace(cache=cache), orders)
+        return chunk
+
+    def fetch(self, results: Any) -> Any:
+        """A tree of results as NumPy arrays, once the device is done with them."""
+        return jax.device_get(results)
+
+    def now(self) -> float:
+        """Seconds of a clock that never goes back."""
+        return time.monotonic()
+
+    def empty_state(self) -> decode.State:
+        """The state of an engine that has not done anything yet."""
+        s = self.sizes
+        tables = (np.zeros((s.slots, width), np.int32) for width in (s.blocks, s.decode_ring))
+        cache = make_cache(
+            *(self.config, *tables),
+            full_pages=s.full_pages,
+            ring_pages=s.ring_pages,
+            dtype=self.cache_dtype,
+            page_size=s.page,
+            partition=self.partition,
+        )
+        nothing = [Sampling(temperature=0)] * s.slots
+        stacked = sampling_state.stack(nothing, vocab_size=self.config.vocab_size, slots=ROOM, partition=self.partition)
+        return decode.init_state(cache, stacked, partition=self.partition)
+
+    def _calls(self) -> dict[str, tuple]:
+        """Each program's function, with arguments like those that it will be called with: in order, then by keyword the static ones."""
+        s, none = self.sizes, np.zeros(self.sizes.read_rows, np.int32)
+        tables = (np.zeros((s.read_rows, width), np.int32) for width in (s.blocks, s.read_ring))
+        blocks = self._put(decode.Blocks(np.zeros((s.read_rows, s.page), np.int32), none, none, *tables), self._block_axes())
+        orders = decode.orders(s.slots, 1, steps=STEPS, vocab_size=self.config.vocab_size, partition=self.partition)
+        self._constants = {"allowed": orders.allowed, "forced": orders.forced}
+        row = self._row(Sampling(), 0, np.zeros(1, np.int32), 0, 0, 0, None)
+        slot = self._put(np.zeros(1, np.int32))
+        model, routed = (self.params, self.config, self._state), {"routed": self.routed}
+        return {
+            "decode": (decode.decode_chunk, (*model, orders), {"steps": STEPS, "top_logprobs": MAX_LOGPROBS, **routed}),
+            "read": (decode.read, (*model, blocks), routed),
+            "place": (decode.place, (self._state, slot, row), {"partition": self.partition}),
+        }
+
+    def _row(self, sampling: Sampling, seed: int, prompt: np.ndarray, length: int, token: int, remaining: int, pauses) -> decode.Row:
+        ask = {"vocab_size": self.config.vocab_size, "eos_token_ids": self.eos_token_ids, "prompts": [prompt], "slots": ROOM}
+        row = decode.rows(sampling_state.columns([sampling], [seed], **ask), length, token, remaining, pauses)
+        if "counts" not in self._constants:
+            self._constants["counts"] = self._put(row.sampling.counts)
+            self._constants["unseen"] = self._put(np.zeros_like(row.sampling.in_prompt))
+        large = {"counts": self._constants["counts"]}
+        if sampling.repetition_penalty == 1:
+            large["in_prompt"] = self._constants["unseen"]
+        return self._put(row.replace(sampling=row.sampling.replace(**large)))
+
+    def _block_axes(self) -> decode.Blocks:
+        columns, row = ("batch", None), ("batch",)
+        return decode.Blocks(columns, row, row, columns, columns)
+
+    def _put(self, values, axes=None):
+        """NumPy arrays of a tree on the device; what is there already stays as it is. `axes` None is whole on every device."""
+        put = lambda value, axes=(): value if isinstance(value, jax.Array) else sharding.put(value, self.partition, axes)
+        return jax.tree.map(put, values) if axes is None else jax.tree.map(put, values, axes)
+
+
+_COMPILED: dict[Hashable, Callable] = {}  # as jit keeps what it has compiled: engines of one shape share their programs
+
+
+def _compiled(function, arguments: tuple, options: dict) -> Callable:
+    """`function`, a jitted one, compiled for arguments like these."""
+    leaves, tree = jax.tree.flatten(arguments)
+    key = (function, tree, tuple((x.shape, x.dtype, x.sharding) if isinstance(x, jax.Array) else x for x in leaves), *options.items())
+    if key not in _COMPILED:
+        _COMPILED[key] = function.lower(*arguments, **options).compile()
+    return _COMPILED[key]

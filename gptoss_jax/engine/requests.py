@@ -1,0 +1,139 @@
+"""What the engine is asked for and what it gives: requests, pieces of their tokens, and a tally of its work."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Literal, Protocol
+
+import numpy as np
+
+from gptoss_jax.config import Config
+from gptoss_jax.sampling.options import Sampling
+
+FinishReason = Literal["stop", "length", "timeout"]
+
+
+class Constraint(Protocol):
+    """What tokens may come next in one request; `gptoss_jax.grammar` makes them.
+
+    Attributes:
+      pauses: tokens after which the device waits until `mask` has been asked again; at most `decode.PAUSES`.
+    """
+
+    pauses: tuple[int, ...]
+
+    def advance(self, token: int) -> None:
+        """Told of every token in its order."""
+
+    def mask(self, out: np.ndarray) -> bool:
+        """Writes which tokens may come, one bit each [ceil(V / 32)] uint32; whether that holds for one token only, or until a pause."""
+
+
+@dataclasses.dataclass(eq=False)
+class Request:
+    """One prompt to be continued. Setting `cancelled` ends it at the next piece, without another one.
+
+    Attributes:
+      prompt: token ids.
+      sampling: how.
+      priority: of those that wait, the lowest come first; the highest give way first where the cache is full.
+      time_limit: seconds from when it is taken up until it is ended with what it has.
+      constraint: what its tokens must be like; of this request alone.
+      forced: tokens that are taken, all of them, as if they had been drawn; None to draw. The request ends with the last one, "length".
+    """
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    cancelled: bool = False
+    priority: int = 0
+    time_limit: float | None = None
+    constraint: Constraint | None = None
+    forced: Sequence[int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """The next tokens of a request, in order; the last piece of a request has a `finish_reason`, and may have no tokens.
+
+    Log-probabilities are under the model's own distribution: before bias, penalties, temperature, filters and masks.
+    """
+
+    request: Request
+    tokens: list[int]
+    logprobs: list[float]  # natural log, one per token
+    top_logprobs: list[dict[int, float]]  # one per token; the most probable ids, empty if not asked for
+    finish_reason: FinishReason | None
+    routes: np.ndarray | None = None  # [n, L, A] experts of the next n tokens that went through the model, those of the prompt first
+
+
+@dataclasses.dataclass
+class Stats:
+    """What an engine has done so far.
+
+    Attributes:
+      requests: that have ended.
+      generated: tokens drawn; those drawn again after a preemption are not counted.
+      computed: prompt tokens that were read.
+      reused: prompt tokens that were found in kept prefixes.
+      preemptions: times that a request lost its pages.
+      rows, busy_rows: steps of slots while requests waited, and those of them that drew a token.
+    """
+
+    requests: int = 0
+    generated: int = 0
+    computed: int = 0
+    reused: int = 0
+    preemptions: int = 0
+    rows: int = 0
+    busy_rows: int = 0
+
+    @property
+    def occupancy(self) -> float:
+        """Share of the slots that drew a token, over all steps while requests waited."""
+        return self.busy_rows / self.rows if self.rows else 1.0
+
+
+def check_prompt(prompt: Sequence[int], config: Config, context: int, *, room: int = 1) -> None:
+    """Raises ValueError where a prompt is empty, holds an id outside the vocabulary, or leaves less than `room` in the context."""
+    _check_ids("a prompt", prompt, config)
+    if len(prompt) + room > context:
+        remedy = _larger(len(prompt) + room, config)
+        raise ValueError(f"prompt has {len(prompt):,} tokens but context is {context:,}; {remedy}shorten the prompt.")
+
+
+def check_forced(request: Request, config: Config, context: int) -> None:
+    """Raises ValueError where the forced tokens of a request, whose prompt is checked, cannot all be taken."""
+    forced, sampling = request.forced, request.sampling
+    _check_ids("a replay", forced, config)
+    total = len(request.prompt) + len(forced)
+    if total > context:
+        raise ValueError(
+            f"prompt and tokens have {len(request.prompt):,} + {len(forced):,} tokens but context is {context:,}; "
+            f"{_larger(total, config)}shorten them."
+        )
+    if not sampling.ignore_eos or sampling.stop_token_ids or request.constraint is not None:
+        raise ValueError(
+            "forced tokens are all taken, so that nothing may end or mask a request with them; got a sampling that stops, or a constraint; "
+            "pass ignore_eos=True, no stop_token_ids and no constraint."
+        )
+
+
+def _check_ids(what: str, tokens: Sequence[int], config: Config) -> None:
+    if len(tokens) == 0:
+        raise ValueError(f"{what} needs at least one token; got none; pass some text or token ids.")
+    try:
+        ids = np.asarray(tokens)
+    except ValueError:
+        ids = np.asarray([None])
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise ValueError(f"{what} of token ids must be a flat sequence of integers; got {str(tokens)[:60]}; pass a list of ints.")
+    outside = ids[(ids < 0) | (ids >= config.vocab_size)]
+    if len(outside):
+        raise ValueError(
+            f"token ids must lie in 0 ... {config.vocab_size - 1:,}; got {int(outside[0]):,}; encode the prompt with the model's tokenizer."
+        )
+
+
+def _larger(tokens: int, config: Config) -> str:
+    """Which context would do, if the model has one."""
+    larger = 1 << (tokens - 1).bit_length()
+    return f"pass context={larger} or " if larger <= config.max_position_embeddings else ""

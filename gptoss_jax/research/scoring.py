@@ -1,0 +1,228 @@
+"""The log-probabilities of given tokens, without drawing anything; what sequences begin with in common is computed once.
+
+Sequences are cut into blocks of a page. Sorted, those that begin alike are neighbours, so that the blocks between two branches are a
+stack: a block's page is needed until the last sequence that goes through it, and a whole context of pages, with those of one dispatch,
+is enough for any number of sequences.
+
+    a b c | d e f | g        abc def g
+    a b c | d e f | h i      ... ... hi      two blocks are shared
+    a b c | x                ... x           one is
+
+Dispatches are of one shape, and a row's numbers do not depend on the other rows: a sequence's are the same to the bit in any company.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+
+from gptoss_jax.config import Config
+from gptoss_jax.engine import decode
+from gptoss_jax.engine.sizes import Sizes
+from gptoss_jax.model.cache import Cache, make_cache, ring_blocks
+from gptoss_jax.model.params import Params
+from gptoss_jax.parallel import sharding
+from gptoss_jax.sampling.options import MAX_LOGPROBS
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PromptLogprobs:
+    """What the model says of each token of a prompt but the first, before which there is nothing.
+
+    Attributes:
+      tokens: ids, all of them.
+      logprobs: [len(tokens) - 1] float32: entry i is the natural log of the probability of tokens[i + 1] after those before it, under
+        the model's own distribution: before bias, penalties, temperature, filters and masks.
+      top_logprobs: for each of these places, the most probable ids and their log-probabilities, most probable first; None unless asked for.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: np.ndarray
+    top_logprobs: tuple[dict[int, float], ...] | None
+
+
+@dataclasses.dataclass(eq=False)
+class _Block:
+    """Tokens that are computed once, for all sequences that begin so.
+
+    Attributes:
+      ids: [count + 1] int32: its tokens, and the one behind them, which is the last one's target.
+      start: position of the first.
+      page: that holds its keys and values.
+      scores: of its targets, once they are known.
+    """
+
+    ids: np.ndarray
+    start: int
+    page: int
+    scores: decode.Sampled | None = None
+
+
+class _Walk:
+    """Goes through the sequences of one replica: iterate for the blocks to be computed, each as the path that ends with it.
+
+    Args:
+      sequences: int32 arrays by number, sorted.
+      first_page, pages: the replica's pages: a whole context, and a dispatch.
+      page: tokens a page.
+
+    Attributes:
+      paths: the blocks of each sequence by its number.
+    """
+
+    def __init__(self, sequences: list[tuple[int, np.ndarray]], first_page: int, pages: int, page: int):
+        self._sequences, self._page = sequences, page
+        self._free = list(range(first_page, first_page + pages))
+        self._leaving: list[int] = []  # pages that nothing to come needs, but that the dispatch in the making may
+        self.paths: dict[int, list[_Block]] = {}
+
+    def __iter__(self) -> Iterator[list[_Block]]:
+        path: list[_Block] = []
+        for (number, ids), shared in zip(self._sequences, _shared([ids for _, ids in self._sequences], self._page), strict=True):
+            self._leaving += [block.page for block in path[shared:]]
+            del path[shared:]
+            for start in range(shared * self._page, len(ids) - 1, self._page):
+                path.append(_Block(ids[start : start + self._page + 1], start, self._free.pop()))
+                yield path
+            self.paths[number] = list(path)
+
+    def dispatched(self) -> None:
+        """The blocks so far are on their way: pages that no other needs may be written over by what comes behind them."""
+        self._free += self._leaving
+        self._leaving.clear()
+
+
+def score(
+    params: Params,
+    config: Config,
+    sequences: Sequence[Sequence[int]],
+    *,
+    sizes: Sizes,
+    top: int = 0,
+    cache_dtype=None,
+) -> list[PromptLogprobs]:
+    """What the model says of every token after the first of each sequence.
+
+    Args:
+      params, config: the model.
+      sequences: token ids that `requests.check_prompt` does not refuse, with room for none.
+      sizes: of an engine: a dispatch reads as many tokens, sequences may be as long. The cache is this call's own: of a context and a
+        dispatch for each replica.
+      top: how many of the most probable tokens to report, at most `MAX_LOGPROBS`.
+      cache_dtype: of keys and values; None for the params' own.
+
+    Returns:
+      One for each sequence, in their order.
+    """
+    arrays = [np.asarray(ids, np.int32) for ids in sequences]
+    rows = sizes.read_rows // sizes.replicas
+    pages = sizes.blocks + rows
+    walks = [_Walk(part, i * pages, pages, sizes.page) for i, part in enumerate(_dealt(arrays, sizes))]
+    paths = [iter(walk) for walk in walks]
+    count = MAX_LOGPROBS if top else 0  # of two programs at most
+    cache, asked = None, deque()
+    while owners := _next_rows(paths, rows):
+        cache = cache or _cache(params, config, sizes, pages, cache_dtype)
+        blocks, targets = _put(params, _packed(owners, config, sizes, pages))
+        for walk in walks:
+            walk.dispatched()
+        cache, scored = decode.score(params, config, cache, blocks, targets, top_logprobs=count)
+        asked.append((scored, [(row, path[-1]) for row, path in owners]))
+        if len(asked) > 1:  # the device has the next at hand
+            _take_in(*asked.popleft(), top)
+    while asked:
+        _take_in(*asked.popleft(), top)
+    found = {number: path for walk in walks for number, path in walk.paths.items()}
+    return [_joined(ids, found[number], top) for number, ids in enumerate(arrays)]
+
+
+def _shared(sequences: list[np.ndarray], page: int) -> Iterator[int]:
+    """How many blocks each of sorted sequences begins with that the one before it has too, with the same last target."""
+    before = np.zeros(0, np.int32)
+    for ids in sequences:
+        n = min(len(ids), len(before))
+        differ = np.flatnonzero(ids[:n] != before[:n])
+        common = int(differ[0]) if len(differ) else n
+        same = common == len(ids) == len(before)
+        yield _blocks(ids, page) if same else max(0, common - 1) // page
+        before = ids
+
+
+def _blocks(ids: np.ndarray, page: int) -> int:
+    """Blocks of a sequence, whose last token needs none."""
+    return -(-(len(ids) - 1) // page)
+
+
+def _dealt(arrays: list[np.ndarray], sizes: Sizes) -> list[list[tuple[int, np.ndarray]]]:
+    """The sequences with their numbers, sorted, in runs for the replicas, each with about as many blocks to be computed."""
+    order = sorted(range(len(arrays)), key=lambda i: arrays[i].astype(">u4").tobytes())  # bytes compare as the ids do
+    shared = _shared([arrays[i] for i in order], sizes.page)
+    new = np.array([_blocks(arrays[i], sizes.page) - known for i, known in zip(order, shared, strict=True)], np.int64)
+    replica = np.minimum((np.cumsum(new) - new) * sizes.replicas // max(1, new.sum()), sizes.replicas - 1)
+    return [[(order[k], arrays[order[k]]) for k in np.flatnonzero(replica == r)] for r in range(sizes.replicas)]
+
+
+def _next_rows(paths: list[Iterator[list[_Block]]], rows: int) -> list[tuple[int, list[_Block]]]:
+    """The paths of the blocks of the next dispatch, each with its row."""
+    return [(r * rows + i, list(path)) for r, walk in enumerate(paths) for i, path in enumerate(itertools.islice(walk, rows))]
+
+
+def _packed(owners: list[tuple[int, list[_Block]]], config: Config, sizes: Sizes, pages: int) -> tuple[decode.Blocks, np.ndarray]:
+    """A dispatch on the host, with the targets [P, T] of its blocks. `pages`: of a replica."""
+    n, ring = sizes.read_rows, _ring(config, sizes)
+    tokens, targets = np.zeros((2, n, sizes.page), np.int32)
+    count, start = np.zeros((2, n), np.int32)
+    some_page = (np.arange(n, dtype=np.int32) * sizes.replicas // n * pages)[:, None]  # of the row's replica, where nothing else is
+    full_table, ring_table = np.repeat(some_page, sizes.blocks, 1), np.repeat(some_page, ring, 1)
+    for row, path in owners:
+        block = path[-1]
+        count[row], start[row] = len(block.ids) - 1, block.start
+        tokens[row, : count[row]], targets[row, : count[row]] = block.ids[:-1], block.ids[1:]
+        full_table[row, : len(path)] = [one.page for one in path]
+        for i in range(max(0, len(path) - ring), len(path)):
+            ring_table[row, i % ring] = path[i].page
+    return decode.Blocks(tokens, count, start, full_table, ring_table), targets
+
+
+def _put(params: Params, arrays):
+    """A tree of NumPy arrays with a row for each block, on the device."""
+    return jax.tree.map(lambda x: sharding.put(x, params.partition, ("batch", None)[: x.ndim]), arrays)
+
+
+def _ring(config: Config, sizes: Sizes) -> int:
+    """Blocks that sliding layers look at: those of a window before a block, and itself."""
+    return min(sizes.blocks, ring_blocks(config, sizes.page, sizes.page))
+
+
+def _cache(params: Params, config: Config, sizes: Sizes, pages: int, dtype) -> Cache:
+    """An empty cache of so many pages a replica, which layers of both kinds use alike."""
+    tables = (np.zeros((sizes.read_rows, width), np.int32) for width in (sizes.blocks, _ring(config, sizes)))
+    total = pages * sizes.replicas
+    lies = {"dtype": dtype or params.embedding.dtype, "page_size": sizes.page, "partition": params.partition}
+    return make_cache(config, *tables, full_pages=total, ring_pages=total, **lies)
+
+
+def _take_in(scored: decode.Sampled, owners: list[tuple[int, _Block]], top: int) -> None:
+    """Waits for a dispatch and gives each block what is its own."""
+    scored = jax.device_get(scored)
+    for row, block in owners:
+        own = lambda all, row=row, block=block: all[row, : len(block.ids) - 1]
+        block.scores = decode.Sampled(
+            tokens=own(scored.tokens),
+            logprobs=own(scored.logprobs),
+            top_tokens=own(scored.top_tokens)[:, :top],
+            top_logprobs=own(scored.top_logprobs)[:, :top],
+        )
+
+
+def _joined(ids: np.ndarray, path: list[_Block], top: int) -> PromptLogprobs:
+    """What a sequence's blocks say."""
+    logprobs = np.concatenate([block.scores.logprobs for block in path] or [np.zeros(0, np.float32)])
+    best = None
+    if top:
+        rows = [zip(block.scores.top_tokens.tolist(), block.scores.top_logprobs.tolist(), strict=True) for block in path]
+        best = tuple(dict(zip(*row, strict=True)) for row in itertools.chain.from_iterable(rows))
+    return PromptLogprobs(tuple(ids.tolist()), logprobs, best)

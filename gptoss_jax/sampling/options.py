@@ -1,0 +1,181 @@
+"""What a caller may ask of one request's sampling, checked on the host before anything is compiled or run.
+
+Knows no arrays and no model: `state` turns these into device arrays, the engine and `llm` honour the limits.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+import numbers
+
+MAX_LOGPROBS = 20  # as in OpenAI's API
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the tokens of one request are chosen and when it ends; the defaults are the gpt-oss model card's.
+
+    Frozen and hashable: containers are normalised to tuples. Every value is checked here, and `validate_for` checks the token
+    ids once the vocabulary is known. Order of operations and exact definitions: `draw.sample`.
+
+    Attributes:
+        temperature: 0 always takes the most probable token (the lowest id of equals); else 1e-4 to 1e4.
+        top_k: Draw among the k most probable tokens only; 0 keeps all.
+        top_p: Draw among the fewest most probable tokens whose probabilities reach this sum, in (0, 1]; 1 keeps all.
+        min_p: Drop tokens less probable than this share of the most probable one's probability, in [0, 1]; 0 keeps all.
+        presence_penalty: Subtracted from the logit of every token generated so far, -2 to 2.
+        frequency_penalty: Subtracted once for each time that the token was generated, -2 to 2.
+        repetition_penalty: Positive logits of tokens in the prompt or generated so far are divided by this, negative ones are
+            multiplied; 0.01 to 100, 1 is off.
+        logit_bias: Token id -> value in [-100, 100], added to its logit. A mapping, or (id, value) pairs.
+        seed: 0 to 2**63 - 1. Same seed, same prompt: same tokens, whatever else is in the batch. None takes a fresh one.
+        max_tokens: Most tokens to generate; None: until a stop or until the context is full.
+        stop: String or strings that end the text where they first appear.
+        stop_token_ids: Token ids that end the request, besides the model's own end-of-turn tokens.
+        ignore_eos: Generate on through the model's own end-of-turn tokens (for benchmarks).
+        logprobs: None reports none; 0 the chosen token's natural-log probability; n also the n most probable tokens', 20 at most. They are
+            those of the model's own distribution: before bias, penalties, temperature, filters and masks.
+
+    Raises:
+        ValueError: A value is out of its range or of the wrong type, or two options contradict each other.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] | None = ()
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: str | Sequence[str] | None = ()
+    stop_token_ids: Sequence[int] | None = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+    def __post_init__(self):
+        def put(name, value):
+            object.__setattr__(self, name, value)  # the normalised value of a frozen field
+
+        put("temperature", _temperature(self.temperature))
+        put("top_k", _integer("top_k", self.top_k, 0, hint="pass 0 to keep every token"))
+        put("top_p", _real("top_p", self.top_p, 0, 1, hint="pass 1 to keep every token"))
+        if self.top_p == 0:
+            raise ValueError("top_p must be above 0; got 0, which keeps no token; pass temperature=0 for the most probable one.")
+        put("min_p", _real("min_p", self.min_p, 0, 1, hint="pass 0 to keep every token"))
+        put("presence_penalty", _real("presence_penalty", self.presence_penalty, -2, 2, hint="pass 0 for no penalty"))
+        put("frequency_penalty", _real("frequency_penalty", self.frequency_penalty, -2, 2, hint="pass 0 for no penalty"))
+        put("repetition_penalty", _real("repetition_penalty", self.repetition_penalty, 0.01, 100, hint="pass 1 for no penalty"))
+        put("logit_bias", _bias(self.logit_bias))
+        if self.seed is not None:
+            put("seed", _integer("seed", self.seed, 0, 2**63 - 1, hint="pass None for a fresh one"))
+        if self.max_tokens is not None:
+            put("max_tokens", _integer("max_tokens", self.max_tokens, 1, hint="pass None to go on until a stop"))
+        put("stop", _stop(self.stop))
+        put("stop_token_ids", _stop_token_ids(self.stop_token_ids))
+        if not isinstance(self.ignore_eos, bool):
+            raise ValueError(f"ignore_eos must be True or False; got {self.ignore_eos!r}.")
+        if self.logprobs is not None:
+            put("logprobs", _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS, hint="pass None for none"))
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self):
+        """Refuses options that cannot take effect together, rather than ignoring one of them."""
+        variety = [
+            f"{name}={value:g}"
+            for name, value, used in (
+                ("top_k", self.top_k, self.top_k > 1),
+                ("top_p", self.top_p, self.top_p < 1),
+                ("min_p", self.min_p, self.min_p > 0),
+            )
+            if used
+        ]
+        if self.temperature == 0 and variety:
+            raise ValueError(
+                f"temperature=0 always takes the most probable token, so {' and '.join(variety)} could have no effect; "
+                "drop it or pass a temperature above 0."
+            )
+        if self.ignore_eos and self.max_tokens is None and not self.stop and not self.stop_token_ids:
+            raise ValueError(
+                "ignore_eos leaves nothing to end the request before the context is full; pass max_tokens, stop or stop_token_ids."
+            )
+
+    def validate_for(self, vocab_size: int) -> None:
+        """Refuses token ids that a vocabulary of `vocab_size` does not have.
+
+        Raises:
+            ValueError: A key of `logit_bias` or a stop token id is not below `vocab_size`.
+        """
+        for name, ids in (("logit_bias", [token for token, _ in self.logit_bias]), ("stop_token_ids", self.stop_token_ids)):
+            outside = [token for token in ids if token >= vocab_size]
+            if outside:
+                raise ValueError(
+                    f"{name} must name tokens of the vocabulary, 0 to {vocab_size - 1:,}; got {outside[0]:,}; "
+                    "take ids from this model's tokenizer."
+                )
+
+
+def check_top(name: str, value: int | None) -> None:
+    """Refuses a number of most probable tokens that cannot be reported; `name` is what the caller calls it.
+
+    Raises:
+        ValueError: It is neither None nor a whole number from 0 to `MAX_LOGPROBS`.
+    """
+    if value is not None:
+        _integer(name, value, 0, MAX_LOGPROBS, hint="pass 0 for none")
+
+
+def _integer(name, value, low, high=None, *, hint="") -> int:
+    bounds = f"at least {low}" if high is None else f"{low} to {high}"
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        raise ValueError(f"{name} must be a whole number, {bounds}; got {value!r}{'; ' + hint if hint else ''}.")
+    return int(value)
+
+
+def _real(name, value, low, high, *, hint="") -> float:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not low <= value <= high:  # NaN compares false
+        raise ValueError(f"{name} must be a number from {low:g} to {high:g}; got {value!r}{'; ' + hint if hint else ''}.")
+    return float(value)
+
+
+def _temperature(value) -> float:
+    hint = "pass 0 to always take the most probable token"
+    value = _real("temperature", value, 0, 1e4, hint=hint)
+    if 0 < value < 1e-4:
+        raise ValueError(f"temperature must be 0, or from 0.0001 to 10000; got {value!r}; {hint}.")
+    return value
+
+
+def _bias(value) -> tuple[tuple[int, float], ...]:
+    try:
+        pairs = [(token, bias) for token, bias in (value.items() if isinstance(value, Mapping) else value or ())]
+    except (TypeError, ValueError):
+        raise ValueError(f"logit_bias must map token ids to numbers; got {value!r}; pass a dict like {{token: -100}}.") from None
+    for token, bias in pairs:
+        _integer("logit_bias's token id", token, 0, hint="JSON's string keys need int()" if isinstance(token, str) else "")
+        _real(f"logit_bias of token {token}", bias, -100, 100, hint="-100 bans a token, 100 all but forces it")
+    if len({token for token, _ in pairs}) < len(pairs):
+        raise ValueError(f"logit_bias must name each token once; got {value!r}; add up the values of a repeated token.")
+    return tuple(sorted((int(token), float(bias)) for token, bias in pairs))
+
+
+def _stop(value) -> tuple[str, ...]:
+    strings = [value] if isinstance(value, str) else value
+    if strings is None:
+        return ()
+    if not isinstance(strings, Sequence | set | frozenset) or not all(isinstance(text, str) for text in strings):
+        raise ValueError(f"stop must be a string or strings; got {value!r}; token ids go in stop_token_ids.")
+    if "" in strings:
+        raise ValueError("stop must not hold an empty string, which would end the answer before it begins; remove it.")
+    return tuple(strings) if isinstance(strings, Sequence) else tuple(sorted(strings))
+
+
+def _stop_token_ids(value) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
+        raise ValueError(f"stop_token_ids must be a sequence of token ids; got {value!r}; pass a list like [200002].")
+    return tuple(_integer("stop_token_ids's token id", token, 0) for token in value)

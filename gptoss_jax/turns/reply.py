@@ -1,0 +1,151 @@
+"""The assistant's turn as it comes out of the engine: tokens to deltas of text by channel, then to a whole reply."""
+
+from collections.abc import Iterator
+import dataclasses
+import html
+from typing import Literal
+
+import numpy as np
+
+from gptoss_jax import harmony
+from gptoss_jax.engine.requests import Piece, Request
+from gptoss_jax.tokenizer import Tokenizer
+from gptoss_jax.turns.completion import routed_experts
+from gptoss_jax.turns.stop import TextStop
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplyPiece:
+    """The next text of a turn.
+
+    Attributes:
+      text: to be appended to what came before on this channel.
+      channel: "analysis" is reasoning, "final" the answer, "commentary" a tool call (then `recipient` is the tool) or a word
+        to the user before one; None where the model named none.
+      recipient: such as "functions.weather", or None.
+    """
+
+    text: str
+    channel: str | None
+    recipient: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """The assistant's turn.
+
+    Attributes:
+      text: the answer (final channel).
+      reasoning: the analysis channel.
+      tool_calls: `harmony.ToolCall`s, each with name, arguments and whether these are valid JSON.
+      messages: the turn as chat messages, to append to the history for the next call.
+      tokens: ids, the token that ended the turn included.
+      logprobs, top_logprobs: as in `Completion`.
+      finish_reason: "stop", "tool_calls" where the turn ended with a call, "length", or "timeout" at the time limit.
+      malformed: the model broke the harmony format; what could be read is here all the same.
+      parsed: every message with its span of tokens; `parsed.problems` says what was malformed.
+      routed_experts: as in `Completion`.
+    """
+
+    text: str
+    reasoning: str
+    tool_calls: tuple[harmony.ToolCall, ...]
+    messages: list[dict]
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...] | None
+    top_logprobs: tuple[dict[int, float], ...] | None
+    finish_reason: Literal["stop", "tool_calls", "length", "timeout"]
+    malformed: bool
+    parsed: harmony.Parsed = dataclasses.field(repr=False)
+    routed_experts: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the reasoning to be unfolded, calls, the answer, and how it ended."""
+        text = lambda what: f'<div style="white-space: pre-wrap">{html.escape(what)}</div>'
+        parts = [f"<details><summary>reasoning</summary>{text(self.reasoning)}</details>"] if self.reasoning else []
+        parts += [f"<div><code>{html.escape(f'{call.name}({call.arguments})')}</code></div>" for call in self.tool_calls]
+        parts.append(text(self.text))
+        end = f"{len(self.tokens)} tokens, {self.finish_reason}{', malformed' if self.malformed else ''}"
+        return "".join(parts) + f'<div style="opacity: 0.6"><small>{end}</small></div>'
+
+
+class ReplyBuilder:
+    """Adds up the pieces of one request. `result` may be asked at any time."""
+
+    def __init__(self, request: Request, tokenizer: Tokenizer):
+        self._request, self._tokenizer = request, tokenizer
+        self._parser = harmony.StreamParser(tokenizer)
+        self._answer = TextStop(request.sampling.stop)
+        self._tokens, self._logprobs, self._top, self._routes = [], [], [], []
+        self._reason = "length"
+
+    def add(self, piece: Piece) -> list[ReplyPiece]:
+        """Takes the next tokens; returns the text that they complete."""
+        out = []
+        self._reason = piece.finish_reason or self._reason
+        self._routes += [] if piece.routes is None else [piece.routes]
+        for token, logprob, top in zip(piece.tokens, piece.logprobs, piece.top_logprobs, strict=True):
+            if self._answer.found:
+                break
+            self._tokens.append(token)
+            self._logprobs.append(logprob)
+            self._top.append(top)
+            out += [self._show(delta) for delta in self._parser.push(token)]
+        if self._answer.found:
+            self._request.cancelled, self._reason = True, "stop"
+        elif piece.finish_reason:
+            out += [self._show(delta) for delta in self._parser.finish()]
+            out.append(ReplyPiece(self._answer.flush(), "final", None))
+        return [one for one in out if one.text]
+
+    def result(self) -> Reply:
+        """What has come so far."""
+        parsed = harmony.parse(self._tokenizer, self._tokens)
+        text = self._answer.finish() if self._answer.found else parsed.final
+        asked = self._request.sampling.logprobs
+        messages = parsed.to_chat_messages()
+        if self._answer.found and messages:
+            messages[-1]["content"] = text
+        return Reply(
+            text=text,
+            reasoning=parsed.reasoning,
+            tool_calls=parsed.tool_calls,
+            messages=messages,
+            tokens=tuple(self._tokens),
+            logprobs=None if asked is None else tuple(self._logprobs),
+            top_logprobs=tuple(self._top) if asked else None,
+            finish_reason="tool_calls" if self._reason == "stop" and _ends_with_call(parsed) else self._reason,
+            malformed=parsed.malformed,
+            parsed=parsed,
+            routed_experts=routed_experts(self._routes, self._request, len(self._tokens)),
+        )
+
+    def _show(self, delta: harmony.Delta) -> ReplyPiece:
+        """The delta as a piece; the answer's text goes through the search for stop strings, another role's is none of the turn's."""
+        if delta.role != "assistant":
+            return ReplyPiece("", delta.channel, delta.recipient)
+        answer = delta.channel in ("final", None) and delta.recipient is None
+        text = self._answer.push(delta.text) if answer else delta.text
+        return ReplyPiece(text, delta.channel, delta.recipient)
+
+
+class Stream(Iterator[ReplyPiece]):
+    """A turn on its way; see `LLM.stream`."""
+
+    def __init__(self, pieces: Iterator[Piece], builder: ReplyBuilder):
+        self._pieces, self._builder, self._ready = pieces, builder, []
+
+    def __next__(self) -> ReplyPiece:
+        while not self._ready:
+            piece = next(self._pieces)
+            self._ready = self._builder.add(piece)
+        return self._ready.pop(0)
+
+    @property
+    def reply(self) -> Reply:
+        """What has come so far; the whole turn once the iteration has ended."""
+        return self._builder.result()
+
+
+def _ends_with_call(parsed: harmony.Parsed) -> bool:
+    return bool(parsed.messages) and parsed.messages[-1].end == "<|call|>" and parsed.messages[-1].tool_call is not None

@@ -1,0 +1,229 @@
+"""Many tasks for one LLM: conversations to be answered and prompts to be continued, in as they fit, out as they are done."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from gptoss_jax import grammar
+from gptoss_jax.engine.requests import Piece, Request
+from gptoss_jax.sampling.options import Sampling, check_top
+from gptoss_jax.tokenizer import STOP
+from gptoss_jax.turns.completion import Completion, CompletionBuilder
+from gptoss_jax.turns.reply import Reply, ReplyBuilder
+
+Prompt = str | Sequence[int]
+Messages = str | Sequence[Mapping]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """Messages to be answered as `LLM.chat` does, or a prompt to be continued as `LLM.generate` does: one of the two.
+
+    Attributes:
+      key: the caller's own; not looked at.
+      messages, reasoning_effort, tools, tool_choice, response_format, options: as for `LLM.chat` (`options` are its further keywords).
+      prompt: text or token ids.
+      sampling: how.
+      n: how many answers. Those after the first have the seeds after `sampling.seed`.
+      priority: of the tasks that wait, those with the lowest come first.
+      time_limit: seconds from when the task is taken up until it is ended with what it has; None for no limit.
+    """
+
+    key: Any = None
+    messages: Messages | None = None
+    prompt: Prompt | None = None
+    sampling: Sampling = Sampling()
+    n: int = 1
+    priority: int = 0
+    time_limit: float | None = None
+    reasoning_effort: str = "medium"
+    tools: Sequence[Mapping] | None = None
+    tool_choice: str | None = None
+    response_format: Mapping | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a task.
+
+    Attributes:
+      task: the task itself, the same object.
+      answers: `n` Replies for messages, Completions for a prompt; none where the task was refused.
+      prompt_tokens: length of the prompt as the model read it; 0 where the task was refused before that was known.
+      error: why the task was refused, or None.
+    """
+
+    task: Task
+    answers: tuple[Reply | Completion, ...]
+    prompt_tokens: int
+    error: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A task on its way: its requests, and what adds up the pieces of each."""
+
+    task: Task
+    requests: list[Request]
+    builders: list[ReplyBuilder | CompletionBuilder]
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome(self.task, tuple(builder.result() for builder in self.builders), len(self.requests[0].prompt))
+
+
+def begin(llm, task: Task) -> Job:
+    """The requests that a task stands for; nothing is run yet. Raises ValueError where it cannot be done."""
+    _check_options(task)
+    if (task.messages is None) == (task.prompt is None):
+        raise ValueError("a task must have either messages or a prompt; pass one of them.")
+    if task.prompt is not None:
+        ids, sampling, tools = ids_of(llm, task.prompt), task.sampling, None
+        if sampling.stop and llm.model.tokenizer is None:
+            raise ValueError("stop strings need a tokenizer, and this checkpoint has none; use stop_token_ids.")
+    else:
+        ids, sampling, tools = _chat_prompt(llm, task)
+    requests, builders = [], []
+    for i in range(task.n):
+        own = sampling if sampling.seed is None or i == 0 else dataclasses.replace(sampling, seed=(sampling.seed + i) % 2**63)
+        limits = {"priority": task.priority, "time_limit": task.time_limit}
+        requests.append(Request(ids, own, constraint=_constraint(llm, task, tools), **limits))
+        make = CompletionBuilder if task.prompt is not None else ReplyBuilder
+        builders.append(make(requests[-1], llm.model.tokenizer))
+    return Job(task, requests, builders)
+
+
+def run(llm, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    """See `LLM.run`."""
+    refused: deque[Outcome] = deque()
+    jobs: dict[Request, Job] = {}
+    left: dict[Request, int] = {}  # requests of a job that have not ended, by its first
+
+    def requests() -> Iterator[Request]:
+        for task in tasks:
+            try:
+                job = begin(llm, task)
+                llm.engine.check_request(job.requests[0])
+            except ValueError as error:
+                refused.append(Outcome(task, (), 0, str(error)))
+                continue
+            left[job.requests[0]] = len(job.requests)
+            jobs.update(dict.fromkeys(job.requests, job))
+            yield from job.requests
+
+    pieces = llm.engine.run(requests())
+    try:
+        for piece in pieces:
+            yield from _all_of(refused)
+            job = jobs[piece.request]
+            job.builders[job.requests.index(piece.request)].add(piece)
+            if piece.finish_reason or piece.request.cancelled:
+                del jobs[piece.request]
+                left[job.requests[0]] -= 1
+                if left[job.requests[0]] == 0:
+                    del left[job.requests[0]]
+                    yield job.outcome
+        yield from _all_of(refused)
+    finally:
+        pieces.close()
+
+
+def replay(llm, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], top_logprobs: int | None) -> list[Completion]:
+    """See `LLM.replay`."""
+    check_top("top_logprobs", top_logprobs)
+    if len(tokens) != len(prompts):
+        raise ValueError(f"there must be one list of tokens for each prompt; got {len(tokens)} for {len(prompts)}; pass as many.")
+    builders: dict[Request, CompletionBuilder] = {}
+    for prompt, one in zip(prompts, tokens, strict=True):
+        if isinstance(one, str):
+            raise ValueError(f"tokens must be token ids; got the text {one[:20]!r}; pass the tokens of what was generated.")
+        _check_type(one)
+        # The draw is overruled: only what ends a request and what is reported matters.
+        sampling = Sampling(temperature=0, ignore_eos=True, max_tokens=max(1, len(one)), logprobs=top_logprobs or 0)
+        request = Request(ids_of(llm, prompt), sampling, forced=one)
+        builders[request] = CompletionBuilder(request, llm.model.tokenizer)
+    special = {} if llm.model.tokenizer is None else llm.model.tokenizer.special
+    ends = {*llm.model.eos_token_ids, *(special[name] for name in STOP if name in special)}
+    for piece in llm.engine.run(list(builders)):
+        builders[piece.request].add(_ended(piece, ends))
+    return [builder.result() for builder in builders.values()]
+
+
+def _ended(piece: Piece, ends: set[int]) -> Piece:
+    """A piece of a replay, which has ended with "stop" where its last token ends a turn."""
+    stopped = piece.finish_reason == "length" and piece.tokens and piece.tokens[-1] in ends
+    return dataclasses.replace(piece, finish_reason="stop") if stopped else piece
+
+
+def ids_of(llm, prompt: Prompt) -> list[int]:
+    """The token ids of a prompt."""
+    if isinstance(prompt, str):
+        return llm.tokenizer.encode(prompt)
+    _check_type(prompt)
+    return prompt.tolist() if isinstance(prompt, np.ndarray) else list(prompt)
+
+
+def is_one_prompt(prompts: Prompt | Sequence[Prompt]) -> bool:
+    """Whether it is text or token ids, not a list of prompts."""
+    if isinstance(prompts, str):
+        return True
+    _check_type(prompts)
+    if isinstance(prompts, np.ndarray):
+        return prompts.ndim == 1
+    if len(prompts) == 0:
+        raise ValueError("there must be a prompt; got an empty list; pass text, token ids, or a list of prompts.")
+    return all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in prompts)
+
+
+def _check_type(prompt) -> None:
+    listed = prompt.ndim > 0 if isinstance(prompt, np.ndarray) else isinstance(prompt, Sequence)
+    if isinstance(prompt, bytes | bytearray) or not listed:
+        raise ValueError(f"a prompt must be a string or a list of token ids; got {type(prompt).__name__}; decode or list it first.")
+
+
+def _check_options(task: Task) -> None:
+    for name, least in (("n", 1), ("priority", None)):
+        value = getattr(task, name)
+        if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
+            raise ValueError(f"{name} must be {'a positive' if least else 'an'} integer; got {value!r}.")
+    limit = task.time_limit
+    number = isinstance(limit, int | float) and not isinstance(limit, bool) and math.isfinite(limit) and limit >= 0
+    if limit is not None and not number:
+        raise ValueError(f"time_limit must be a number of seconds, not negative, or None; got {limit!r}.")
+    if task.tool_choice not in (None, "auto", "none"):
+        raise ValueError(f'tool_choice must be "auto" or "none", the model chooses by itself; got {task.tool_choice!r}; leave it out.')
+
+
+def _chat_prompt(llm, task: Task) -> tuple[list[int], Sampling, Sequence[Mapping] | None]:
+    """Token ids of the prompt, the sampling that also ends where a turn does, and the tools that the prompt names."""
+    tools = None if task.tool_choice == "none" else task.tools
+    ids = llm.render(task.messages, reasoning_effort=task.reasoning_effort, tools=tools, **task.options)
+    sampling, special = task.sampling, llm.tokenizer.special
+    if not sampling.ignore_eos:
+        ends = dict.fromkeys((*sampling.stop_token_ids, *(special[name] for name in STOP)))
+        sampling = dataclasses.replace(sampling, stop_token_ids=tuple(ends))
+    return ids, sampling, tools
+
+
+def _constraint(llm, task: Task, tools: Sequence[Mapping] | None) -> grammar.Constraint | None:
+    """What the tokens of one request must be like, if anything is asked of them."""
+    size = llm.model.config.vocab_size
+    strict = [tool for tool in tools or () if tool.get("function", tool).get("strict")]
+    if task.response_format is None and not strict:
+        return None
+    if task.sampling.ignore_eos:
+        raise ValueError("ignore_eos and a form of the answer contradict each other: it ends when it is complete; leave ignore_eos out.")
+    if task.prompt is not None:
+        ends = tuple(llm.model.eos_token_ids) + task.sampling.stop_token_ids
+        return grammar.for_text(llm.tokenizer, task.response_format, end_ids=ends, vocab_size=size)
+    return grammar.for_chat(llm.tokenizer, task.response_format, tools if task.response_format else strict, vocab_size=size)
+
+
+def _all_of(outcomes: deque[Outcome]) -> Iterator[Outcome]:
+    while outcomes:
+        yield outcomes.popleft()

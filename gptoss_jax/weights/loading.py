@@ -1,0 +1,277 @@
+"""From a checkpoint directory to a `Model`: parameters on the device, or on a mesh of them, piece by piece, exact.
+
+Everything that can be wrong with a checkpoint is found from its headers, before memory is spent, and so is whether the
+processes of a mesh hold the same one. Then each array of `Params` is placed (`gptoss_jax.weights.placing`) before the next is read, so
+that the host never holds much more than a piece of one.
+"""
+
+from collections.abc import Iterable, Mapping
+import dataclasses
+import math
+import os
+from pathlib import Path
+from typing import Literal, get_args
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from gptoss_jax import tokenizer
+from gptoss_jax.config import Config, read_json
+from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, form_of, is_spec, param_bytes
+from gptoss_jax.parallel import processes, sharding
+from gptoss_jax.parallel.sharding import Partition
+from gptoss_jax.weights import layouts, locate, placing, safetensors
+from gptoss_jax.weights.orbax import restoring, saving, store
+from pallas_kernels import dispatch
+from pallas_kernels.mxfp4.tiles import TILE
+
+_O200K_SIZE = 201_088  # a model with fewer ids and no tokenizer of its own takes and gives token ids only
+_LISTED = 20  # of each kind of mismatch
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded checkpoint.
+
+    Attributes:
+        config: the geometry.
+        params: the weights, on the default device, or on a mesh as `params.partition` says.
+        tokenizer: its vocabulary, or None if the checkpoint has none (random checkpoints): use token ids.
+    """
+
+    config: Config
+    params: Params
+    tokenizer: tokenizer.Tokenizer | None
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer, by config.json and generation_config.json."""
+        return self.config.eos_token_ids
+
+    def __repr__(self) -> str:
+        c = self.config
+        table = abstract_params(c, experts="stacked")
+        values = sum(math.prod(spec.shape) for spec in jax.tree.leaves(table, is_leaf=is_spec))
+        nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self.params))
+        partition = self.params.partition
+        return (
+            f"Model({_short(values)} weights, {_short(nbytes)}B: {c.num_hidden_layers} layers of width {c.hidden_size}, "
+            f"{c.num_local_experts} experts {form_of(self.params)}, {self.params.embedding.dtype}, "
+            f"{type(self.tokenizer).__name__ if self.tokenizer else 'no tokenizer'}, {c.vocab_size:,} ids"
+            f"{f', on {_mesh(partition)} {partition.mesh.devices.flat[0].platform} devices' if partition else ''})"
+        )
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    experts: Literal["auto"] | ExpertsForm = "auto",
+    progress: bool = True,
+) -> Model:
+    """The model of a checkpoint directory, its parameters on JAX's default device or spread over a mesh.
+
+    Reads the Hugging Face layout (sharded or not; MXFP4 experts, or bf16, f16 or f32 as fine-tunes are saved), OpenAI's original/,
+    and Orbax directories that `save` has written. On a mesh each process reads what its own devices hold, and that once. Host memory
+    on top of parameters that lie in it stays under the largest tensor (of an Orbax directory: layer) plus 1 GB; for devices with
+    memory of their own, under the largest piece plus 1 GB.
+
+    Args:
+        path: a directory; "nano", the bundled checkpoint; or a name on the Hugging Face hub, such as "openai/gpt-oss-20b".
+        mesh: of `gptoss_jax.mesh`; None for one device. Where several processes share one, each must call this, with the same arguments
+            and the same files.
+        dtype: of everything but packed experts, norms, biases, sinks and the router (the last four are always float32).
+        experts: "packed" keeps MXFP4 as published. "tiled" keeps the same bits in the order that the Hopper kernels read. "stacked" and
+            "split" expand it once to dtype, which is exact and takes four or eight times the memory: one array per matrix, or one per
+            expert, which XLA's CPU backend multiplies faster. "auto" is "packed"; "tiled" on a Hopper GPU where the kernels cover the
+            sizes and dtype; "split" on a CPU if that fits half of the available memory.
+        progress: show a bar of the bytes that this process reads on stderr.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint, or a part of it is absent.
+        ValueError: it is damaged, not gpt-oss, or does not fit its config.json; the mesh cannot divide it; processes hold different ones;
+            or an argument is none of the above.
+    """
+    if dtype not in ("bfloat16", "float32"):
+        raise ValueError(f"dtype must be 'bfloat16' or 'float32'; got {dtype!r}; use one of these.")
+    if experts not in ("auto", *get_args(ExpertsForm)):
+        raise ValueError(f"experts must be one of 'auto', {', '.join(map(repr, get_args(ExpertsForm)))}; got {experts!r}.")
+    alone = mesh is None or not mesh.is_multi_process
+    with processes.together(f"load {path}", "config", "tensors", "arguments", alone=alone) as same:
+        directory = locate.checkpoint(path)
+        config = _config(directory)
+        partition = sharding.partition(mesh, config)
+        found = _examine(directory, config)
+        form = _form(experts, found.layout, config, dtype, partition)
+        vocabulary = _tokenizer(directory, config)
+        same["config"] = repr(config)
+        same["tensors"] = repr(sorted((stored.name, stored.shape, str(stored.dtype)) for stored in found.stored.values()))
+        same["arguments"] = repr((dtype, experts, mesh and (mesh.shape, [device.id for device in mesh.devices.flat])))
+    if not alone:  # they may have measured different memory
+        form = get_args(ExpertsForm)[int(processes.broadcast(np.int32(get_args(ExpertsForm).index(form))))]
+    if found.orbax:
+        params = restoring.restore(found.orbax, dtype, form, partition, progress)
+    else:
+        table = abstract_params(config, dtype, form, partition)
+        params = _read(directory, layouts.sources(config, found.layout), found.stored, table, progress)
+    return Model(config, params, vocabulary)
+
+
+def save(model: Model, directory: str | os.PathLike) -> None:
+    """Writes a model as an Orbax directory (OCDBT), which `load` restores on one device or on any mesh, in parallel.
+
+    The values are kept exactly as they are held: packed experts stay packed, tiles become packed again, split experts are stacked.
+    The directory appears when it is whole; what a killed process leaves is named like it, with .partial- and eight digits behind.
+    Where several processes share the model's mesh, each must call this, with the same path on a file system that they share.
+
+    Args:
+        model: as `load` returns it, or with other params of the same shapes.
+        directory: what to make; there must be nothing of that name, or an empty directory.
+
+    Raises:
+        ValueError: there is something, or the parameters are not those of the model's config.
+    """
+    own = isinstance(model.tokenizer, tokenizer.SentencePiece)
+    saving.save(directory, model.config, model.params, {"tokenizer.model": model.tokenizer.serialized()} if own else None)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What a directory holds, by headers.
+
+    Attributes:
+        layout: of published tensors, or the one whose experts are held like those of an Orbax directory.
+        stored: every tensor or array by its name.
+        orbax: the Orbax directory, if it is one.
+    """
+
+    layout: layouts.Layout
+    stored: Mapping[str, safetensors.Stored | store.Stored]
+    orbax: store.Store | None = None
+
+
+def _examine(directory: Path, config: Config) -> _Found:
+    """What a directory holds; raises ValueError where that is not what config.json asks for."""
+    if locate.is_store(directory):
+        orbax = store.examine(directory, config)
+        return _Found("huggingface" if orbax.index.experts == "packed" else "huggingface-bf16", orbax.arrays, orbax)
+    stored = safetensors.scan(directory)
+    layout = layouts.detect(stored)
+    check(layouts.tensors(layouts.sources(config, layout)), stored, directory)
+    return _Found(layout, stored)
+
+
+def _read(directory: Path, sources: Params, stored: dict[str, safetensors.Stored], table: Params, progress: bool) -> Params:
+    """The parameters of a table."""
+    partition, table = table.partition, table.replace(partition=None)  # as `sources` are, or they could not be mapped together
+    sizes = jax.tree.map(lambda source, entry: placing.nbytes(source, stored, entry, partition), sources, table)
+    total = sum(jax.tree.leaves(sizes))
+    with tqdm(total=total, unit="B", unit_scale=True, desc=f"loading {directory.name}", disable=not progress) as bar:
+
+        def place(source, size, entry):
+            array = jax.block_until_ready(placing.place(source, stored, entry, partition))
+            bar.update(size)
+            return array
+
+        return jax.tree.map(place, sources, sizes, table).replace(partition=partition)
+
+
+def _config(directory: Path) -> Config:
+    """config.json, and generation_config.json's further ids that end an answer."""
+    config = Config.from_json(directory / "config.json")
+    generation = directory / "generation_config.json"
+    more = read_json(generation) if generation.is_file() else {}
+    more = more.get("eos_token_id") if isinstance(more, dict) else None
+    more = [] if more is None else more if isinstance(more, list) else [more]
+    return dataclasses.replace(config, eos_token_ids=tuple(dict.fromkeys([*config.eos_token_ids, *more])))
+
+
+def _tokenizer(directory: Path, config: Config) -> tokenizer.Tokenizer | None:
+    homes = [directory, directory.parent] if directory.name == "original" else [directory]
+    for home in homes:
+        if (home / "tokenizer.model").is_file():
+            return tokenizer.load(home, config)
+    return tokenizer.load(directory, config) if config.vocab_size >= _O200K_SIZE else None
+
+
+def _form(experts: str, layout: layouts.Layout, config: Config, dtype: str, partition: Partition | None) -> ExpertsForm:
+    """How to hold the experts."""
+    bf16 = layout == "huggingface-bf16"
+    if experts in ("packed", "tiled") and bf16:
+        raise ValueError(
+            f"experts={experts!r} keeps published MXFP4 blocks, and this checkpoint holds expanded experts, which MXFP4 cannot hold "
+            "exactly; pass experts='auto', 'stacked' or 'split'."
+        )
+    tiles = config.hidden_size % TILE == 0 and config.intermediate_size % TILE == 0
+    if experts == "tiled" and not tiles:
+        raise ValueError(
+            f"experts='tiled' needs hidden and intermediate sizes that are multiples of {TILE}; got {config.hidden_size} and "
+            f"{config.intermediate_size}; pass experts='packed'."
+        )
+    if experts != "auto":
+        return experts
+    own = jax.default_backend() if partition is None else partition.mesh.devices.flat[0].platform
+    if not bf16 and tiles and dtype == "bfloat16" and own == jax.default_backend() and dispatch.for_hopper():
+        return "tiled"
+    devices = 1 if partition is None else len(partition.mesh.local_devices)
+    if own == "cpu" and (bf16 or devices * param_bytes(config, dtype, "split", partition) < _available_memory() / 2):
+        return "split"
+    return "stacked" if bf16 else "packed"
+
+
+def _available_memory() -> int:
+    """Bytes that this machine can still give out; 0 where it does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        pass
+    try:  # not Linux: all of it, of which half is asked for at most
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 0
+
+
+def check(wanted: dict[str, layouts.Tensor], stored: dict[str, safetensors.Stored], directory: Path) -> None:
+    """Raises one ValueError that lists every difference between what config.json asks for and what the headers hold."""
+    shapes, dtypes = [], []
+    for name in wanted.keys() & stored.keys():
+        tensor, got = wanted[name], stored[name]
+        allowed = ["U8"] if tensor.packed else list(safetensors.FLOATS)
+        if got.dtype not in allowed:
+            dtypes.append(f"{name} (is {got.dtype}, must be {' or '.join(allowed)})")
+        if got.shape != tensor.shape:
+            shapes.append(f"{name} (is {list(got.shape)}, must be {list(tensor.shape)})")
+    kinds = [
+        ("missing", wanted.keys() - stored.keys()),
+        ("surplus", stored.keys() - wanted.keys()),
+        ("of the wrong shape", shapes),
+        ("of the wrong dtype", dtypes),
+    ]
+    problems = "; ".join(f"{len(names)} {kind}: {_listing(names)}" for kind, names in kinds if names)
+    if problems:
+        raise ValueError(
+            f"the tensors in {directory} must be those that its config.json describes; {problems}; "
+            "download the checkpoint again, or correct its config.json."
+        )
+
+
+def _listing(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+
+
+def _mesh(partition: Partition) -> str:
+    """The mesh as its maker named it."""
+    return f"data={partition.parts('batch')} x model={partition.parts('vocab')}"
+
+
+def _short(number: float) -> str:
+    """13761264768 -> "13.8 G"."""
+    for unit in ("", "k", "M"):
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} G"

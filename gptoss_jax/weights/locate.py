@@ -1,0 +1,78 @@
+"""From what a caller calls a checkpoint (a directory, "nano", a name on the Hugging Face hub) to the directory that holds it."""
+
+import os
+from pathlib import Path
+import re
+
+import huggingface_hub
+
+from gptoss_jax.weights import safetensors
+
+# The published repositories hold the same weights two or three times; this is what of them is read.
+_WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.model"]
+_DUPLICATES = ["original/*", "metal/*"]
+
+INDEX = "index.json"  # of an Orbax directory, under params/
+
+
+def checkpoint(path: str | os.PathLike) -> Path:
+    """The directory that holds config.json and the safetensors files, or an Orbax checkpoint (`is_store`).
+
+    A directory in which only original/ holds weights stands for that. "nano" is the bundled checkpoint (for a directory of that
+    name write "./nano"). A name such as "openai/gpt-oss-20b" that is no local directory is fetched from the Hugging Face hub, or
+    taken from its cache.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint, or it holds no weights.
+        ValueError: path is a file.
+    """
+    directory = _directory(path)
+    if is_store(directory):
+        return directory
+    for candidate in (directory, directory / "original"):
+        if candidate.is_dir() and safetensors.has_shards(candidate):
+            return candidate
+    held = sorted(entry.name for entry in directory.iterdir())
+    what = f"it holds {', '.join(held[:5])}{', ...' if len(held) > 5 else ''}" if held else "it is empty"
+    raise FileNotFoundError(
+        f"{directory} must hold the safetensors files and the config.json of a gpt-oss checkpoint; {what}; download one with "
+        "`hf download openai/gpt-oss-20b --exclude 'original/*' 'metal/*' --local-dir gpt-oss-20b`."
+    )
+
+
+def is_store(directory: Path) -> bool:
+    """Whether a directory holds an Orbax checkpoint as `gptoss_jax.save` writes it, or a part of one."""
+    return (directory / "params").is_dir() and not safetensors.has_shards(directory)
+
+
+def _directory(path: str | os.PathLike) -> Path:
+    if str(path) == "nano":
+        return _bundled()
+    directory = Path(os.path.expanduser(path))
+    if directory.is_dir():
+        return directory
+    if directory.exists():
+        raise ValueError(f"a checkpoint is a directory; got the file {directory}; pass the directory that holds it.")
+    if isinstance(path, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]*\w", path) and not directory.parent.is_dir():
+        return _fetch(path)
+    raise FileNotFoundError(f"there is no checkpoint directory {directory}; check the path, or pass 'nano' for the bundled one.")
+
+
+def _bundled() -> Path:
+    here = Path(__file__).resolve().parent.parent
+    for directory in (here.parent / "checkpoints" / "nano", here / "nano"):  # in a clone; in an installed wheel
+        if (directory / "config.json").is_file():
+            return directory
+    raise FileNotFoundError(f"the bundled checkpoint 'nano' is missing beside {here}; install gptoss-jax again or run it from a clone.")
+
+
+def _fetch(name: str) -> Path:
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_DUPLICATES))
+    except Exception as error:  # offline, no such repository, no permission: the hub's errors share no base class
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise FileNotFoundError(
+            f"there is no local directory {name}, and fetching it from the Hugging Face hub failed: {reason}; check the name, or, "
+            f"where there is a network, run `hf download {name} --exclude 'original/*' 'metal/*' --local-dir {name.split('/')[1]}` "
+            "and pass that directory."
+        ) from error

@@ -1,0 +1,5 @@
+"""Orbax directories: checkpoints written piece by piece, whole or not at all, and read onto any mesh.
+
+`store` knows what such a directory must hold, `whole` lets it appear at once, `saving` writes one, `restoring` reads its arrays.
+Imports `forms`, `locate`, `model` and `parallel`; knows no published layout. The only wing that imports Orbax and TensorStore.
+"""

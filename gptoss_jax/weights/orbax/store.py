@@ -1,0 +1,208 @@
+"""An Orbax directory: a checkpoint written piece by piece, whole or not at all.
+
+    config.json, tokenizer.model, ...                    as in a published checkpoint
+    params/embedding  params/layers.0 ... params/final   each an Orbax checkpoint (OCDBT)
+    params/index.json                                    how experts are stored, and the size of every file
+
+Experts are stored packed or as arrays [E, out, in], as wide as they were held. This room knows what such a directory must hold and
+finds what it does; `saving` writes one, `restoring` reads its arrays.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax
+import numpy as np
+import tensorstore as ts
+
+from gptoss_jax.config import Config, read_json
+from gptoss_jax.model.params import Params, Spec, abstract_params, is_spec
+from gptoss_jax.weights import locate
+
+Form = Literal["packed", "stacked"]
+
+CONTEXT = {"file_io_concurrency": {"limit": 128}, "cache_pool#ocdbt": {"total_bytes_limit": 100_000_000}}
+"""Of TensorStore, as Orbax makes it."""
+
+VERSION = 1
+_HEADER = b"/.zarray"
+_LISTED = 20  # of each kind of mismatch
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """params/index.json.
+
+    Attributes:
+        experts: how they are stored.
+        dtype: of everything but packed experts and what is always float32.
+        intermediate_size: the experts' hidden width by config.json.
+        expert_hidden: the same as stored, more where a mesh had widened it with zeros.
+        files: the size of every other file under params/, by its path there.
+    """
+
+    experts: Form
+    dtype: str
+    intermediate_size: int
+    expert_hidden: int
+    files: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What the headers of an Orbax checkpoint say of one array.
+
+    Attributes:
+        name: as in `Params`: "embedding", "layers.3.attention.norm", "layers.3.moe.down.blocks".
+        piece: the directory of the Orbax checkpoint that holds it.
+        key: its name there.
+    """
+
+    name: str
+    piece: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """An Orbax directory that has been examined; arrays go by their names in `Params`."""
+
+    directory: Path
+    config: Config
+    index: Index
+    arrays: Mapping[str, Stored]
+
+
+def split(params: Params) -> dict[str, Any]:
+    """The pieces in which a model is stored, by name: of a tree of arrays, of the table, or of anything else."""
+    layers = {f"layers.{i}": layer for i, layer in enumerate(params.layers)}
+    return {"embedding": {"embedding": params.embedding}, **layers, "final": {"norm": params.norm, "unembedding": params.unembedding}}
+
+
+def table(config: Config, dtype: str, experts: Form, expert_hidden: int) -> dict[str, Spec]:
+    """What is stored, by its name in `Params`, where experts are held so wide."""
+    named = {}
+    for piece, tree in split(abstract_params(config, dtype, experts)).items():
+        for key, spec in named_leaves(tree):
+            sizes = zip(spec.shape, spec.axes, strict=True)
+            shape = tuple(n * expert_hidden // config.intermediate_size if axis == "expert_hidden" else n for n, axis in sizes)
+            named[name_of(piece, key)] = dataclasses.replace(spec, shape=shape)
+    return named
+
+
+def named_leaves(tree: Any, is_leaf: Callable[[Any], bool] = is_spec) -> list[tuple[str, Any]]:
+    """The arrays of a piece by the names that Orbax gives them: "moe.down.blocks"."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+
+
+def name_of(piece: str, key: str) -> str:
+    """The name in `Params` of an array of a piece."""
+    return f"{piece}.{key}" if piece.startswith("layers.") else key
+
+
+def read_index(directory: Path) -> Index:
+    """What an Orbax directory says of itself, all of whose files are there and of their sizes.
+
+    Raises:
+        ValueError: it is a part of one, damaged, or of another program.
+    """
+    params = directory / "params"
+    if not (params / locate.INDEX).is_file():
+        raise ValueError(
+            f"{directory} must be a whole Orbax directory; its params/{locate.INDEX}, which is written last, is absent: a conversion was "
+            "stopped, or files were lost; convert or copy it again."
+        )
+    values = read_json(params / locate.INDEX)
+    fields = {field.name for field in dataclasses.fields(Index)}
+    known = isinstance(values, dict) and values.get("version") == VERSION and fields <= values.keys()
+    if not known or values["experts"] not in get_args(Form) or not isinstance(values["files"], dict):
+        raise ValueError(f"{params / locate.INDEX} must be of version {VERSION}; it is not; convert the checkpoint again.")
+    index = Index(**{name: values[name] for name in fields})
+    wrong = [name for name, size in index.files.items() if not (params / name).is_file() or (params / name).stat().st_size != size]
+    if wrong:
+        raise ValueError(f"the files under {params} must be as they were written; absent or cut off: {listing(wrong)}; copy them again.")
+    return index
+
+
+def scan(directory: Path) -> dict[str, Stored]:
+    """Every array of an Orbax directory by its name in `Params`, from headers, which are read all at once.
+
+    Raises:
+        ValueError: a piece is not whole.
+    """
+    context = ts.Context(CONTEXT)
+    pieces = sorted(path for path in (directory / "params").iterdir() if path.is_dir())
+    opening = {piece: ts.KvStore.open(kvstore(piece), context=context) for piece in pieces}
+    stores = {piece: _result(piece, future) for piece, future in opening.items()}
+    listing = {piece: each.list() for piece, each in stores.items()}
+    headers = [(piece, name) for piece, future in listing.items() for name in _result(piece, future) if name.endswith(_HEADER)]
+    found = {}
+    for (piece, header), future in zip(headers, [stores[piece].read(name) for piece, name in headers], strict=True):
+        values, key = json.loads(_result(piece, future).value), header.removesuffix(_HEADER).decode()
+        name = name_of(piece.name, key)
+        found[name] = Stored(name, piece, key, tuple(values["shape"]), np.dtype(values["dtype"]))
+    return found
+
+
+def kvstore(piece: Path, key: str = "") -> dict[str, Any]:
+    """What TensorStore calls the place of a piece, or of an array in it."""
+    base = {"driver": "file", "path": f"{piece}/"}
+    return {"driver": "ocdbt", "base": base, "path": key and f"{key}/", "cache_pool": "cache_pool#ocdbt"}
+
+
+def _result(piece: Path, future: ts.Future) -> Any:
+    try:
+        return future.result()
+    except Exception as error:  # TensorStore's have no type of their own
+        raise ValueError(f"{piece} must be a whole Orbax checkpoint; got: {first_line(error)}; convert or copy it again.") from error
+
+
+def examine(directory: Path, config: Config) -> Store:
+    """An Orbax directory that holds the arrays that its config.json asks for. Reads none of them.
+
+    Raises:
+        ValueError: a part is missing or cut off, or not what config.json says: one error lists every difference.
+    """
+    index = read_index(directory)
+    if index.intermediate_size != config.intermediate_size or index.expert_hidden < config.intermediate_size:
+        raise ValueError(
+            f"{directory} holds experts of hidden width {index.intermediate_size}, and its config.json says {config.intermediate_size}; "
+            "put back its own config.json."
+        )
+    found = scan(directory)
+    wanted = table(config, index.dtype, index.experts, index.expert_hidden)
+    differing = [
+        f"{name} (is {found[name].dtype} {list(found[name].shape)}, must be {spec.dtype} {list(spec.shape)})"
+        for name, spec in wanted.items()
+        if name in found and (found[name].shape, found[name].dtype) != (spec.shape, spec.dtype)
+    ]
+    kinds = [("missing", wanted.keys() - found.keys()), ("surplus", found.keys() - wanted.keys()), ("not as they must be", differing)]
+    problems = "; ".join(f"{len(names)} {kind}: {listing(names)}" for kind, names in kinds if names)
+    if problems:
+        raise ValueError(
+            f"the arrays in {directory} must be those that its config.json describes; {problems}; convert the checkpoint again, or correct "
+            "its config.json."
+        )
+    return Store(directory, config, index, found)
+
+
+def first_line(error: BaseException) -> str:
+    """Of what an error says, enough for a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".;: ")
+
+
+def listing(names: Iterable[str]) -> str:
+    """Names for a sentence."""
+    names = sorted(names)
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")

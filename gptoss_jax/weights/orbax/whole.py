@@ -1,0 +1,56 @@
+"""Directories that appear whole or not at all, whatever kills the processes that write them."""
+
+from collections.abc import Iterator
+import contextlib
+import glob
+import os
+from pathlib import Path
+import shutil
+
+from jax.experimental import multihost_utils
+import numpy as np
+
+from gptoss_jax.parallel import processes
+
+
+@contextlib.contextmanager
+def appearing(directory: str | os.PathLike) -> Iterator[Path]:
+    """A new directory beside the one that is to be, whose name it gets when the block has ended well in every process.
+
+    If the block fails it is removed; if the process is killed it stays (`stopped`). Every process must call this, with the same path.
+
+    Args:
+        directory: what is to be.
+
+    Raises:
+        ValueError: there is something of that name, and it is not an empty directory.
+    """
+    out = _absolute(directory)
+    with processes.together(f"write {out}"):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ValueError(f"{out} must not exist yet, and it does; give another directory, or delete it first.")
+    token = processes.broadcast(np.frombuffer(os.urandom(4), np.uint8)).tobytes().hex()
+    partial = out.with_name(f"{out.name}.partial-{token}")
+    try:
+        if processes.is_first():
+            partial.mkdir(parents=True)
+        multihost_utils.sync_global_devices(f"{partial} is made")
+        yield partial
+        multihost_utils.sync_global_devices(f"{partial} is written")
+        if processes.is_first():
+            os.rename(partial, out)
+    except BaseException:
+        if processes.is_first():
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    multihost_utils.sync_global_devices(f"{out} is there")
+
+
+def stopped(directory: str | os.PathLike) -> list[Path]:
+    """What killed processes have left of this directory, or running ones have so far."""
+    out = _absolute(directory)
+    return sorted(out.parent.glob(f"{glob.escape(out.name)}.partial-*"))
+
+
+def _absolute(directory: str | os.PathLike) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(directory)))

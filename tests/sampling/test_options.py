@@ -1,0 +1,95 @@
+"""What a caller may ask of sampling: defaults, normal forms, and every value that is refused."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from gptoss_jax.sampling.options import Sampling
+
+V = 37
+
+
+def test_defaults_are_the_model_cards():
+    options = Sampling()
+    assert (options.temperature, options.top_p, options.top_k, options.min_p) == (1.0, 1.0, 0, 0.0)
+    assert (options.presence_penalty, options.frequency_penalty, options.repetition_penalty) == (0.0, 0.0, 1.0)
+    assert (options.logit_bias, options.stop, options.stop_token_ids) == ((), (), ())
+    assert (options.seed, options.max_tokens, options.logprobs, options.ignore_eos) == (None, None, None, False)
+
+
+def test_options_are_normalised_hashable_and_survive_replace():
+    options = Sampling(logit_bias={9: 1, 3: -2.5}, stop="END", stop_token_ids=[np.int64(4)], top_k=np.int32(3))
+    assert options.logit_bias == ((3, -2.5), (9, 1.0))
+    assert options.stop == ("END",) and options.stop_token_ids == (4,) and type(options.top_k) is int
+    assert hash(options) == hash(Sampling(logit_bias={3: -2.5, 9: 1}, stop=["END"], stop_token_ids=(4,), top_k=3))
+    assert dataclasses.replace(options, seed=1).logit_bias == options.logit_bias
+    assert Sampling(stop=None, stop_token_ids=None, logit_bias=None) == Sampling()
+
+
+BAD_OPTIONS = [
+    ({"temperature": math.nan}, "temperature must be"),
+    ({"temperature": math.inf}, "temperature must be"),
+    ({"temperature": -0.1}, "temperature must be"),
+    ({"temperature": 1e-5}, "temperature must be 0, or"),
+    ({"temperature": "1"}, "temperature must be"),
+    ({"temperature": True}, "temperature must be"),
+    ({"top_k": -1}, "top_k must be .* pass 0"),
+    ({"top_k": 2.0}, "top_k must be a whole number"),
+    ({"top_k": True}, "top_k must be a whole number"),
+    ({"top_p": 0}, "top_p must be above 0"),
+    ({"top_p": 1.01}, "top_p must be"),
+    ({"top_p": math.nan}, "top_p must be"),
+    ({"min_p": -0.1}, "min_p must be"),
+    ({"min_p": 1.5}, "min_p must be"),
+    ({"presence_penalty": 2.1}, "presence_penalty must be"),
+    ({"frequency_penalty": -2.1}, "frequency_penalty must be"),
+    ({"repetition_penalty": 0}, "repetition_penalty must be"),
+    ({"repetition_penalty": math.inf}, "repetition_penalty must be"),
+    ({"logit_bias": {3: 101}}, "logit_bias of token 3 must be"),
+    ({"logit_bias": {3: math.nan}}, "logit_bias of token 3 must be"),
+    ({"logit_bias": {-1: 1}}, "logit_bias's token id must be"),
+    ({"logit_bias": {"3": 1}}, r"logit_bias's token id must be .* int\(\)"),
+    ({"logit_bias": [3]}, "logit_bias must map"),
+    ({"logit_bias": [(3, 1), (3, 2)]}, "logit_bias must name each token once"),
+    ({"seed": -1}, "seed must be"),
+    ({"seed": 2**63}, "seed must be"),
+    ({"seed": 1.0}, "seed must be"),
+    ({"max_tokens": 0}, "max_tokens must be"),
+    ({"max_tokens": 1.5}, "max_tokens must be"),
+    ({"stop": ""}, "stop must not hold an empty string"),
+    ({"stop": ["a", ""]}, "stop must not hold an empty string"),
+    ({"stop": [3]}, "stop must be a string"),
+    ({"stop": 3}, "stop must be a string"),
+    ({"stop_token_ids": 3}, "stop_token_ids must be a sequence"),
+    ({"stop_token_ids": "ab"}, "stop_token_ids must be a sequence"),
+    ({"stop_token_ids": [-1]}, "stop_token_ids's token id must be"),
+    ({"stop_token_ids": [True]}, "stop_token_ids's token id must be"),
+    ({"ignore_eos": 1}, "ignore_eos must be True or False"),
+    ({"logprobs": -1}, "logprobs must be"),
+    ({"logprobs": 21}, "logprobs must be"),
+    ({"logprobs": True}, "logprobs must be"),
+    ({"temperature": 0, "top_p": 0.9}, "temperature=0 always takes .* top_p=0.9 could have no effect"),
+    ({"temperature": 0, "top_k": 5, "min_p": 0.1}, "top_k=5 and min_p=0.1 could have no effect"),
+    ({"ignore_eos": True}, "ignore_eos leaves nothing to end"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS, ids=lambda value: repr(value) if isinstance(value, dict) else "")
+def test_bad_options_are_refused_in_one_sentence(options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        Sampling(**options)
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_edges_of_the_ranges_are_accepted():
+    Sampling(temperature=0, top_k=1, seed=2**63 - 1, presence_penalty=-2, frequency_penalty=2, logprobs=20)
+    Sampling(min_p=1, repetition_penalty=0.01, logit_bias={0: -100, 1: 100}, max_tokens=1, ignore_eos=True)
+
+
+@pytest.mark.parametrize("options", [{"logit_bias": {V: 1.0}}, {"stop_token_ids": [V]}])
+def test_token_ids_outside_the_vocabulary_are_refused(options):
+    Sampling(**options).validate_for(V + 1)
+    with pytest.raises(ValueError, match=f"0 to {V - 1}; got {V}"):
+        Sampling(**options).validate_for(V)
