@@ -15,6 +15,7 @@ import jax.extend
 from pallas_kernels import hopper
 
 Implementation = Literal["xla", "mosaic"] | None
+CUSTOM_CALLS = ("mosaic_gpu_v2",)  # what kernels are in a lowered program
 
 
 def run(
@@ -22,8 +23,7 @@ def run(
     implementation: Implementation,
     *args,
     xla: Callable,
-    mosaic: Callable | None = None,
-    uncovered: str | None = None,
+    kernel: Callable[[], tuple[Callable, str | None]] | None = None,
     derived: bool = False,
 ):
     """What `op` makes of `args`.
@@ -32,9 +32,9 @@ def run(
       op: its name, for messages.
       implementation: a name, or None.
       xla: the op in jnp.
-      mosaic: the op as a Hopper kernel, a function or a partial one with hashable keywords; None where there is no kernel.
+      kernel: gives the op as a Hopper kernel, a function or a partial one with hashable keywords, and why that does not cover this call, or
+        None where it does. Called only where a kernel may run: it imports the kernel, and with it Mosaic. None where there is no kernel.
       derived: the kernel has XLA's derivatives; not where it writes over an argument.
-      uncovered: why the kernel does not cover this call; None where it does.
 
     Raises:
       ValueError: the name is none that any op could have.
@@ -42,18 +42,21 @@ def run(
     """
     if implementation not in (None, "xla", "mosaic"):
         raise ValueError(f"implementation must be None, 'xla' or 'mosaic'; got {implementation!r}.")
-    if mosaic is None:
-        uncovered = f"{op} has no kernel"
-    uncovered = uncovered or hopper.unsupported()
-    kernel = functools.partial(_derived, xla=xla) if derived else lambda kernel: kernel
-    if implementation == "mosaic":
-        if uncovered is not None:
-            raise NotImplementedError(f"{op} has no 'mosaic' implementation for this call: {uncovered}; pass None or 'xla'.")
-        return kernel(_shared(mosaic))(*args)
-    if implementation == "xla" or uncovered is not None or not for_hopper():
+    if implementation == "xla" or implementation is None and not for_hopper():
         return xla(*args)
-    own = kernel(_shared(mosaic))
-    return own(*args) if hopper.interpreting() else jax.lax.platform_dependent(*args, cuda=own, default=xla)
+    own, uncovered = None, f"{op} has no kernel" if kernel is None else hopper.unsupported()
+    if uncovered is None:
+        own, uncovered = kernel()
+    if uncovered is not None:
+        if implementation == "mosaic":
+            raise NotImplementedError(f"{op} has no 'mosaic' implementation for this call: {uncovered}; pass None or 'xla'.")
+        return xla(*args)
+    own = _shared(own)
+    if derived:
+        own = _derived(own, xla)
+    if implementation == "mosaic" or hopper.interpreting():
+        return own(*args)
+    return jax.lax.platform_dependent(*args, cuda=own, default=xla)
 
 
 def _derived(kernel: Callable, xla: Callable) -> Callable:

@@ -1,22 +1,15 @@
-"""What the kernels need of Mosaic GPU beyond its public API: the one room that may name private parts of jax.
+"""Hopper GPUs and kernels for them: which devices these are, whether this jax compiles kernels, whether kernels are interpreted.
 
-A kernel body is the same for a GPU and for the interpreter on a CPU. Where the interpreter lacks a primitive (layouts, wgmma
-with its left operand in registers, inline PTX), a function here stands in for it.
+Mosaic GPU itself is loaded by what uses it (`primitives`, the ops' kernels), since it takes longer to import than jax.
 """
 
 import contextlib
 
 import jax
 from jax._src import config as _jax_config
-from jax.experimental import pallas as pl
-import jax.experimental.pallas.mosaic_gpu as plgpu
-import jax.numpy as jnp
-from jaxlib.mlir import ir
-from jaxlib.mlir.dialects import llvm
 
 MULTIPROCESSORS = 132
 SHARED_MEMORY = 232_448  # bytes a block may have
-ROW = plgpu.Layout.WGMMA.reduce(1)  # one value per row of an accumulator
 H200 = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", platform="gpu", num_cores=MULTIPROCESSORS)
 
 
@@ -26,10 +19,10 @@ def is_hopper(device_kind: str) -> bool:
 
 
 def unsupported() -> str | None:
-    """Why kernels cannot be written with this jax; None if they can. 0.12 refuses slices that reach past an array's end, as TMA allows."""
-    if jax.__version__.startswith("0.11."):
+    """Why kernels cannot be written with this jax; None if they can."""
+    if (0, 11, 2) <= jax.__version_info__ < (0, 13):
         return None
-    return f"the Pallas kernels are written for jax 0.11, this is jax {jax.__version__}"
+    return f"the Pallas kernels are written for jax 0.11.2 to 0.12, this is jax {jax.__version__}"
 
 
 @contextlib.contextmanager
@@ -39,6 +32,8 @@ def interpret(*, detect_races: bool = False):
     Warpgroups of a cluster that wait for each other each hold one of XLA's threads, of which there are as many as cores: with fewer than
     warpgroups the interpreter may hang. NPROC in the environment, before JAX starts, says how many XLA shall have.
     """
+    import jax.experimental.pallas.mosaic_gpu as plgpu
+
     mesh = jax.sharding.AbstractMesh((), (), abstract_device=H200)
     with jax.sharding.use_abstract_mesh(mesh), plgpu.force_gpu_interpret_mode(plgpu.InterpretGPUParams(detect_races=detect_races)):
         yield
@@ -47,85 +42,3 @@ def interpret(*, detect_races: bool = False):
 def interpreting() -> bool:
     """Whether kernels that are traced now will be interpreted."""
     return _jax_config.pallas_tpu_interpret_mode_context_manager.value is not None
-
-
-def swizzled(columns: int, dtype) -> tuple:
-    """Transforms of a shared-memory tile [multiple of 8, columns] that wgmma reads and TMA fills."""
-    width = columns * jnp.dtype(dtype).itemsize
-    swizzle = next(s for s in (128, 64, 32) if width % s == 0)
-    return (plgpu.TilingTransform((8, swizzle // jnp.dtype(dtype).itemsize)), plgpu.SwizzleTransform(swizzle))
-
-
-def layout_cast(x, layout):
-    """`x` in the given register layout."""
-    return x if interpreting() else plgpu.layout_cast(x, layout)
-
-
-def iota(shape: tuple[int, ...], dimension: int, layout=plgpu.Layout.WGMMA):
-    """int32 indices along a dimension, in a register layout."""
-    if interpreting():
-        return jax.lax.broadcasted_iota(jnp.int32, shape, dimension)
-    return plgpu.broadcasted_iota(jnp.int32, shape, dimension, layout=layout)
-
-
-def load(ref, layout, *, optimized: bool = True):
-    """What a ref in global or shared memory holds, in a register layout."""
-    return ref[...] if interpreting() else plgpu.load(ref, layout=layout, optimized=optimized)
-
-
-def wgmma_from_registers(accumulator, a, b, staging) -> None:
-    """accumulator += a @ b with a [64, k] in registers. `staging` is shared memory like `a`, used by the interpreter only."""
-    if not interpreting():
-        plgpu.wgmma(accumulator, a, b)
-        return
-    staging[...] = a
-    plgpu.wgmma(accumulator, staging, b)
-
-
-def staging(shape: tuple[int, ...], dtype=jnp.bfloat16) -> list:
-    """Scratch for `wgmma_from_registers`: shared memory in the interpreter, nothing on a GPU. Append it to scratch_types."""
-    return [plgpu.SMEM(shape, dtype)] if interpreting() else []
-
-
-def plus_product(c, a, b, staging):
-    """c + a @ b: c [64n, columns] and a [64n, k] in registers, b in shared memory. `staging` is what `hopper.staging` became."""
-    if not interpreting():
-        return pl.run_state(lambda accumulator: plgpu.wgmma(accumulator, a, b))(plgpu.ACC.init(c))
-    staging[0][...] = a
-
-    def multiply(accumulator):
-        plgpu.wgmma(accumulator, staging[0], b)
-        return accumulator[...]
-
-    return c + pl.run_scoped(multiply, plgpu.ACC(c.shape, c.dtype))
-
-
-def meeting_place(axes: tuple[str, ...], warpgroups: int) -> list:
-    """Scratch for `meet`: a barrier of the cluster in the interpreter, nothing on a GPU. Append it to scratch_types."""
-    return [plgpu.ClusterBarrier(collective_axes=axes, num_arrivals=warpgroups)] if interpreting() else []
-
-
-def meet(place) -> None:
-    """Waits for all threads of the cluster that have not ended; what they wrote before, in global memory too, can be read after it."""
-    if interpreting():
-        plgpu.barrier_arrive(place[0])
-        plgpu.barrier_wait(place[0])
-    else:
-        _cluster_barrier()
-
-
-def leave(place) -> None:
-    """What a warpgroup does that ends instead of `meet`. A GPU's barrier does not wait for threads that have ended."""
-    if interpreting():
-        plgpu.barrier_arrive(place[0])
-
-
-def _cluster_barrier() -> None:
-    """Unlike plgpu.ClusterBarrier, whose arrivals order the memory of their own block only, this releases and acquires the cluster's."""
-
-    @plgpu.inline_mgpu()
-    def barrier(_):
-        code = "barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;"
-        llvm.inline_asm(ir.Type.parse("!llvm.void"), [], code, "~{memory}", has_side_effects=True, convergent=True)
-
-    barrier()

@@ -68,7 +68,7 @@ class Report:
 def unavailable() -> str | None:
     """Why nothing can be compiled here, and what to do about it; None if it can."""
     if reason := hopper.unsupported():
-        return f"{_INSTALL} with jax 0.11, whose dumps it reads: {reason}."
+        return f"{_INSTALL} ({reason})."
     absent = [name for name in assembly.TOOLS if assembly.tool(name) is None]
     if absent:
         return f"{_INSTALL} (missing: {', '.join(absent)})."

@@ -1,7 +1,9 @@
 """The Mosaic GPU kernels inside a lowered program: what each is called, and how it will be launched."""
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 
 import jax
 from jax.experimental.mosaic.gpu import dialect
@@ -9,11 +11,12 @@ from jax.interpreters import mlir
 from jaxlib.mlir import ir
 
 TARGET = "mosaic_gpu_v2"
+_DUMPS = "mosaic_gpu.dump_basename"  # a kernel's attribute: what the names of its dumps begin with
 
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """One kernel: its name, the name that Mosaic's dump files begin with, and its launch (shared memory: dynamic bytes)."""
+    """One kernel: its name, what the names of its dumps begin with, and its launch (shared memory: dynamic bytes)."""
 
     name: str
     files: str
@@ -23,28 +26,29 @@ class Launch:
 
 
 def kernels(lowered: jax.stages.Lowered) -> dict[bytes, Launch]:
-    """The launch of each Mosaic kernel of a program, by the kernel's hash."""
+    """The launch of each Mosaic kernel of a program that `share` has seen, by the kernel's hash."""
     found = {}
     for call in _calls(lowered):
         config = call.attributes["mhlo.backend_config"]
         found[ir.StringAttr(config["kernel_hash"]).value_bytes] = ir.StringAttr(config["module"]).value_bytes
-    return {key: _launch(bytecode)[0] for key, bytecode in found.items()}
+    return {key: _launch(bytecode) for key, bytecode in found.items()}
 
 
 def share(lowered: jax.stages.Lowered) -> None:
-    """Make one kernel of those that are the same but for the number that Mosaic gives each call of a program.
+    """Make one kernel of those that are the same but for the place of their call, and name the dumps of each by its hash.
 
     A function that is jitted itself is lowered once, however often a program calls it; others are once per call, and Mosaic would compile
-    a model's kernels anew for every layer.
+    a model's kernels anew for every layer. Dumps have a number in their names: of the call with jax 0.11, with 0.12 one that is given when
+    a kernel is compiled, so that nobody knows whose they are.
     """
     first, seen = {}, {}
     for call in _calls(lowered):
         config = call.attributes["mhlo.backend_config"]
         key = ir.StringAttr(config["kernel_hash"]).value_bytes
         if key not in seen:
-            code = _launch(ir.StringAttr(config["module"]).value_bytes)[1]
+            code, module = _named(ir.StringAttr(config["module"]).value_bytes, key.hex())
             others = sorted((e.name, str(e.attr)) for e in config if e.name not in ("kernel_hash", "module"))
-            seen[key] = first.setdefault((code, tuple(others)), config)
+            seen[key] = first.setdefault((code, tuple(others)), _with(call, module=module))
         call.attributes["mhlo.backend_config"] = seen[key]
 
 
@@ -54,12 +58,8 @@ def rename(lowered: jax.stages.Lowered) -> None:
     Mosaic compiles a hash once in a process, and dumps what it compiles: this is for one that was compiled without a dump.
     """
     for call in _calls(lowered):
-        with call.context:
-            config = call.attributes["mhlo.backend_config"]
-            entries = {entry.name: entry.attr for entry in config}
-            old = ir.StringAttr(entries["kernel_hash"]).value_bytes
-            entries["kernel_hash"] = ir.StringAttr.get(hashlib.sha256(old).digest())
-            call.attributes["mhlo.backend_config"] = ir.DictAttr.get(entries)
+        old = ir.StringAttr(call.attributes["mhlo.backend_config"]["kernel_hash"]).value_bytes
+        call.attributes["mhlo.backend_config"] = _with(call, kernel_hash=hashlib.sha256(old).digest())
 
 
 def _calls(lowered: jax.stages.Lowered) -> list:
@@ -74,15 +74,16 @@ def _calls(lowered: jax.stages.Lowered) -> list:
     return found
 
 
-def _launch(bytecode: bytes) -> tuple[Launch, str]:
-    """A kernel's launch, and its code without its number and without the lines of Python it comes from."""
-    launches = []
+def _with(call, **entries: bytes) -> ir.DictAttr:
+    """The configuration of a call, with other entries."""
+    with call.context:
+        others = {entry.name: entry.attr for entry in call.attributes["mhlo.backend_config"]}
+        return ir.DictAttr.get(others | {name: ir.StringAttr.get(value) for name, value in entries.items()})
 
-    def visit(operation):
-        if operation.name.endswith("gpu.launch"):
-            launches.append(operation)
-        return ir.WalkResult.ADVANCE
 
+@contextlib.contextmanager
+def _module(bytecode: bytes):
+    """Within this, the module that a kernel is."""
     with mlir.make_ir_context() as context:
         dialect.register_dialect(context)
         before = context.allow_unregistered_dialects
@@ -91,22 +92,42 @@ def _launch(bytecode: bytes) -> tuple[Launch, str]:
             module = ir.Module.parse(bytecode)
         finally:
             context.allow_unregistered_dialects = before
-        module.operation.walk(visit)
+        yield module.operation
+
+
+def _named(bytecode: bytes, name: str) -> tuple[str, bytes]:
+    """A kernel's code, without a name for its dumps and the lines of Python it comes from; and its bytecode, with `name` for its dumps."""
+    with _module(bytecode) as module:
+        module.attributes[_DUMPS] = ir.UnitAttr.get()
+        code = module.get_asm(enable_debug_info=False)
+        module.attributes[_DUMPS] = ir.StringAttr.get(name)
+        buffer = io.BytesIO()
+        module.write_bytecode(buffer, desired_version=0)
+        return code, buffer.getvalue()
+
+
+def _launch(bytecode: bytes) -> Launch:
+    launches = []
+
+    def visit(operation):
+        if operation.name.endswith("gpu.launch"):
+            launches.append(operation)
+        return ir.WalkResult.ADVANCE
+
+    with _module(bytecode) as module:
+        module.walk(visit)
         operation = launches[0]
         # Operands of gpu.launch: tokens it waits for, grid (3), block (3), cluster (3 or none) and others, dynamic shared memory, ...
         counts = list(ir.DenseI32ArrayAttr(operation.attributes["operandSegmentSizes"]))
         values = list(operation.operands)
         sizes = [_constant(v) for v in values[counts[0] : counts[0] + 6]]
-        memory = _constant(values[sum(counts[:10])]) if counts[10] else 0
-        attributes = module.operation.attributes
-        launch = Launch(
-            name=ir.StringAttr(attributes["sym_name"]).value,
-            files=ir.StringAttr(attributes["mosaic_gpu.dump_basename"]).value,
+        return Launch(
+            name=ir.StringAttr(module.attributes["sym_name"]).value,
+            files=ir.StringAttr(module.attributes[_DUMPS]).value,
             grid=tuple(sizes[:3]),
             threads=sizes[3] * sizes[4] * sizes[5],
-            shared_memory=memory,
+            shared_memory=_constant(values[sum(counts[:10])]) if counts[10] else 0,
         )
-        return launch, module.operation.get_asm(enable_debug_info=False).replace(f'"{launch.files}"', "", 1)
 
 
 def _constant(value) -> int:

@@ -13,7 +13,7 @@ import functools
 import jax
 
 from pallas_kernels import dispatch
-from pallas_kernels.attention import mosaic, reference
+from pallas_kernels.attention import reference
 from pallas_kernels.attention.fp8_pages import Fp8Pages
 
 
@@ -86,13 +86,18 @@ def paged_attention(
             f"table, q_positions and lengths must have {q.shape[0]} rows and q_positions {q.shape[1]} columns; "
             f"got {table.shape}, {q_positions.shape}, {lengths.shape}."
         )
+
+    def kernel():
+        from pallas_kernels.attention import mosaic
+
+        return functools.partial(mosaic.paged_attention, window=window), mosaic.covers(q, k_pages, v_pages)
+
     return dispatch.run(
         "paged_attention",
         implementation,
         *(q, k_pages, v_pages, table, q_positions, lengths, sinks),
         xla=functools.partial(reference.paged_attention, window=window),
-        mosaic=functools.partial(mosaic.paged_attention, window=window),
-        uncovered=mosaic.covers(q, k_pages, v_pages),
+        kernel=kernel,
         derived=True,
     )
 

@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 
-from pallas_kernels import hopper
+from pallas_kernels import primitives
 from pallas_kernels.attention import parts, tile
 from pallas_kernels.attention.tile import PAGE, H, Shape
 from pallas_kernels.attention.tuning import Decode
@@ -26,9 +26,9 @@ def attend(shape: Shape, tuning: Decode, q, k_pages, v_pages, table, q_positions
     boxes = min(ROWS // shape.box, shape.boxes)  # of a tile
     tiles = -(-shape.boxes // boxes)
     out = jax.ShapeDtypeStruct((shape.B, shape.boxes, shape.K, shape.box, H), jnp.bfloat16)
-    swizzled = hopper.swizzled(H, jnp.bfloat16)
+    swizzled = primitives.swizzled(H, jnp.bfloat16)
     ring = [plgpu.SMEM((W, stages, PAGE, H), jnp.bfloat16, transforms=swizzled) for _ in range(2)]
-    given = [plgpu.SMEM((W, ROWS, H), jnp.float32, transforms=hopper.swizzled(H, jnp.float32)), plgpu.SMEM((W, ROWS), jnp.float32)]
+    given = [plgpu.SMEM((W, ROWS, H), jnp.float32, transforms=primitives.swizzled(H, jnp.float32)), plgpu.SMEM((W, ROWS), jnp.float32)]
     results = plgpu.kernel(
         functools.partial(_kernel, shape, tuning),
         out_type=(out, *parts.exchange(shape, tiles, S * W, boxes * shape.box)) if S > 1 else (out,),
@@ -46,8 +46,8 @@ def attend(shape: Shape, tuning: Decode, q, k_pages, v_pages, table, q_positions
             plgpu.Barrier(num_arrivals=boxes),
             [plgpu.Barrier(num_barriers=W * stages) for _ in range(2)],
             plgpu.Barrier(num_arrivals=W),
-            hopper.staging((W, ROWS, PAGE)),
-            hopper.meeting_place(("split",), W) if S > 1 else [],
+            primitives.staging((W, ROWS, PAGE)),
+            primitives.meeting_place(("split",), W) if S > 1 else [],
         ],
     )(q, k_pages, v_pages, table, q_positions, lengths, sinks)
     return results[0]
@@ -67,7 +67,7 @@ def _kernel(shape: Shape, tuning: Decode, q, k_pages, v_pages, table, q_position
         """For a warpgroup that gives nothing, though others may."""
         if W > 1:
             plgpu.barrier_arrive(done)
-        hopper.leave(place)
+        primitives.leave(place)
 
     def run():
         pl.when(warpgroup == 0)(lambda: tile.load_queries(shape, q, b, k, row, q_s, q_ready))
@@ -95,7 +95,7 @@ def _kernel(shape: Shape, tuning: Decode, q, k_pages, v_pages, table, q_position
                 plgpu.barrier_wait(done)
             ours = [x.at[b, k, number] for x in exchange]
             parts.give(result, logarithm, part, [x.at[warpgroup] for x in given], ours)
-            hopper.meet(place)
+            primitives.meet(place)
             parts.join(shape, part, ours, out, b, k, row)
 
         if S == 1:
@@ -120,7 +120,7 @@ def _attend_part(shape: Shape, part: parts.Part, keys, q_s, q_ready, ring, start
       ring: keys [stages, page, H] and values in shared memory; slot -> their barriers.
       start: () -> state before any key.
       loop: `tile.loop` over the part's blocks.
-      staging: see `hopper.plus_product`.
+      staging: see `primitives.plus_product`.
     """
     (sources, table), (k_s, v_s, barriers) = keys, ring
     stages = k_s.shape[0]
@@ -139,7 +139,7 @@ def _attend_part(shape: Shape, part: parts.Part, keys, q_s, q_ready, ring, start
         score = tile.scores(q_s, k_s.at[slot])
         (values, top, denominator), weights = tile.softmax_step(score, visible, state)
         plgpu.barrier_wait(v_ready)
-        values = hopper.plus_product(values, weights, v_s.at[slot], staging)
+        values = primitives.plus_product(values, weights, v_s.at[slot], staging)
         pl.when(j + stages < part.count)(lambda: fetch(j + stages, ahead))
         return (values, top, denominator), page(j + (stages + 1))  # known a step before it is needed
 

@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 
-from pallas_kernels import hopper
+from pallas_kernels import primitives
 from pallas_kernels.attention import tile
 from pallas_kernels.attention.tile import PAGE, H, Shape
 from pallas_kernels.attention.tuning import Prefill
@@ -28,7 +28,7 @@ def attend(shape: Shape, tuning: Prefill, q, k_pages, v_pages, table, q_position
     tile, for all sequences and heads.
     """
     rows, stages = tuning.rows, tuning.stages
-    swizzled = hopper.swizzled(H, jnp.bfloat16)
+    swizzled = primitives.swizzled(H, jnp.bfloat16)
     boxes = min(rows // shape.box, shape.boxes)  # of a warpgroup
     return plgpu.kernel(
         functools.partial(_kernel, shape),
@@ -46,7 +46,7 @@ def attend(shape: Shape, tuning: Prefill, q, k_pages, v_pages, table, q_position
             [plgpu.Barrier(num_barriers=stages) for _ in range(2)],
             plgpu.Barrier(num_arrivals=WORKERS, num_barriers=stages),
             plgpu.Barrier(num_arrivals=WORKERS),
-            hopper.staging((WORKERS, rows, PAGE)),
+            primitives.staging((WORKERS, rows, PAGE)),
         ],
     )(q, k_pages, v_pages, table, q_positions, lengths, sinks)
 
@@ -111,7 +111,7 @@ def _step(queries, ring, ready, free, turn, staging, j, visible, state):
     plgpu.barrier_arrive(turn)
     plgpu.barrier_wait(ready[1].at[slot])
     plgpu.barrier_wait(turn)
-    values = hopper.plus_product(values, weights, ring[1].at[slot], staging)
+    values = primitives.plus_product(values, weights, ring[1].at[slot], staging)
     plgpu.barrier_arrive(free.at[slot])
     return values, top, denominator
 

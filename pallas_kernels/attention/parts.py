@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 
-from pallas_kernels import hopper
+from pallas_kernels import primitives
 from pallas_kernels.attention.tile import H, Shape
 
 CHUNK = 2  # rows that a warpgroup joins at a time: a value a thread and part. More would take registers from a block's neighbours
@@ -77,14 +77,14 @@ def join(shape: Shape, part: Part, exchange, out, b, k, row) -> None:
     """
     parts, rows, _ = exchange[0].shape
     layout = plgpu.Layout.WG_STRIDED((CHUNK, H), vec_size=CHUNK * H // 128)
-    upper = hopper.iota((CHUNK, H), 0, layout) == 0
+    upper = primitives.iota((CHUNK, H), 0, layout) == 0
 
     def chunk(i, _):
         at = (part.number + i * part.active) * CHUNK
         full = lambda j, r: jnp.broadcast_to(exchange[1][j, at + r], (CHUNK, H))
         present = [jnp.minimum(j, part.active - 1) for j in range(parts)]  # what has not been given is not read
         logs = [jnp.where(upper, full(j, 0), full(j, 1)) for j in present]
-        values = [hopper.load(exchange[0].at[j, pl.ds(at, CHUNK)], layout, optimized=False) for j in present]
+        values = [primitives.load(exchange[0].at[j, pl.ds(at, CHUNK)], layout, optimized=False) for j in present]
         top = functools.reduce(jnp.maximum, logs)
         weights = [jnp.exp2(log - top) * jnp.where(j < part.active, 1.0, 0.0) for j, log in enumerate(logs)]
         value = functools.reduce(jnp.add, [weight * value for weight, value in zip(weights, values, strict=True)])

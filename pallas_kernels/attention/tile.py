@@ -12,7 +12,7 @@ from jax.experimental import pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 
-from pallas_kernels import hopper
+from pallas_kernels import primitives
 
 PAGE = 64
 H = 64
@@ -81,8 +81,8 @@ class Shape:
     def visible(self, first, row, rows: int, block):  # [rows, 64] bool
         """Which keys of a block the rows see."""
         # Few registers: one limit a row, which keys are compared with. Row by key, differences would be kept throughout the loop.
-        query = jax.lax.shift_right_logical(hopper.iota((rows,), 0, hopper.ROW) + row, self.G.bit_length() - 1)
-        age = jax.lax.broadcast_in_dim(query + (first - block * PAGE), (rows, PAGE), [0]) - hopper.iota((rows, PAGE), 1)
+        query = jax.lax.shift_right_logical(primitives.iota((rows,), 0, primitives.ROW) + row, self.G.bit_length() - 1)
+        age = jax.lax.broadcast_in_dim(query + (first - block * PAGE), (rows, PAGE), [0]) - primitives.iota((rows, PAGE), 1)
         return age >= 0 if self.window is None else age.astype(jnp.uint32) < self.window  # negative ages are large then
 
 
@@ -111,9 +111,9 @@ def start(shape: Shape, rows: int, sinks, k, counted=True):
 
     The sinks are the first keys seen, where they are `counted`: of a sequence's parts, one counts them.
     """
-    values = hopper.layout_cast(jnp.zeros((rows, H), jnp.float32), plgpu.Layout.WGMMA)
-    full = lambda value: hopper.layout_cast(jnp.full((rows,), value, jnp.float32), hopper.ROW)
-    head = hopper.iota((rows,), 0, hopper.ROW) & (shape.G - 1)
+    values = primitives.layout_cast(jnp.zeros((rows, H), jnp.float32), plgpu.Layout.WGMMA)
+    full = lambda value: primitives.layout_cast(jnp.full((rows,), value, jnp.float32), primitives.ROW)
+    head = primitives.iota((rows,), 0, primitives.ROW) & (shape.G - 1)
     sink = full(0.0)
     for g in range(shape.G):
         logit = jnp.where(counted, sinks[k * shape.G + g] * LOG2E, MASKED)

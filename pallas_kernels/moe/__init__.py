@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pallas_kernels import dispatch
 from pallas_kernels.low_rank import LowRank
-from pallas_kernels.moe import mosaic, reference
+from pallas_kernels.moe import reference
 from pallas_kernels.mxfp4 import Mxfp4
 from pallas_kernels.mxfp4.tiles import Tiles
 
@@ -60,12 +60,17 @@ def moe(
             raise ValueError(f"{name}'s tiles must interleave {interleaved} matrices, not {w.interleaved}; use to_tiles(w, {interleaved}).")
     if experts.shape != gates.shape or experts.ndim != 2 or experts.shape[0] != x.shape[0]:
         raise ValueError(f"experts and gates must be [M={x.shape[0]}, A]; got {experts.shape} and {gates.shape}.")
+
+    def kernel():
+        from pallas_kernels.moe import mosaic
+
+        return functools.partial(mosaic.moe, limit=limit), mosaic.covers(gate_up, down, dtype)
+
     return dispatch.run(
         "moe",
         implementation,
         *(x, experts, gates, gate_up, gate_up_bias, down, down_bias),
         xla=functools.partial(reference.moe, limit=limit, dtype=dtype),
-        mosaic=functools.partial(mosaic.moe, limit=limit),
-        uncovered=mosaic.covers(gate_up, down, dtype),
+        kernel=kernel,
         derived=True,
     )

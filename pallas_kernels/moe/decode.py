@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import dispatch
-from pallas_kernels.moe import mosaic_decode, reference_decode
+from pallas_kernels.moe import reference_decode
 from pallas_kernels.mxfp4.tiles import Tiles
 from pallas_kernels.routing import ROWS, Routing
 
@@ -51,13 +51,18 @@ def gate_up(
     E, out = _check(routing, bias, num_active)
     _check_weights(weights, (E, out, rows.shape[1]), 2)
     options = {"num_active": num_active, "limit": limit}
+
+    def kernel():
+        from pallas_kernels.moe import mosaic_decode
+
+        return functools.partial(mosaic_decode.gate_up, **options), mosaic_decode.covers(rows)
+
     return dispatch.run(
         "moe.gate_up",
         implementation,
         *(rows, routing, weights, bias),
         xla=functools.partial(reference_decode.gate_up, **options),
-        mosaic=functools.partial(mosaic_decode.gate_up, **options),
-        uncovered=mosaic_decode.covers(rows),
+        kernel=kernel,
     )
 
 
@@ -91,13 +96,18 @@ def down(
     if h.ndim != 3 or not 1 <= h.shape[1] <= ROWS or h.shape[0] != min(h.shape[1] * num_active, E):
         raise ValueError(f"h must be [min(M * {num_active}, {E}), M, F] of 1 to {ROWS} tokens, as `gate_up` gives it; got {h.shape}.")
     _check_weights(weights, (E, D, h.shape[2]), 1)
+
+    def kernel():
+        from pallas_kernels.moe import mosaic_decode
+
+        return functools.partial(mosaic_decode.down, num_active=num_active), mosaic_decode.covers(h)
+
     return dispatch.run(
         "moe.down",
         implementation,
         *(h, routing, weights, bias),
         xla=functools.partial(reference_decode.down, num_active=num_active),
-        mosaic=functools.partial(mosaic_decode.down, num_active=num_active),
-        uncovered=mosaic_decode.covers(h),
+        kernel=kernel,
     )
 
 

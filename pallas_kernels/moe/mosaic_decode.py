@@ -21,7 +21,7 @@ from jax.experimental import pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 
-from pallas_kernels import hopper
+from pallas_kernels import primitives
 from pallas_kernels.moe import tuning
 from pallas_kernels.mxfp4 import dequantize
 from pallas_kernels.mxfp4.tiles import TILE
@@ -66,13 +66,13 @@ class Stream:
         """Shared memory for tokens, words and scales, barriers that say a stage has arrived, and what the interpreter needs."""
         t = self.tuning
         return [
-            plgpu.SMEM((t.stages, self.wide, t.chunks * TILE), jnp.bfloat16, transforms=hopper.swizzled(TILE, jnp.bfloat16)),
+            plgpu.SMEM((t.stages, self.wide, t.chunks * TILE), jnp.bfloat16, transforms=primitives.swizzled(TILE, jnp.bfloat16)),
             plgpu.SMEM((t.stages, t.units, 2 * t.chunks, WORDS), jnp.uint32),
             plgpu.SMEM((t.stages, t.units, 2 * t.chunks, SCALES), jnp.uint32),
             plgpu.Barrier(num_arrivals=1 + 2 * t.units, num_barriers=t.stages),
-            *hopper.staging((TILE, TILE)),
-            *hopper.staging((4, 128), jnp.uint32),
-            *hopper.staging((2 * SCALES,), jnp.uint32),
+            *primitives.staging((TILE, TILE)),
+            *primitives.staging((4, 128), jnp.uint32),
+            *primitives.staging((2 * SCALES,), jnp.uint32),
         ]
 
     def start(self, x, words, scales, first, x_s, words_s, scales_s, arrived, *_) -> None:
@@ -94,7 +94,7 @@ class Stream:
         def multiply(accumulators, slot, chunk, unit):
             weights = _tile(words_s.at[slot, unit], scales_s.at[slot, unit], chunk, staging)
             tokens = x_s.at[slot, :, pl.ds(chunk * TILE, TILE)].T
-            hopper.wgmma_from_registers(accumulators[unit], weights, tokens, staging[0] if staging else None)
+            primitives.wgmma_from_registers(accumulators[unit], weights, tokens, staging[0] if staging else None)
 
         def accumulate(*accumulators):
             @pl.loop(0, self._steps)
@@ -123,7 +123,7 @@ class Stream:
     def _fetch(self, step, slot, x, words, scales, first, x_s, words_s, scales_s, arrived) -> None:
         """Fills a slot. Tokens past the last are not read: TMA writes zeros. In place of a unit past the last some other is read."""
         here, chunks = arrived.at[slot], self.tuning.chunks
-        plgpu.copy_gmem_to_smem(x.at[pl.ds(0, self.wide), pl.ds(step * (chunks * TILE), chunks * TILE)], x_s.at[slot], here)
+        plgpu.copy_gmem_to_smem(x.at[primitives.leading(self.wide), pl.ds(step * (chunks * TILE), chunks * TILE)], x_s.at[slot], here)
         along = pl.ds(step * (2 * chunks), 2 * chunks)
         for i in range(self.tuning.units):
             row, half = jax.lax.div(first + i, self.interleaved), jax.lax.rem(first + i, self.interleaved)
@@ -153,17 +153,17 @@ def gate_up(rows, routing, weights, bias, *, num_active, limit):
             for i in range(bias_s.shape[0]):
                 row = jnp.minimum(jax.lax.div(first, 2) + i, F // TILE - 1) * TILE
                 for s in range(2):
-                    bias_s[i, s, pl.ds(0, TILE)] = _load(bias.at[expert, pl.ds(row, TILE), s], hopper.ROW)
+                    bias_s[i, s, pl.ds(0, TILE)] = _load(bias.at[expert, pl.ds(row, TILE), s], primitives.ROW)
             products = stream.products(*operands)
             plgpu.barrier_wait(ready)
             by_token = _below(_load(scale_s, COLUMN), wide)
             for i, pair in enumerate(pairs(products)):
                 gate, linear = (value * by_token for value in _part(pair, swap_s))
                 rows = pl.ds(jax.lax.rem(first, 2) * HALF, TILE)
-                gate, linear = (v + _beside(_load(bias_s.at[i, s, rows], hopper.ROW), wide) for s, v in enumerate((gate, linear)))
+                gate, linear = (v + _beside(_load(bias_s.at[i, s, rows], primitives.ROW), wide) for s, v in enumerate((gate, linear)))
                 gate, linear = jnp.minimum(gate, limit), jnp.clip(linear, -limit, limit)
                 value = (gate / (1 + jnp.exp(-1.702 * gate)) * (linear + 1)).astype(h_s.dtype)
-                h_s.at[i].T[...] = hopper.layout_cast(value, plgpu.Layout.WGMMA_TRANSPOSED)
+                primitives.store(h_s.at[i].T, primitives.layout_cast(value, plgpu.Layout.WGMMA_TRANSPOSED), optimized=units > 1)
             plgpu.commit_smem()
             if units == 1:
 
@@ -219,8 +219,8 @@ def down(h, routing, weights, bias, *, num_active):
             plgpu.barrier_wait(ready)
             by_token = _below(_load(gate_s, COLUMN), wide)
             for i, product in enumerate(products):
-                y = (product + _beside(_load(bias_s.at[pl.ds(i * TILE, TILE)], hopper.ROW), wide)) * by_token
-                y_s.T[...] = hopper.layout_cast(y, plgpu.Layout.WGMMA_TRANSPOSED)
+                y = (product + _beside(_load(bias_s.at[pl.ds(i * TILE, TILE)], primitives.ROW), wide)) * by_token
+                primitives.store(y_s.T, primitives.layout_cast(y, plgpu.Layout.WGMMA_TRANSPOSED), optimized=False)
                 plgpu.commit_smem()
                 pl.when((first + i) * TILE < D)(lambda i=i: store(first + i, y_s, rank_s, terms))
                 plgpu.wait_smem_to_gmem(0)
@@ -259,7 +259,7 @@ def _whole(x: jax.Array) -> jax.Array:
 
 
 def _load(ref, layout):
-    return hopper.load(ref, layout, optimized=False)
+    return primitives.load(ref, layout, optimized=False)
 
 
 def _tile(words, scales, chunk: int, staging):  # [64, 64] bf16

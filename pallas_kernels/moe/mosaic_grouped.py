@@ -18,7 +18,7 @@ from jax.experimental import pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 
-from pallas_kernels import hopper
+from pallas_kernels import primitives
 from pallas_kernels.moe.tuning import Step
 from pallas_kernels.mxfp4 import dequantize
 from pallas_kernels.mxfp4.tiles import TILE, Tiles
@@ -76,7 +76,7 @@ def _product(rows, expert, weights: Tiles, bias, finish: Callable, dtype, *, blo
             tile = first + group
             sums = pl.run_scoped(accumulate, *[plgpu.ACC((TILE, block), jnp.float32)] * S)
             here = pl.ds(jnp.minimum(tile, tiles - 1) * TILE, TILE)
-            biases = [hopper.load(bias.at[e, here, s], hopper.ROW, optimized=False) for s in range(S)]
+            biases = [primitives.load(bias.at[e, here, s], primitives.ROW, optimized=False) for s in range(S)]
             sums = [a + jax.lax.broadcast_in_dim(value, a.shape, [0]) for a, value in zip(sums, biases, strict=True)]
             _store(finish(*sums).astype(dtype), out_s.at[group], out, b * block, tile, tiles)
 
@@ -93,7 +93,7 @@ def _product(rows, expert, weights: Tiles, bias, finish: Callable, dtype, *, blo
                 in_specs=[
                     plgpu.BlockSpec((groups, chunk * S * 4, 128), lambda k: (0, k, 0)),
                     plgpu.BlockSpec((groups, chunk * S * 32), lambda k: (0, k)),
-                    plgpu.BlockSpec((block, chunk * TILE), lambda k: (0, k), transforms=hopper.swizzled(TILE, jnp.bfloat16)),
+                    plgpu.BlockSpec((block, chunk * TILE), lambda k: (0, k), transforms=primitives.swizzled(TILE, jnp.bfloat16)),
                 ],
             )(words.at[e, pl.ds(first, groups)], scales.at[e, pl.ds(first, groups)], rows.at[pl.ds(b * block, block)])
 
@@ -105,8 +105,8 @@ def _product(rows, expert, weights: Tiles, bias, finish: Callable, dtype, *, blo
         num_threads=groups + 1,
         thread_name="group",
         scratch_types=[
-            plgpu.SMEM((groups, piece, TILE), dtype, transforms=hopper.swizzled(TILE, dtype)),
-            *hopper.staging((groups, TILE, TILE)),
+            plgpu.SMEM((groups, piece, TILE), dtype, transforms=primitives.swizzled(TILE, dtype)),
+            *primitives.staging((groups, TILE, TILE)),
         ],
         kernel_name=name,
         compiler_params=plgpu.CompilerParams(approx_math=True),
@@ -121,7 +121,7 @@ def _add_products(sums, words, scales, rows, staging) -> None:
     for c in range(chunks):
         columns = rows.at[:, pl.ds(c * TILE, TILE)].T
         for s in range(S):
-            hopper.wgmma_from_registers(sums[s], dequantize.tile(words, scales, c * S + s), columns, staging)
+            primitives.wgmma_from_registers(sums[s], dequantize.tile(words, scales, c * S + s), columns, staging)
         plgpu.wgmma_wait(S if c + 1 < chunks else 0)  # the tiles of the chunk before give their registers back
 
 
@@ -129,7 +129,7 @@ def _store(result, out_s, out, first_row, tile, tiles: int) -> None:
     """Writes a warpgroup's result [64, block], turned, a piece of as many rows as out_s [piece, 64] has after the other."""
     piece, block = out_s.shape[0], result.shape[1]
     for first in range(0, block, piece):
-        out_s.T[...] = hopper.layout_cast(result[:, first : first + piece], plgpu.Layout.WGMMA_TRANSPOSED)
+        out_s.T[...] = primitives.layout_cast(result[:, first : first + piece], plgpu.Layout.WGMMA_TRANSPOSED)
         plgpu.commit_smem()
 
         @pl.when(tile < tiles)

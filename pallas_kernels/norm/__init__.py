@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import dispatch
-from pallas_kernels.norm import mosaic, reference
+from pallas_kernels.norm import reference
 from pallas_kernels.norm.reference import scaled
 
 __all__ = ["add_norm", "scaled"]
@@ -44,6 +44,11 @@ def add_norm(
             f"terms must be [A >= 1, *x.shape], valid [M] and gain [D] for x [M, D]; got x {x.shape}, terms {terms.shape}, "
             f"valid {valid.shape}, gain {gain.shape}."
         )
-    run = functools.partial(dispatch.run, "add_norm", implementation, x, terms, valid, gain)
+
+    def kernel():
+        from pallas_kernels.norm import mosaic
+
+        return mosaic.add_norm, mosaic.covers(x, terms, dtype)
+
     xla = functools.partial(reference.add_norm, dtype=dtype)
-    return run(xla=xla, mosaic=mosaic.add_norm, uncovered=mosaic.covers(x, terms, dtype))
+    return dispatch.run("add_norm", implementation, x, terms, valid, gain, xla=xla, kernel=kernel)

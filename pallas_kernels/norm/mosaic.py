@@ -8,7 +8,7 @@ from jax.experimental import pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 
-from pallas_kernels import hopper
+from pallas_kernels import hopper, primitives
 
 LINE = 64
 
@@ -36,18 +36,18 @@ def add_norm(x, terms, valid, gain):
         plgpu.copy_gmem_to_smem(gain, gains.at[real], arrived)
         for a in range(A):
             plgpu.copy_gmem_to_smem(terms.at[a, token], rows.at[a + 1, real], arrived)
-        is_real = hopper.iota((padded, LINE), 0, strided) < lines
+        is_real = primitives.iota((padded, LINE), 0, strided) < lines
         is_valid = jax.lax.broadcast(valid[token] != 0, (padded, LINE))
         plgpu.barrier_wait(arrived)
 
-        total = hopper.load(rows.at[1], strided)
+        total = primitives.load(rows.at[1], strided)
         for a in range(1, A):
-            total = total + hopper.load(rows.at[a + 1], strided)
-        row = hopper.load(rows.at[0], strided) + jnp.where(is_valid, total, jnp.zeros_like(total))
+            total = total + primitives.load(rows.at[a + 1], strided)
+        row = primitives.load(rows.at[0], strided) + jnp.where(is_valid, total, jnp.zeros_like(total))
         row = jnp.where(is_real, row, jnp.zeros_like(row))  # the line that nobody filled may hold anything
         square_sum[token] = jnp.sum(row * row)
         y_out[...] = row
-        scaled_out[...] = (row * hopper.load(gains, strided)).astype(scaled_out.dtype)
+        scaled_out[...] = (row * primitives.load(gains, strided)).astype(scaled_out.dtype)
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(y_out.at[real], y.at[token])
         plgpu.copy_smem_to_gmem(scaled_out.at[real], scaled.at[token])

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import dispatch
-from pallas_kernels.projection import mosaic, mosaic_qkv, reference
+from pallas_kernels.projection import reference
 
 
 def project_qkv(
@@ -59,13 +59,18 @@ def project_qkv(
     if k_pages.ndim != 4 or k_pages.shape[1::2] != (K, H) or k_pages.shape != v_pages.shape or k_pages.dtype != v_pages.dtype:
         raise ValueError(f"k_pages and v_pages must be one [P, {K}, page, {H}] and dtype; got {_of(k_pages)} and {_of(v_pages)}.")
     arguments = (x, square_sum, w, bias, cos, sin, k_pages, v_pages, page, offset)
+
+    def kernel():
+        from pallas_kernels.projection import mosaic_qkv
+
+        return functools.partial(mosaic_qkv.project_qkv, eps=eps), mosaic_qkv.covers(x, w, k_pages)
+
     return dispatch.run(
         "project_qkv",
         implementation,
         *arguments,
         xla=functools.partial(reference.project_qkv, eps=eps),
-        mosaic=functools.partial(mosaic_qkv.project_qkv, eps=eps),
-        uncovered=mosaic_qkv.covers(x, w, k_pages),
+        kernel=kernel,
     )
 
 
@@ -98,13 +103,18 @@ def project_out(
     _expect("bias", bias, (D,), jnp.float32)
     _expect("residual", residual, (M, D), jnp.float32)
     _expect("gain", gain, (D,), jnp.float32)
+
+    def kernel():
+        from pallas_kernels.projection import mosaic
+
+        return mosaic.project_out, mosaic.covers(x, w)
+
     return dispatch.run(
         "project_out",
         implementation,
         *(x, w, bias, residual, gain),
         xla=reference.project_out,
-        mosaic=mosaic.project_out,
-        uncovered=mosaic.covers(x, w),
+        kernel=kernel,
     )
 
 
@@ -133,13 +143,18 @@ def unembed(
     if w.ndim != 2 or w.shape[1] != D:
         raise ValueError(f"w must be [V, {D}]; got {w.shape}.")
     _expect("square_sum", square_sum, (M,), jnp.float32)
+
+    def kernel():
+        from pallas_kernels.projection import mosaic
+
+        return functools.partial(mosaic.unembed, eps=eps), mosaic.covers(x, w)
+
     return dispatch.run(
         "unembed",
         implementation,
         *(x, square_sum, w),
         xla=functools.partial(reference.unembed, eps=eps),
-        mosaic=functools.partial(mosaic.unembed, eps=eps),
-        uncovered=mosaic.covers(x, w),
+        kernel=kernel,
     )
 
 

@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 
-from pallas_kernels import hopper
+from pallas_kernels import primitives
 from pallas_kernels.projection.stream import HEIGHT, WIDTH, Stream
 from pallas_kernels.projection.tuning import tuning
 
@@ -33,18 +33,18 @@ def project_out(x, w, bias, residual, gain):
     D = w.shape[0]
     x, residual = whole(x, w.dtype), whole(residual)
     stream = Stream(x.shape[0], C, tuning("project_out", M, C))
-    tile, rows = stream.tuning.tile, pl.ds(0, stream.tall)
+    tile = stream.tuning.tile
 
     def kernel(x, w, bias, residual, gain, y, scaled, y_s, scaled_s, bias_s, gain_s, ready, *streamed):
         first = jax.lax.axis_index("tile") * tile
-        here = pl.ds(first, tile)
+        rows, here = primitives.leading(stream.tall), pl.ds(first, tile)
         stream.start(x, w, [first], *streamed)
         plgpu.copy_gmem_to_smem(residual.at[rows, here], y_s.at[rows], ready)
         plgpu.copy_gmem_to_smem(bias.at[here], bias_s, ready)
         plgpu.copy_gmem_to_smem(gain.at[here], gain_s, ready)
         product = stream.product(x, w, [first], *streamed)
         plgpu.barrier_wait(ready)
-        total = product + across(bias_s, tile) + hopper.load(y_s, plgpu.Layout.WGMMA, optimized=False)
+        total = product + across(bias_s, tile) + primitives.load(y_s, plgpu.Layout.WGMMA, optimized=False)
         y_s[...] = total
         scaled_s[...] = (total * across(gain_s, tile)).astype(scaled_s.dtype)
         plgpu.commit_smem()
@@ -75,10 +75,10 @@ def unembed(x, square_sum, w, *, eps):
     V = w.shape[0]
     x = whole(x, w.dtype)
     stream = Stream(x.shape[0], D, tuning("unembed", M, D))
-    tile, rows = stream.tuning.tile, pl.ds(0, stream.tall)
+    tile = stream.tuning.tile
 
     def kernel(x, square_sum, w, y, y_s, sum_s, ready, *streamed):
-        first = jax.lax.axis_index("tile") * tile
+        first, rows = jax.lax.axis_index("tile") * tile, primitives.leading(stream.tall)
         stream.start(x, w, [first], *streamed)
         plgpu.copy_gmem_to_smem(square_sum.at[rows], sum_s.at[rows], ready)
         product = stream.product(x, w, [first], *streamed)
@@ -114,10 +114,10 @@ def whole(x: jax.Array, dtype=None) -> jax.Array:
 
 def row_scale(sum_s, tile: int, width: int, eps: float):  # [64, tile] float32
     """1 / rms of each row, beside every column."""
-    scale = jax.lax.rsqrt(hopper.load(sum_s, hopper.ROW, optimized=False) * (1 / width) + eps)
+    scale = jax.lax.rsqrt(primitives.load(sum_s, primitives.ROW, optimized=False) * (1 / width) + eps)
     return jax.lax.broadcast_in_dim(scale, (HEIGHT, tile), [0])
 
 
 def across(column, tile: int):  # [64, tile]
     """Values of the columns, a ref [tile], below every row."""
-    return jax.lax.broadcast_in_dim(hopper.load(column, COLUMN, optimized=False), (HEIGHT, tile), [1])
+    return jax.lax.broadcast_in_dim(primitives.load(column, COLUMN, optimized=False), (HEIGHT, tile), [1])

@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 
-from pallas_kernels import hopper
+from pallas_kernels import primitives
 from pallas_kernels.projection import mosaic
 from pallas_kernels.projection.stream import HEIGHT, Stream
 from pallas_kernels.projection.tuning import tuning
@@ -44,7 +44,7 @@ def project_qkv(x, square_sum, w, bias, cos, sin, k_pages, v_pages, page, offset
         q_s, kv_s, cos_s, sin_s, sum_s, page_s, offset_s, ready, *streamed = scratch
         groups = [jax.lax.axis_index("tile") * count + i for i in range(count)]
         firsts = [jax.lax.div(g, GROUPS) * H + jax.lax.rem(g, GROUPS) * PAIRS + half * (H // 2) for g in groups for half in range(2)]
-        rows = pl.ds(0, stream.tall)
+        rows = primitives.leading(stream.tall)
         stream.start(x, w, firsts, *streamed)
         for source, target in ((square_sum, sum_s), (page, page_s), (offset, offset_s)):
             plgpu.copy_gmem_to_smem(source.at[rows], target.at[rows], ready)
@@ -53,20 +53,20 @@ def project_qkv(x, square_sum, w, bias, cos, sin, k_pages, v_pages, page, offset
             plgpu.copy_gmem_to_smem(cos.at[rows, pairs], cos_s.at[i, rows], ready)
             plgpu.copy_gmem_to_smem(sin.at[rows, pairs], sin_s.at[i, rows], ready)
         inside = [jnp.minimum(first, total * 2 * PAIRS - PAIRS) for first in firsts]  # the last block may have groups that do not exist
-        biases = [hopper.load(bias.at[pl.ds(first, PAIRS)], mosaic.COLUMN, optimized=False) for first in inside]
+        biases = [primitives.load(bias.at[pl.ds(first, PAIRS)], mosaic.COLUMN, optimized=False) for first in inside]
         product = stream.product(x, w, firsts, *streamed)
         plgpu.barrier_wait(ready)
         product = product * mosaic.row_scale(sum_s, row.tile, D, eps)
         for i, g in enumerate(groups):
             below = lambda values: jax.lax.broadcast_in_dim(values, (HEIGHT, PAIRS), [1])
             a, b = (product[:, n * PAIRS : (n + 1) * PAIRS] + below(biases[n]) for n in (2 * i, 2 * i + 1))
-            c, s = (hopper.load(table.at[i], plgpu.Layout.WGMMA, optimized=False) for table in (cos_s, sin_s))
+            c, s = (primitives.load(table.at[i], plgpu.Layout.WGMMA, optimized=False) for table in (cos_s, sin_s))
             value = jnp.broadcast_to(jax.lax.rem(jax.lax.div(g, GROUPS), kinds) == kinds - 1, (HEIGHT, PAIRS))
             turned = a * c - b * s, b * c + a * s
             for half, (straight, bent) in enumerate(zip((a, b), turned, strict=True)):
                 result = jnp.where(value, straight, bent).astype(jnp.bfloat16)
                 q_s[i, half] = result
-                kv_s[i, :, half] = result
+                primitives.store(kv_s.at[i, :, half], result, optimized=False)
         plgpu.commit_smem()
         for i, g in enumerate(groups):
             _store_queries(g, kinds, total, rows, q, q_s.at[i])

@@ -18,7 +18,7 @@ from jax.experimental import pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 
-from pallas_kernels import hopper
+from pallas_kernels import primitives
 from pallas_kernels.projection.tuning import Tuning
 
 WIDTH = 64  # columns of a chunk: 128 bytes, a row of the widest swizzle
@@ -48,7 +48,7 @@ class Stream:
 
     def scratch(self) -> list:
         """Shared memory for chunks of x, for tiles of w, and barriers that say a stage has arrived."""
-        t, swizzled = self.tuning, hopper.swizzled(WIDTH, jnp.bfloat16)
+        t, swizzled = self.tuning, primitives.swizzled(WIDTH, jnp.bfloat16)
         return [
             plgpu.SMEM(((t.stages * t.chunks - 1) * self.tall + HEIGHT, WIDTH), jnp.bfloat16, transforms=swizzled),
             plgpu.SMEM((t.stages, t.tile, t.chunks * WIDTH), jnp.bfloat16, transforms=swizzled),
@@ -95,5 +95,5 @@ class Stream:
             weights = w.at[pl.ds(row, box), pl.ds(first, chunks * WIDTH)]
             plgpu.copy_gmem_to_smem(weights, w_s.at[slot, pl.ds(i * box, box)], arrived.at[slot])
         for chunk in range(chunks):
-            rows = x.at[pl.ds(0, self.tall), pl.ds(first + chunk * WIDTH, WIDTH)]
+            rows = x.at[primitives.leading(self.tall), pl.ds(first + chunk * WIDTH, WIDTH)]
             plgpu.copy_gmem_to_smem(rows, x_s.at[pl.ds((slot * chunks + chunk) * self.tall, self.tall)], arrived.at[slot])

@@ -8,7 +8,7 @@ import functools
 import jax
 
 from pallas_kernels import dispatch
-from pallas_kernels.routing import mosaic, reference
+from pallas_kernels.routing import reference
 from pallas_kernels.routing.reference import ROWS, Routing, columns
 
 __all__ = ["ROWS", "Routing", "of_experts", "route", "router"]
@@ -62,8 +62,14 @@ def route(
             f"moments must be [M <= {ROWS}, {columns(E)}] as `router` makes them for the bias' {E} experts, 1 <= num_active <= {E}; "
             f"got {moments.shape}, {num_active}."
         )
-    xla, kernel = (functools.partial(module.route, num_active=num_active, width=width, eps=eps) for module in (reference, mosaic))
-    return dispatch.run("route", implementation, moments, bias, xla=xla, mosaic=kernel, uncovered=mosaic.covers(bias))
+    options = {"num_active": num_active, "width": width, "eps": eps}
+
+    def kernel():
+        from pallas_kernels.routing import mosaic
+
+        return functools.partial(mosaic.route, **options), mosaic.covers(bias)
+
+    return dispatch.run("route", implementation, moments, bias, xla=functools.partial(reference.route, **options), kernel=kernel)
 
 
 def of_experts(experts: jax.Array, gates: jax.Array, num_experts: int) -> Routing:

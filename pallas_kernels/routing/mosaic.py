@@ -11,7 +11,7 @@ from jax.experimental import pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 
-from pallas_kernels import hopper
+from pallas_kernels import primitives
 from pallas_kernels.routing.reference import ROWS, Routing
 
 COLUMN = plgpu.Layout.WGMMA.reduce(0)  # one value per column of an accumulator
@@ -34,33 +34,33 @@ def route(moments, bias, *, num_active, width, eps):
     def kernel(moments, bias, gates, ranks, active, scale, raw, extra, gates_out, ranks_out, present_s, active_s, scale_s, arrived):
         plgpu.copy_gmem_to_smem(moments.at[:, pl.ds(0, E)], raw.at[pl.ds(0, M)], arrived)
         plgpu.copy_gmem_to_smem(moments.at[:, pl.ds(E, rest)], extra.at[pl.ds(0, M)], arrived)
-        row = hopper.iota((ROWS, part), 0)
+        row = primitives.iota((ROWS, part), 0)
         plgpu.barrier_wait(arrived)
 
         # Rows behind M hold anything: they are not valid, and no row looks at another before invalid ones are taken out.
-        more = hopper.load(extra, plgpu.Layout.WGMMA)
-        of = lambda i: jnp.sum(jnp.where(hopper.iota((ROWS, rest), 1) == i, more, jnp.zeros_like(more)), axis=1)
+        more = primitives.load(extra, plgpu.Layout.WGMMA)
+        of = lambda i: jnp.sum(jnp.where(primitives.iota((ROWS, rest), 1) == i, more, jnp.zeros_like(more)), axis=1)
         scales = jax.lax.rsqrt(of(0) / width + eps)
         valid = (_along_rows(of(1), part) > 0.5) & (row < M)
 
         def logits(start, n):
             columns = pl.ds(start, n)
-            x = hopper.load(raw.at[:, columns], plgpu.Layout.WGMMA) * _along_rows(scales, n)
-            x = x + _along_columns(hopper.load(bias.at[columns], COLUMN, optimized=False))
+            x = primitives.load(raw.at[:, columns], plgpu.Layout.WGMMA) * _along_rows(scales, n)
+            x = x + _along_columns(primitives.load(bias.at[columns], COLUMN, optimized=False))
             return jnp.where(x > _LEAST, x, jnp.full_like(x, _LEAST))
 
         tops, bests = _best(logits(0, E), A)
         first, total = tops[0], sum(jnp.exp(top - tops[0]) for top in tops)
 
         for start in range(0, E, part):
-            column, experts = hopper.iota((ROWS, part), 1) + start, pl.ds(start, part)
+            column, experts = primitives.iota((ROWS, part), 1) + start, pl.ds(start, part)
             chosen = functools.reduce(jnp.logical_or, [column == _along_rows(best, part) for best in bests]) & valid
             gate = jnp.exp(logits(start, part) - _along_rows(first, part)) / _along_rows(total, part)
             gate = jnp.where(chosen, gate, jnp.zeros_like(gate))
-            gates_out.at[experts].T[...] = hopper.layout_cast(gate, plgpu.Layout.WGMMA_TRANSPOSED)
+            gates_out.at[experts].T[...] = primitives.layout_cast(gate, plgpu.Layout.WGMMA_TRANSPOSED)
             rank = sum((column > _along_rows(best, part)).astype(jnp.int32) for best in bests)
             rank = jnp.where(chosen, rank, jnp.full_like(rank, A))
-            ranks_out.at[experts].T[...] = hopper.layout_cast(rank, plgpu.Layout.WGMMA_TRANSPOSED)
+            ranks_out.at[experts].T[...] = primitives.layout_cast(rank, plgpu.Layout.WGMMA_TRANSPOSED)
             present = jnp.max(chosen.astype(jnp.int32), axis=0)
             for copy in range(2):
                 present_s[copy, experts] = present
@@ -98,7 +98,7 @@ def route(moments, bias, *, num_active, width, eps):
 def _best(left, count):
     """The largest `count` values of each row of [ROWS, E], and their columns; of equal values the first."""
     E, tops, bests = left.shape[1], [], []
-    column = hopper.iota((ROWS, E), 1)
+    column = primitives.iota((ROWS, E), 1)
     for _ in range(count):
         tops.append(jnp.max(left, axis=1))
         at = jnp.where(left == _along_rows(tops[-1], E), E - 1 - column, jnp.full_like(column, -1))
@@ -120,18 +120,18 @@ def _compact(present_s, active_s, E, part):
 
     Of present_s there are two copies, one that is read along rows and one along columns: one could not be in two layouts.
     """
-    row, column = (hopper.iota((ROWS, part), axis) for axis in (0, 1))
+    row, column = (primitives.iota((ROWS, part), axis) for axis in (0, 1))
     starts = range(0, E, part)
     zero = jnp.zeros_like(column)
     places = []
     for start in starts:  # of columns: an expert's place is the number of those before it
         earlier = zero
         for other in starts:
-            present = _along_rows(hopper.load(present_s.at[0, pl.ds(other, ROWS)], hopper.ROW, optimized=False), part)
+            present = _along_rows(primitives.load(present_s.at[0, pl.ds(other, ROWS)], primitives.ROW, optimized=False), part)
             before = (row + other < column + start) & (row + other < E)  # behind E the shared memory holds anything
             earlier = earlier + jnp.where(before, present, zero)
         place = _along_columns(jnp.sum(earlier, axis=0))
-        present = _along_columns(hopper.load(present_s.at[1, pl.ds(start, part)], COLUMN, optimized=False))
+        present = _along_columns(primitives.load(present_s.at[1, pl.ds(start, part)], COLUMN, optimized=False))
         places.append(jnp.where(present > 0, place, zero - 1))
     for first in range(0, active_s.shape[0], ROWS):
         found = zero  # 1 + the expert whose place the row is, or 0

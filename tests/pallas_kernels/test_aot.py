@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels import aot
+from pallas_kernels import aot, hopper
 from pallas_kernels.aot import assembly, launches
 
 K, N = 64, 256
@@ -78,6 +78,7 @@ def test_spills_are_seen(compile_for_hopper):
     assert kernel.registers == 255 and kernel.spill_bytes > 1000 and kernel.stack_bytes > 100
 
 
+@pytest.mark.thorough
 def test_a_kernel_compiled_before_is_reported_again(compile_for_hopper):
     fn = jax.jit(lambda x, ws: products(x, ws, keep=1) + 1)
     mesh = aot.mesh()
@@ -93,6 +94,7 @@ def test_a_kernel_compiled_before_is_reported_again(compile_for_hopper):
     assert quick.launches == reports[0].launches and quick.kernels == reports[0].pallas_kernels == reports[0].kernels[:1]
 
 
+@pytest.mark.thorough
 def test_launches_of_loops_and_branches_are_told_apart(compile_for_hopper):
     def program(x, w, n):
         def body(i, x):
@@ -134,6 +136,7 @@ def test_keywords_and_a_mesh_of_eight(compile_for_hopper):
     assert report.argument_bytes == 4 * (8 * 64 + 64 * 128) and any("AllReduce" in n or "Collective" in n for n in report.launches)
 
 
+@pytest.mark.thorough
 def test_what_is_left_behind(compile_for_hopper, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("MOSAIC_GPU_DUMP_TO", "mine")
@@ -159,8 +162,8 @@ def test_without_the_extra(monkeypatch):
 
 
 def test_with_another_jax(monkeypatch):
-    monkeypatch.setattr(jax, "__version__", "0.12.0")
-    assert "with jax 0.11, whose dumps it reads: the Pallas kernels are written for jax 0.11, this is jax 0.12.0" in aot.unavailable()
+    monkeypatch.setattr(hopper, "unsupported", lambda: "this is jax 0.13.0")
+    assert "pip install 'gptoss-jax[aot]' (this is jax 0.13.0)." in aot.unavailable()
 
 
 def test_without_the_plugin(monkeypatch):

@@ -44,14 +44,15 @@ def test_other_gpus_get_xla_and_a_sentence(kind, caplog):
 
 
 def test_another_jax_gets_xla_and_a_sentence(caplog, monkeypatch):
-    monkeypatch.setattr(jax, "__version__", "0.12.0")
+    monkeypatch.setattr(jax, "__version__", "0.13.0")
+    monkeypatch.setattr(jax, "__version_info__", (0, 13, 0))
     dispatch._log_unused.cache_clear()
     with caplog.at_level(logging.WARNING), on("NVIDIA H200"):
         assert not dispatch.for_hopper() and kernels(functools.partial(add_norm)) == 0  # a function that was not traced before
-        with pytest.raises(NotImplementedError, match="written for jax 0.11, this is jax 0.12.0; pass None or 'xla'"):
+        with pytest.raises(NotImplementedError, match="written for jax 0.11.2 to 0.12, this is jax 0.13.0; pass None or 'xla'"):
             kernels(functools.partial(add_norm, implementation="mosaic"))
     assert [r.getMessage() for r in caplog.records] == [
-        "On NVIDIA H200 XLA's forms run: the Pallas kernels are written for jax 0.11, this is jax 0.12.0."
+        "On NVIDIA H200 XLA's forms run: the Pallas kernels are written for jax 0.11.2 to 0.12, this is jax 0.13.0."
     ]
 
 
@@ -86,6 +87,12 @@ def test_a_name_runs_or_raises():
     with pytest.raises(NotImplementedError, match="op has no kernel; pass None or 'xla'"):
         run("mosaic", 1)
     with pytest.raises(NotImplementedError, match="no 'mosaic' implementation for this call: too large; pass None or 'xla'"):
-        run("mosaic", 1, mosaic=lambda x: x - 1, uncovered="too large")
-    assert run("mosaic", jnp.int32(1), mosaic=lambda x: x - 1) == 0
-    assert run(None, 1, mosaic=lambda x: x - 1, uncovered="too large") == 2
+        run("mosaic", 1, kernel=lambda: (lambda x: x - 1, "too large"))
+    assert run("mosaic", jnp.int32(1), kernel=lambda: (lambda x: x - 1, None)) == 0
+    with on("NVIDIA H200"):
+        assert run(None, 1, kernel=lambda: (lambda x: x - 1, "too large")) == 2
+
+
+@pytest.mark.parametrize("implementation", ["xla", None])
+def test_a_kernel_that_cannot_run_here_is_not_loaded(implementation):
+    assert dispatch.run("op", implementation, 1, xla=lambda x: x + 1, kernel=lambda: pytest.fail("the kernel was asked for")) == 2
