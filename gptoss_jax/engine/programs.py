@@ -14,12 +14,13 @@ import numpy as np
 from tqdm import tqdm
 
 from gptoss_jax.config import Config
-from gptoss_jax.engine import decode
+from gptoss_jax.engine import decode, lowered
 from gptoss_jax.engine.sizes import STEPS, Sizes
 from gptoss_jax.model.cache import make_cache, pages_dtype
 from gptoss_jax.model.params import Params
 from gptoss_jax.parallel import sharding
 from gptoss_jax.sampling import state as sampling_state
+from gptoss_jax.sampling.draw import Sampled
 from gptoss_jax.sampling.options import MAX_LOGPROBS, Sampling
 
 ROOM = 512  # biases, and stop tokens, that a request may have
@@ -57,17 +58,19 @@ class Programs:
     def ready(self) -> bool:
         return bool(self._compiled)
 
-    def prepare(self, *, progress: bool = False) -> None:
-        """Compiles every program, each in a thread of its own, if that has not been done."""
+    def prepare(self, *, progress: bool = False, meanwhile: Callable[[], Any] | None = None) -> None:
+        """Lowers every program, then compiles each in a thread of its own, if that has not been done; `meanwhile` is called beside that."""
         if self.ready:
             return
         self._state = self.empty_state()
         calls = self._calls()
         bar = tqdm(total=len(calls), desc="compiling", unit="program", disable=not progress, leave=False)
         with bar, ThreadPoolExecutor(len(calls)) as pool:
-            futures = {name: pool.submit(_compiled, *call) for name, call in calls.items()}
+            futures = {name: pool.submit(_lowered(self._state, *call)) for name, call in calls.items()}
             for future in futures.values():
                 future.add_done_callback(lambda _: bar.update())
+            if meanwhile is not None:
+                meanwhile()
             self._compiled = {name: future.result() for name, future in futures.items()}
 
     def read(
@@ -136,7 +139,8 @@ class Programs:
         return decode.init_state(cache, stacked, partition=self.partition)
 
     def _calls(self) -> dict[str, tuple]:
-        """Each program's function, with arguments like those that it will be called with: in order, then by keyword the static ones."""
+        """Each program's function, with arguments like those that it will be called with (in order, then by keyword the static ones), and
+        a tree like its result."""
         s, none = self.sizes, np.zeros(self.sizes.read_rows, np.int32)
         tables = (np.zeros((s.read_rows, width), np.int32) for width in (s.blocks, s.read_ring))
         blocks = self._put(decode.Blocks(np.zeros((s.read_rows, s.page), np.int32), none, none, *tables), self._block_axes())
@@ -144,11 +148,13 @@ class Programs:
         self._constants = {"allowed": orders.allowed, "forced": orders.forced}
         row = self._row(Sampling(), 0, np.zeros(1, np.int32), 0, 0, 0, None)
         slot = self._put(np.zeros(1, np.int32))
-        model, routed = (self.params, self.config, self._state), {"routed": self.routed}
+        model, state, routed = (self.params, self.config, self._state), self._state, {"routed": self.routed}
+        routes = 0 if self.routed else None
+        chunk = decode.Chunk(Sampled(0, 0, 0, 0), 0, 0, 0, 0, routes)
         return {
-            "decode": (decode.decode_chunk, (*model, orders), {"steps": STEPS, "top_logprobs": MAX_LOGPROBS, **routed}),
-            "read": (decode.read, (*model, blocks), routed),
-            "place": (decode.place, (self._state, slot, row), {"partition": self.partition}),
+            "decode": (decode.decode_chunk, (*model, orders), {"steps": STEPS, "top_logprobs": MAX_LOGPROBS, **routed}, (state, chunk)),
+            "read": (decode.read, (*model, blocks), routed, (state, routes)),
+            "place": (decode.place, (state, slot, row), {"partition": self.partition}, state),
         }
 
     def _row(self, sampling: Sampling, seed: int, prompt: np.ndarray, length: int, token: int, remaining: int, pauses) -> decode.Row:
@@ -175,10 +181,11 @@ class Programs:
 _COMPILED: dict[Hashable, Callable] = {}  # as jit keeps what it has compiled: engines of one shape share their programs
 
 
-def _compiled(function, arguments: tuple, options: dict) -> Callable:
-    """`function`, a jitted one, compiled for arguments like these."""
+def _lowered(state: decode.State, function: Callable, arguments: tuple, options: dict, result: Any) -> Callable[[], Callable]:
+    """What compiles `function`, a jitted one that writes over the state, for arguments like these; or has done so before."""
     leaves, tree = jax.tree.flatten(arguments)
     key = (function, tree, tuple((x.shape, x.dtype, x.sharding) if isinstance(x, jax.Array) else x for x in leaves), *options.items())
-    if key not in _COMPILED:
-        _COMPILED[key] = function.lower(*arguments, **options).compile()
-    return _COMPILED[key]
+    if key in _COMPILED:
+        return lambda: _COMPILED[key]
+    compile = lowered.lower(function, arguments, options, donated=state, result=result)
+    return lambda: _COMPILED.setdefault(key, compile())

@@ -1,0 +1,212 @@
+"""Programs as they were lowered, kept on disk: a later start traces nothing, and XLA's own cache finds what they compile to.
+
+One file a program, written by `jax.export` (StableHLO; nothing is unpickled), in the folder `lowered` of JAX's compilation cache if there
+is one. Its name is a digest of all that made it: this package's source, the function, its options, what it is called with and where that
+lies, JAX's version, backend and flags. (XLA's flags are in the key of XLA's cache.) Where anything differs, is damaged or fails the
+program is traced. What lies there is run, so the folder must be its owner's alone. Knows no engine: functions and arrays.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+import hashlib
+import logging
+import os
+from pathlib import Path
+import stat
+import tempfile
+import threading
+from typing import Any
+
+import jax
+from jax import export
+import jaxlib
+
+import pallas_kernels
+from pallas_kernels import dispatch
+
+LIMIT = 1 << 30  # bytes of the folder; those used longest ago go first
+_MAGIC = b"gptoss-jax lowered program 1\n"
+_DIGEST = 32  # bytes of a SHA-256
+_NO_MATTER = ("jax_compilation_cache", "jax_persistent_cache", "jax_enable_compilation_cache", "jax_log", "jax_dump", "jax_traceback")
+
+_READING = threading.Lock()
+_log = logging.getLogger(__name__)
+
+
+def lower(function: Callable, arguments: tuple, options: Mapping[str, Any], *, donated: Any, result: Any) -> Callable[[], Callable]:
+    """`function`, a jitted one, lowered for arguments like these: read if it is kept; traced and then kept if not.
+
+    Args:
+      function: takes arguments, then options by keyword.
+      arguments: trees of arrays, and static values in the places of static arguments.
+      options: static ones, by name.
+      donated: the tree among the arguments whose arrays the function may write over, as its decorator says.
+      result: a tree like what it returns, whatever its leaves.
+
+    Returns:
+      What compiles it, for which XLA leaves Python to other threads: called with nothing it gives a callable of the arguments but for the
+      static ones.
+    """
+    plain = lambda: function.lower(*arguments, **options)
+    folder = _folder() if jax.process_count() == 1 else None  # several processes must compile the same, whatever lies on their disks
+    if folder is None:
+        return plain().compile
+    program = _Program(function, arguments, options, donated, result)
+    path = folder / program.key
+    if (kept := _read(path)) is not None:
+        try:
+            return program.of_trees(program.call(kept))
+        except Exception as error:  # of another make, in spite of its name: as good as none
+            _log.warning("The program kept in %s cannot be used (%s); it is traced again.", path, str(error).split("\n")[0][:200])
+    try:
+        traced = program.lower()
+    except Exception as error:  # what is wrong with the function itself is said below, as without a folder
+        _log.warning("%s cannot be kept in %s (%s).", function.__name__, folder, str(error).split("\n")[0][:200])
+        return plain().compile
+    _write(path, traced.serialize(vjp_order=0))
+    return program.of_trees(program.call(traced))
+
+
+class _Program:
+    """A function of flat arrays, which is what can be written to a file: trees and static values stay here."""
+
+    def __init__(self, function: Callable, arguments: tuple, options: Mapping[str, Any], donated: Any, result: Any):
+        self._function, self._options = function, dict(options)
+        self._leaves, self._tree = jax.tree.flatten(arguments)
+        self._places = [i for i, leaf in enumerate(self._leaves) if isinstance(leaf, jax.Array)]
+        self._arrays = [self._leaves[i] for i in self._places]
+        mine = {id(leaf) for leaf in jax.tree.leaves(donated)}
+        self._donated = tuple(i for i, array in enumerate(self._arrays) if id(array) in mine)
+        self._result = jax.tree.structure(result)
+
+    @property
+    def key(self) -> str:
+        """A name for the file."""
+        values = [(x.shape, str(x.dtype), x.sharding) if isinstance(x, jax.Array) else x for x in self._leaves]
+        facts = (
+            *(_source(), jax.__version__, jaxlib.__version__, _devices(self._arrays), _flags()),
+            *(self._function.__module__, self._function.__qualname__, self._tree, values, sorted(self._options.items())),
+            *(self._donated, self._result),
+        )
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+    def lower(self) -> export.Exported:
+        """Traces and lowers it."""
+        kernels = [export.DisabledSafetyCheck.custom_call(name) for name in dispatch.CUSTOM_CALLS]
+        like = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in self._arrays]
+        return export.export(jax.jit(self._flat), disabled_checks=kernels)(*like)
+
+    def call(self, exported: export.Exported) -> jax.stages.Lowered:
+        """A program of flat arrays that is nothing but `exported`."""
+        # Its name holds the platform. Where jax reads there that it is for CPUs it imports SciPy, for LAPACK, which no program here calls.
+        checks = (*exported.disabled_safety_checks, export.DisabledSafetyCheck.platform())
+        exported = dataclasses.replace(exported, platforms=("any",), disabled_safety_checks=checks)
+        call = lambda *arrays: exported.call(*arrays)
+        call.__name__ = self._function.__name__  # the program's own, for profiles
+        return jax.jit(call, donate_argnums=self._donated).lower(*self._arrays)
+
+    def of_trees(self, lowered: jax.stages.Lowered) -> Callable[[], Callable]:
+        """What compiles a program of flat arrays, to a function of trees."""
+
+        def compile() -> Callable:
+            program = lowered.compile()
+            return lambda *arguments: jax.tree.unflatten(self._result, program(*jax.tree.leaves(arguments)))
+
+        return compile
+
+    def _flat(self, *arrays: jax.Array) -> list[jax.Array]:
+        leaves = list(self._leaves)
+        for place, array in zip(self._places, arrays, strict=True):
+            leaves[place] = array
+        result = self._function(*jax.tree.unflatten(self._tree, leaves), **self._options)
+        if jax.tree.structure(result) != self._result:
+            raise TypeError(f"{self._function.__name__} must return {self._result}; got {jax.tree.structure(result)}.")
+        return jax.tree.leaves(result)
+
+
+def _devices(arrays: Sequence[jax.Array]) -> list[tuple]:
+    devices = sorted({device for array in arrays for device in array.sharding.device_set}, key=lambda device: device.id)
+    return [(device.id, device.platform, device.device_kind, device.client.platform_version) for device in devices]
+
+
+def _flags() -> list[tuple[str, Any]]:
+    """JAX's settings, those of this thread, but for such as change nothing in a program."""
+    return [(name, getattr(jax.config, name, None)) for name in sorted(jax.config.values) if not name.startswith(_NO_MATTER)]
+
+
+def _source() -> str:
+    """A digest of every line that could have a say in a program."""
+    with _READING:  # once, whichever thread comes first
+        return _digest_of_source()
+
+
+@functools.cache
+def _digest_of_source() -> str:
+    digest = hashlib.sha256()
+    for home in (Path(__file__).parents[1], Path(pallas_kernels.__file__).parent):
+        for path in sorted(home.rglob("*.py")):
+            digest.update(f"{path.relative_to(home.parent)} {path.stat().st_size}\n".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _folder() -> Path | None:
+    """Where programs are kept: None where JAX keeps none, or where somebody else could have written what lies there."""
+    home = jax.config.jax_compilation_cache_dir
+    if not home or not jax.config.jax_enable_compilation_cache or "://" in home:
+        return None
+    folder = Path(home) / "lowered"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        _log.warning("Programs cannot be kept in %s: %s.", folder, error.strerror)
+        return None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        _log.warning("Programs kept in %s are not run: the folder must be yours alone; `chmod 700` it, or delete it.", folder)
+        return None
+    return folder
+
+
+def _read(path: Path) -> export.Exported | None:
+    try:
+        data = path.read_bytes()
+        os.utime(path)
+    except OSError:
+        return None
+    head, body = data[: len(_MAGIC) + _DIGEST], data[len(_MAGIC) + _DIGEST :]
+    try:
+        if head != _MAGIC + hashlib.sha256(body).digest():
+            raise ValueError("it is damaged")
+        return export.deserialize(bytearray(body))
+    except Exception as error:  # whatever a file can hold
+        _log.warning("The program kept in %s cannot be read (%s); it is traced again.", path, str(error).split("\n")[0][:200])
+        return None
+
+
+def _write(path: Path, body: bytes) -> None:
+    """Puts a program there, whole or not at all, and makes room if the folder is full."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:  # which nobody else may read
+            try:
+                file.write(_MAGIC + hashlib.sha256(body).digest() + body)
+                file.close()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+        _make_room(path)
+    except OSError as error:
+        _log.warning("A program cannot be kept in %s: %s.", path.parent, error.strerror)
+
+
+def _make_room(newest: Path) -> None:
+    found = [(entry.stat(), Path(entry)) for entry in os.scandir(newest.parent)]
+    total = sum(status.st_size for status, _ in found)
+    for status, path in sorted(found, key=lambda each: each[0].st_mtime_ns):
+        if total <= LIMIT:
+            return
+        if path != newest:
+            path.unlink(missing_ok=True)
+            total -= status.st_size

@@ -1,0 +1,233 @@
+"""Programs kept as they were lowered: a second start traces nothing and gives the same bits, and nothing bad on the disk is ever run."""
+
+import os
+from pathlib import Path
+import re
+import shutil
+import stat
+
+import jax
+from mixed_requests import MIXED, everything, fresh, make
+from on_meshes import answers, model
+import pytest
+from small_model import small_model
+
+from gptoss_jax.engine import decode, lowered, programs
+from gptoss_jax.engine.engine import Engine
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path, monkeypatch, keep_lowered) -> Path:
+    """The folder of a user's cache, which nobody has made yet."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
+    monkeypatch.setattr(programs, "_COMPILED", {})
+    yield tmp_path / "cache" / "lowered"
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture
+def another_start(monkeypatch):
+    """What a new process would not know: every compiled and traced program."""
+
+    def start():
+        monkeypatch.setattr(programs, "_COMPILED", {})
+        jax.clear_caches()
+
+    return start
+
+
+@pytest.fixture
+def traced(monkeypatch) -> list[str]:
+    """The model's passes that are traced from now on."""
+    seen = []
+    for name in ("extend", "decode_step", "sample"):
+        own = getattr(decode, name)
+        monkeypatch.setattr(decode, name, lambda *a, own=own, name=name, **k: (seen.append(name), own(*a, **k))[1])
+    return seen
+
+
+def run(**options):
+    return everything(make(**options), fresh(MIXED[:5]))
+
+
+def test_a_second_start_traces_nothing_and_gives_the_same_bits(kept, another_start, traced, caplog):
+    first = run()
+    assert set(traced) == {"extend", "decode_step", "sample"} and len(list(kept.iterdir())) == 3
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o700 and all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in kept.iterdir())
+    traced.clear()
+    another_start()
+    assert run() == first and not traced
+    jax.config.update("jax_enable_compilation_cache", False)  # nothing is kept: the plain way
+    another_start()
+    assert run() == first and traced
+    jax.config.update("jax_enable_compilation_cache", True)
+    assert not caplog.records
+
+
+@pytest.mark.thorough
+def test_on_a_mesh(another_start, traced):
+    first = answers(model("tiny", shape=(2, 4)))
+    assert traced
+    traced.clear()
+    another_start()
+    assert answers(model("tiny", shape=(2, 4))) == first and not traced
+
+
+def keys(**options) -> list[str]:
+    """Names of the files of an engine's programs."""
+    return [program.key for program in of(make(**options))]
+
+
+def of(engine) -> list[lowered._Program]:
+    state = engine.programs._state = engine.programs.empty_state()
+    calls = engine.programs._calls().values()
+    return [lowered._Program(*call[:3], donated=state, result=call[3]) for call in calls]
+
+
+@pytest.mark.parametrize(
+    "change, others",
+    [
+        ({"slots": 2}, 3),
+        ({"chunk": 16}, 1),  # as many tokens are decoded at a time
+        ({"context": 80}, 3),
+        ({"cache_tokens": 256}, 3),
+        ({"cache_dtype": "float8_e4m3fn"}, 3),
+        ({"routed_experts": True}, 2),  # places a request as ever
+        ({"prefix_reuse": False}, 0),  # a matter of the host
+    ],
+)
+def test_another_engine_has_programs_of_its_own(change, others):
+    assert sum(one != other for one, other in zip(keys(), keys(**change), strict=True)) == others
+
+
+@pytest.mark.parametrize("what", ["source", "jax", "jaxlib", "flag", "weights' dtype", "weights' form", "mesh"])
+def test_whatever_made_a_program_is_in_its_name(what, monkeypatch):
+    before = keys()
+    if what == "source":
+        monkeypatch.setattr(lowered, "_source", lambda: "another")
+    elif what in ("jax", "jaxlib"):
+        monkeypatch.setattr(getattr(lowered, what), "__version__", "0.99")
+    elif what == "flag":
+        with jax.default_matmul_precision("highest"):
+            assert not set(keys()) & set(before)
+        assert keys() == before
+        return
+    elif what == "mesh":
+        on = {shape: Engine(*on_mesh(shape), eos_token_ids=(319,), slots=4, context=96, chunk=32, page=16) for shape in ((2, 2), (1, 4))}
+        assert not {program.key for program in of(on[2, 2])} & {program.key for program in of(on[1, 4])}
+        return
+    else:
+        other = small_model(*({"weights' dtype": ("bfloat16", "stacked"), "weights' form": ("float32", "packed")}[what]))
+        engine = Engine(other.params, other.config, eos_token_ids=(319,), slots=4, context=96, chunk=32, page=16)
+        assert [program.key for program in of(engine)][:2] != before[:2]
+        return
+    assert not set(keys()) & set(before)
+
+
+def on_mesh(shape):
+    loaded = model("tiny", shape=shape)
+    return loaded.params, loaded.config
+
+
+def test_the_source_is_that_of_both_packages(tmp_path, monkeypatch):
+    """A changed line anywhere changes the digest."""
+    before = lowered._source()
+    for package in (Path(lowered.__file__).parents[1], Path(lowered.pallas_kernels.__file__).parent):
+        copy = tmp_path / package.name
+        shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    changed = tmp_path / "pallas_kernels" / "moe" / "mosaic.py"
+    whole = changed.read_text()
+    changed.write_text(whole + "# another line")
+    monkeypatch.setattr(lowered, "__file__", str(tmp_path / "gptoss_jax" / "engine" / "lowered.py"))
+    monkeypatch.setattr(lowered.pallas_kernels, "__file__", str(tmp_path / "pallas_kernels" / "__init__.py"))
+    assert lowered._digest_of_source.__wrapped__() != before
+    changed.write_text(whole)
+    assert lowered._digest_of_source.__wrapped__() == before
+
+
+@pytest.mark.quick("flipped")
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "nonsense", "another program"])
+def test_what_is_damaged_is_traced_and_written_anew(damage, kept, another_start, traced, caplog):
+    first = run()
+    whole = {path: path.read_bytes() for path in kept.iterdir()}
+    longest = max(whole, key=lambda path: len(whole[path]))
+    for path, data in whole.items():
+        middle = len(data) // 2
+        path.write_bytes(
+            {
+                "cut": data[:middle],
+                "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+                "empty": b"",
+                "nonsense": lowered._MAGIC + lowered.hashlib.sha256(b"nonsense").digest() + b"nonsense",
+                "another program": whole[longest],  # the longest one itself is as it was
+            }[damage]
+        )
+    traced.clear()
+    another_start()
+    assert run() == first and traced
+    assert re.search("it is traced again", caplog.text)
+    traced.clear()
+    another_start()
+    assert run() == first and not traced
+
+
+@pytest.mark.quick("open to others")
+@pytest.mark.parametrize("how", ["open to others", "a link", "a file", "not writable"])
+def test_a_folder_that_is_not_ones_own_is_not_used(how, kept, another_start, traced, caplog, tmp_path, monkeypatch):
+    run()
+    another_start()
+    if how == "open to others":
+        kept.chmod(0o755)
+    elif how == "not writable":
+        monkeypatch.setattr(lowered.os, "geteuid", lambda: os.getuid() + 1)
+    else:
+        kept.rename(tmp_path / "elsewhere")
+        if how == "a link":
+            kept.symlink_to(tmp_path / "elsewhere")
+        else:
+            kept.write_text("")
+    traced.clear()
+    make().prepare()
+    assert traced and re.search("are not run|cannot be kept", caplog.text)
+
+
+@pytest.mark.thorough
+def test_the_folder_is_bounded_and_the_oldest_go(kept, another_start, monkeypatch):
+    make().prepare()
+    sizes = {path: path.stat().st_size for path in kept.iterdir()}
+    for path in sizes:
+        os.utime(path, (1, 1))
+    monkeypatch.setattr(lowered, "LIMIT", sum(sizes.values()) + 1)
+    another_start()
+    make(slots=2).prepare()
+    left = set(kept.iterdir())
+    assert sum(path.stat().st_size for path in left) <= lowered.LIMIT and len(left - sizes.keys()) >= 2 and not left > sizes.keys()
+
+
+@pytest.mark.parametrize("number, name", [(0, "decode"), (1, "read"), (2, "place")])
+def test_a_program_is_the_same_either_way(number, name):
+    """What XLA makes of a kept program is what it makes of the function itself: the same instructions, memory and donations."""
+    engine = make()
+    program = of(engine)[number]
+    function, arguments, options, _ = engine.programs._calls()[name]
+    direct, kept = function.lower(*arguments, **options).compile(), program.call(program.lower()).compile()
+    assert plain(direct.as_text()) == plain(kept.as_text())
+    one, other = direct.memory_analysis(), kept.memory_analysis()
+    assert one.alias_size_in_bytes == other.alias_size_in_bytes > 0
+    assert one.temp_size_in_bytes == other.temp_size_in_bytes
+
+
+def plain(text: str) -> list[str]:
+    """A program's instructions, without names, numbers of arguments, and places in the source."""
+    lines = [line for line in text.split("\n") if " parameter(" not in line and re.match(r"\s+(ROOT )?%?[\w.-]+ = ", line)]
+    names = r"%[\w.-]+|\b(?:calls|to_apply|body|condition)=[^,)]*|, metadata=\{[^}]*\}|/\*index=\d+\*/|^ +(ROOT )?[\w.-]+ = "
+    return sorted(re.sub(names, "", line) for line in lines)
+
+
+def test_a_host_that_keeps_nothing_is_as_before(another_start, traced, kept):
+    jax.config.update("jax_compilation_cache_dir", None)
+    another_start()
+    run()
+    assert traced and not kept.exists()
+    assert lowered._folder() is None
