@@ -8,20 +8,23 @@ On several devices with --mesh, and in several processes (`gptoss_jax.parallel.l
 
 from collections.abc import Mapping
 import datetime
+import gc
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
-import jax
 from rich.console import Console
 from rich.text import Text
 
-from gptoss_jax import compile_cache, harmony
-from gptoss_jax.llm import LLM
-from gptoss_jax.parallel import launch, processes
+from gptoss_jax.parallel import launch
 from gptoss_jax.sampling.options import Sampling
-from gptoss_jax.turns.reply import Reply, Stream
-from gptoss_jax.weights.loading import load
+
+if TYPE_CHECKING:  # jax and what needs it are imported once the flags are read
+    import jax
+
+    from gptoss_jax.llm import LLM
+    from gptoss_jax.turns.reply import Reply, Stream
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "nano", "Checkpoint directory, hub repository, or 'nano', the bundled one.")
 _EFFORT = flags.DEFINE_enum("reasoning_effort", "medium", ["low", "medium", "high"], "How much the model reasons before it answers.")
@@ -57,12 +60,12 @@ class Conversation:
       tools: function definitions, or None.
     """
 
-    def __init__(self, llm: LLM, console: Console, tools: list[Mapping] | None, sampling: Sampling):
+    def __init__(self, llm: "LLM", console: Console, tools: list[Mapping] | None, sampling: Sampling):
         self.llm, self.console, self.tools, self.sampling = llm, console, tools, sampling
         self.effort = _EFFORT.value
         self.messages: list[Mapping] = []
 
-    def say(self, message: Mapping) -> Reply:
+    def say(self, message: Mapping) -> "Reply":
         """Adds a message and streams the answer, which is added too. Ctrl-C keeps what came until then."""
         asked = [*self.messages, message]
         stream = self.llm.stream(
@@ -85,7 +88,7 @@ class Conversation:
         self.messages = asked + reply.messages
         return reply
 
-    def _show(self, stream: Stream) -> None:
+    def _show(self, stream: "Stream") -> None:
         shown = None
         for piece in stream:
             if piece.channel == "analysis" and not _SHOW_REASONING.value:
@@ -108,6 +111,10 @@ def main(argv: list[str]) -> None:
         raise app.UsageError('the question must be one argument; put it in quotes: "What is 27 + 58?"')
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # JAX tells at INFO which accelerators it did not find
+    gc.disable()  # until all is ready: what is made until then stays, and looking through it takes a quarter of the time
+    from gptoss_jax import compile_cache
+    from gptoss_jax.parallel import processes
+
     compile_cache.enable(_COMPILATION_CACHE.value)
     try:
         mesh = launch.start()
@@ -134,15 +141,23 @@ def main(argv: list[str]) -> None:
             console.print(Text(f"error: {error}", style="red"))
 
 
-def _start(console: Console, mesh: jax.sharding.Mesh | None) -> Conversation:
+def _start(console: Console, mesh: "jax.sharding.Mesh | None") -> Conversation:
     """The conversation that the flags ask for; everything that can be refused is refused before the weights are read."""
+    from gptoss_jax import harmony
+    from gptoss_jax.llm import LLM
+    from gptoss_jax.weights.loading import load
+
     temperature = _TEMPERATURE.value if _TEMPERATURE.value is not None else 0.0 if _CHECKPOINT.value == "nano" else 1.0
     sampling = Sampling(temperature=temperature, top_p=_TOP_P.value, seed=_SEED.value, max_tokens=_MAX_TOKENS.value)
     tools = _read_tools(_TOOLS.value) if _TOOLS.value else None
     harmony.to_conversation([{"role": "user", "content": ""}], tools=tools, instructions=_INSTRUCTIONS.value)  # refuses bad tools
     model = load(_CHECKPOINT.value, mesh=mesh, dtype=_DTYPE.value, experts=_EXPERTS.value, progress=console.is_terminal)
     slots = 1 if model.params.partition is None else model.params.partition.parts("batch")
-    return Conversation(LLM(model, slots=slots, context=_CONTEXT.value), console, tools, sampling)
+    llm = LLM(model, slots=slots, context=_CONTEXT.value)
+    llm.prepare(progress=console.is_terminal)
+    gc.freeze()
+    gc.enable()
+    return Conversation(llm, console, tools, sampling)
 
 
 def _turn(line: str, conversation: Conversation) -> None:

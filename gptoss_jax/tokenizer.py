@@ -9,11 +9,11 @@ import functools
 import os
 from pathlib import Path
 import re
+from typing import TYPE_CHECKING
 
-import openai_harmony
-import regex
-import sentencepiece
-import tiktoken
+if TYPE_CHECKING:
+    from openai_harmony import HarmonyEncoding
+    from tiktoken import Encoding
 
 # The control tokens of the harmony format, by the names that both vocabularies use.
 CONTROL = ("<|return|>", "<|constrain|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>", "<|call|>", "<|endoftext|>")
@@ -36,7 +36,7 @@ _O200K_PATTERN = "|".join((
 
 # The splitting regex of o200k gives up (a Rust panic) or goes quadratic on very long runs of one kind of character.
 _LONGEST_RUN = 25_000
-_LONG_RUN = regex.compile("|".join(rf"(?<!{kind}){kind}{{{_LONGEST_RUN},}}+" for kind in (r"\s", r"[\p{L}\p{M}]", r"[^\s\p{L}\p{N}]")))
+_LONG_RUN = "|".join(rf"(?<!{kind}){kind}{{{_LONGEST_RUN},}}+" for kind in (r"\s", r"[\p{L}\p{M}]", r"[^\s\p{L}\p{N}]"))
 
 
 class Tokenizer:
@@ -126,6 +126,8 @@ class SentencePiece(Tokenizer):
     def __init__(self, path: str | os.PathLike) -> None:
         if not Path(path).is_file():
             raise FileNotFoundError(f"no SentencePiece model at {path}; pass the path of a tokenizer.model")
+        import sentencepiece
+
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:
@@ -177,11 +179,13 @@ def o200k() -> O200k:
 
 
 @functools.cache
-def o200k_harmony() -> tiktoken.Encoding:
+def o200k_harmony() -> "Encoding":
     """gpt-oss' vocabulary as a tiktoken Encoding: 199,998 merge ranks and the control tokens up to 201,087.
 
     tiktoken would download the ranks; `openai_harmony` embeds them, and shows them one decoded id at a time.
     """
+    import tiktoken
+
     decode = harmony_encoding().decode
     spelled = {decode([i], errors="surrogateescape").encode(errors="surrogateescape"): i for i in range(_O200K_SIZE)}
     return tiktoken.Encoding(
@@ -194,8 +198,10 @@ def o200k_harmony() -> tiktoken.Encoding:
 
 
 @functools.cache
-def harmony_encoding() -> openai_harmony.HarmonyEncoding:
-    """openai_harmony's own encoding, which renders conversations and embeds the vocabulary."""
+def harmony_encoding() -> "HarmonyEncoding":
+    """openai_harmony's own encoding, which renders conversations and embeds the vocabulary; loaded once (in 0.2 s)."""
+    import openai_harmony
+
     return openai_harmony.load_harmony_encoding(openai_harmony.HarmonyEncodingName.HARMONY_GPT_OSS)
 
 
@@ -237,7 +243,11 @@ def clean(text: str) -> str:
 
 def refuse_long_runs(text: str, name: str = "text") -> None:
     """Raises a ValueError for text that would make o200k's splitting regex panic or take minutes."""
-    if run := _LONG_RUN.search(text):
+    if len(text) < _LONGEST_RUN:
+        return
+    import regex
+
+    if run := regex.search(_LONG_RUN, text):
         raise ValueError(
             f"{name} has {run.end() - run.start():,} letters, blanks or signs in a row ({run[0][:8]!r}...), more than o200k can split "
             f"({_LONGEST_RUN:,}); shorten the run or break it up"

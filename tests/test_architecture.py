@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "chat": "compile_cache parallel sampling weights harmony turns llm",
     "plan": "config parallel model sampling engine",
 }
-KERNELS = {"model", "weights", "adapters", "plan"}  # wings that may call them
+KERNELS = {"model", "engine", "weights", "adapters", "plan"}  # wings that may call them
 JAX = {"jax", "jaxlib", "flax", "chex", "optax", "orbax"}
 NO_JAX = (
     "config", "tokenizer", "sampling.options", "engine.requests", "engine.pages", "engine.live", "weights.locate", "weights.safetensors",
@@ -38,7 +38,7 @@ NO_JAX = (
 )  # fmt: skip
 SEE_MESSAGES_AND_ARRAYS = {"llm", "chat", "batch.__main__"}
 JITS = {
-    "gptoss_jax.engine.decode", "gptoss_jax.weights.forms", "gptoss_jax.weights.placing",
+    "gptoss_jax.engine.decode", "gptoss_jax.engine.lowered", "gptoss_jax.weights.forms", "gptoss_jax.weights.placing",
     "pallas_kernels.dispatch", "pallas_kernels.aot", "pallas_kernels.bench.measure",
 }  # fmt: skip
 ENTRY_POINTS = {

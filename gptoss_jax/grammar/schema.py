@@ -10,8 +10,6 @@ import json
 import re
 from urllib.parse import unquote
 
-import jsonschema
-
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _SINGLE = ("items", "additionalProperties")
@@ -42,6 +40,8 @@ def canonical(schema: object, where: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _check(text: str, where: str) -> None:
+    import jsonschema
+
     schema = json.loads(text, parse_int=lambda digits: _exact(digits, int, where), parse_float=lambda digits: _exact(digits, float, where))
     if "x-guidance" in schema:
         raise ValueError(f"{where} must not set x-guidance, which would change the grammar's rules; got it at $; drop it")

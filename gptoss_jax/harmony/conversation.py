@@ -5,7 +5,6 @@ import datetime
 import json
 import re
 
-import jsonschema
 import openai_harmony as oh
 
 from gptoss_jax.tokenizer import clean, refuse_long_runs
@@ -183,6 +182,8 @@ def _schema(parameters: Mapping, where: str) -> dict:
     """parameters as plain JSON data, a valid schema (draft 2020-12) of an object."""
     if not isinstance(parameters, Mapping):
         raise ValueError(f'{where} must be a JSON schema such as {{"type": "object", "properties": ...}}; got {_show(parameters)}')
+    import jsonschema
+
     schema = json.loads(_json(parameters, where))
     try:
         jsonschema.Draft202012Validator.check_schema(schema)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -54,6 +53,8 @@ def attention_block(
         v = tap(hook, f"{name}.v", qkv[:, :, :, G + 1]).astype(dtype)
     with jax.named_scope("attend"):
         heads = attend(q, k, v)
+        import chex
+
         chex.assert_shape(heads, (B, T, N, H))
         heads = attention_sites(hook, name, heads, q, lambda: look(k, v), params.sinks, window, partition)
         heads = tap(hook, f"{name}.heads", heads.astype(jnp.float32))

@@ -8,7 +8,6 @@ with float32 accumulation; norms, router, softmax and the residual stream are fl
 from collections.abc import Callable
 import functools
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -74,6 +73,8 @@ def extend(
     states mean nothing. No row may pass the cache's context, nor T the `chunk` that the cache was made for.
     """
     B, T = tokens.shape
+    import chex
+
     chex.assert_shape([num_tokens, cache.length], (B,))
     step = jnp.arange(T, dtype=jnp.int32)[None, :]
     positions = cache.length[:, None] + step

@@ -6,10 +6,12 @@
 Processes are started by SLURM, Open MPI, Kubernetes or by hand, on every host the same command; `jax.distributed` finds the others.
 """
 
-from absl import flags
-import jax
+from typing import TYPE_CHECKING
 
-from gptoss_jax.parallel import sharding
+from absl import flags
+
+if TYPE_CHECKING:
+    import jax
 
 
 def define_flags(to: flags.FlagValues = flags.FLAGS) -> None:
@@ -21,7 +23,7 @@ def define_flags(to: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0, likewise.", lower_bound=0, flag_values=to)
 
 
-def start(given: flags.FlagValues = flags.FLAGS) -> jax.sharding.Mesh | None:
+def start(given: flags.FlagValues = flags.FLAGS) -> "jax.sharding.Mesh | None":
     """Joins the other processes, if there are to be any, and makes the mesh; None where no flag asks for one. Call it before JAX starts.
 
     Raises:
@@ -35,7 +37,11 @@ def start(given: flags.FlagValues = flags.FLAGS) -> jax.sharding.Mesh | None:
         if wanted is None:
             raise ValueError("several processes need to know how they share the model; give --mesh=DATAxMODEL, such as --mesh=1x16.")
         _join(*explicit)
-    return None if wanted is None else sharding.mesh(*wanted)
+    if wanted is None:
+        return None
+    from gptoss_jax.parallel import sharding
+
+    return sharding.mesh(*wanted)
 
 
 def shape(text: str) -> tuple[int, int]:
@@ -47,6 +53,8 @@ def shape(text: str) -> tuple[int, int]:
 
 
 def _join(address: str | None, count: int | None, number: int | None) -> None:
+    import jax
+
     try:
         jax.distributed.initialize(address, count, number)
     except (ValueError, RuntimeError) as error:

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 _DIGEST = 16  # bytes
@@ -29,9 +28,20 @@ def broadcast(value: np.ndarray) -> np.ndarray:
     """Process 0's value, bit for bit, in every process; shape and dtype must be the same in all. Every process must call this."""
     if jax.process_count() == 1:
         return value
+    from jax.experimental import multihost_utils
+
     value = np.asarray(value)
     raw = np.frombuffer(value.tobytes(), np.uint8)  # as bytes, or JAX would make 32-bit numbers of 64-bit ones
     return np.asarray(multihost_utils.broadcast_one_to_all(raw)).view(value.dtype).reshape(value.shape)
+
+
+def meet(what: str) -> None:
+    """Returns when every process has come here, and said the same."""
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices(what)
 
 
 @contextlib.contextmanager
@@ -60,6 +70,8 @@ def together(doing: str, *names: str, alone: bool = False) -> Iterator[dict[str,
 
 def _gather(facts: dict[str, str] | None, names: Sequence[str]) -> np.ndarray:  # [processes, 1 + names, _DIGEST] uint8
     """Of every process a row that says whether it failed, and a row for each name."""
+    from jax.experimental import multihost_utils
+
     texts = ["failed", *("" for _ in names)] if facts is None else ["fine", *(facts[name] for name in names)]
     digests = [hashlib.blake2b(text.encode(), digest_size=_DIGEST).digest() for text in texts]
     own = np.frombuffer(b"".join(digests), np.uint8).reshape(len(texts), _DIGEST)

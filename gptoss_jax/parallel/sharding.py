@@ -188,7 +188,7 @@ def put(value: Any, partition: Partition | None, axes: Axes = ()) -> jax.Array:
     """
     value = np.asarray(value)
     if partition is None:
-        return jnp.asarray(value)
+        return jax.device_put(value.copy())  # the host's array may change later; unlike jnp.asarray this compiles nothing
     return jax.make_array_from_callback(value.shape, partition.sharding(axes), lambda index: value[index])
 
 

@@ -6,7 +6,6 @@ row asks for is skipped by `lax.cond`. Token ids in, token ids out: knows no tok
 
 from collections.abc import Callable
 
-import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -60,6 +59,8 @@ def sample(
         top_logprobs: Static. How many of the most probable tokens to report; zeros where no row of the batch asks for them.
         partition: How logits and state lie on a mesh. Each device looks at its part of the vocabulary; parts are never gathered.
     """
+    import chex
+
     chex.assert_shape(logits, state.counts.shape)
     chex.assert_shape(positions, logits.shape[:1])
     adjusts = (

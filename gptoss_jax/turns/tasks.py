@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gptoss_jax import grammar
-from gptoss_jax.engine.requests import Piece, Request
+from gptoss_jax.engine.requests import Constraint, Piece, Request
 from gptoss_jax.sampling.options import Sampling, check_top
 from gptoss_jax.tokenizer import STOP
 from gptoss_jax.turns.completion import Completion, CompletionBuilder
@@ -210,12 +209,14 @@ def _chat_prompt(llm, task: Task) -> tuple[list[int], Sampling, Sequence[Mapping
     return ids, sampling, tools
 
 
-def _constraint(llm, task: Task, tools: Sequence[Mapping] | None) -> grammar.Constraint | None:
+def _constraint(llm, task: Task, tools: Sequence[Mapping] | None) -> Constraint | None:
     """What the tokens of one request must be like, if anything is asked of them."""
     size = llm.model.config.vocab_size
     strict = [tool for tool in tools or () if tool.get("function", tool).get("strict")]
     if task.response_format is None and not strict:
         return None
+    from gptoss_jax import grammar
+
     if task.sampling.ignore_eos:
         raise ValueError("ignore_eos and a form of the answer contradict each other: it ends when it is complete; leave ignore_eos out.")
     if task.prompt is not None:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import os
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import jax
 import numpy as np
@@ -22,9 +22,11 @@ from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, form_o
 from gptoss_jax.parallel import processes, sharding
 from gptoss_jax.parallel.sharding import Partition
 from gptoss_jax.weights import layouts, locate, placing, safetensors
-from gptoss_jax.weights.orbax import restoring, saving, store
 from pallas_kernels import dispatch
 from pallas_kernels.mxfp4.tiles import TILE
+
+if TYPE_CHECKING:
+    from gptoss_jax.weights.orbax import store
 
 _O200K_SIZE = 201_088  # a model with fewer ids and no tokenizer of its own takes and gives token ids only
 _LISTED = 20  # of each kind of mismatch
@@ -112,6 +114,8 @@ def load(
     if not alone:  # they may have measured different memory
         form = get_args(ExpertsForm)[int(processes.broadcast(np.int32(get_args(ExpertsForm).index(form))))]
     if found.orbax:
+        from gptoss_jax.weights.orbax import restoring
+
         params = restoring.restore(found.orbax, dtype, form, partition, progress)
     else:
         table = abstract_params(config, dtype, form, partition)
@@ -133,6 +137,8 @@ def save(model: Model, directory: str | os.PathLike) -> None:
     Raises:
         ValueError: there is something, or the parameters are not those of the model's config.
     """
+    from gptoss_jax.weights.orbax import saving
+
     own = isinstance(model.tokenizer, tokenizer.SentencePiece)
     saving.save(directory, model.config, model.params, {"tokenizer.model": model.tokenizer.serialized()} if own else None)
 
@@ -148,13 +154,15 @@ class _Found:
     """
 
     layout: layouts.Layout
-    stored: Mapping[str, safetensors.Stored | store.Stored]
-    orbax: store.Store | None = None
+    stored: Mapping[str, "safetensors.Stored | store.Stored"]
+    orbax: "store.Store | None" = None
 
 
 def _examine(directory: Path, config: Config) -> _Found:
     """What a directory holds; raises ValueError where that is not what config.json asks for."""
     if locate.is_store(directory):
+        from gptoss_jax.weights.orbax import store
+
         orbax = store.examine(directory, config)
         return _Found("huggingface" if orbax.index.experts == "packed" else "huggingface-bf16", orbax.arrays, orbax)
     stored = safetensors.scan(directory)

@@ -4,8 +4,6 @@ import os
 from pathlib import Path
 import re
 
-import huggingface_hub
-
 from gptoss_jax.weights import safetensors
 
 # The published repositories hold the same weights two or three times; this is what of them is read.
@@ -67,6 +65,8 @@ def _bundled() -> Path:
 
 
 def _fetch(name: str) -> Path:
+    import huggingface_hub
+
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_DUPLICATES))
     except Exception as error:  # offline, no such repository, no permission: the hub's errors share no base class

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 import shutil
 
-from jax.experimental import multihost_utils
 import numpy as np
 
 from gptoss_jax.parallel import processes
@@ -34,16 +33,16 @@ def appearing(directory: str | os.PathLike) -> Iterator[Path]:
     try:
         if processes.is_first():
             partial.mkdir(parents=True)
-        multihost_utils.sync_global_devices(f"{partial} is made")
+        processes.meet(f"{partial} is made")
         yield partial
-        multihost_utils.sync_global_devices(f"{partial} is written")
+        processes.meet(f"{partial} is written")
         if processes.is_first():
             os.rename(partial, out)
     except BaseException:
         if processes.is_first():
             shutil.rmtree(partial, ignore_errors=True)
         raise
-    multihost_utils.sync_global_devices(f"{out} is there")
+    processes.meet(f"{out} is there")
 
 
 def stopped(directory: str | os.PathLike) -> list[Path]:
