@@ -13,6 +13,7 @@ import jax
 import pytest
 from small_vocabulary import small_vocabulary
 
+from gptoss_jax.engine import lowered
 from gptoss_jax.tokenizer import SentencePiece, Tokenizer, o200k
 
 jax.config.update("jax_num_cpu_devices", 8)  # for meshes; what names no mesh runs on the first
@@ -20,6 +21,22 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 DATA = Path(__file__).parent / "data"
+FOLDER, lowered._folder = lowered._folder, lambda: None  # a test that changes the model must not find another's program, nor leave its own
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The mark `quick` names the cases of a test that are in the quick tier: the others are thorough."""
+    seen: dict[tuple, list[bool]] = {}
+    for item in items:
+        if (mark := item.get_closest_marker("quick")) is None:
+            continue
+        named = item.callspec.id in mark.args
+        seen.setdefault((item.path, item.originalname, mark.args), []).append(named)
+        if not named and item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.thorough)
+    for (path, name, cases), found in seen.items():
+        if len(found) > 1 and sum(found) < len(cases):
+            raise pytest.UsageError(f"{path.name}: {name} must have the cases that it calls quick, {', '.join(cases)}.")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,6 +56,12 @@ def programs(tmp_path_factory):
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def keep_lowered(monkeypatch):
+    """Lets engines keep lowered programs on disk, as they do where JAX keeps compiled ones."""
+    monkeypatch.setattr(lowered, "_folder", FOLDER)
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ def drawn(config, **options):
     return {name: f.replace(b=0.3 * jax.random.normal(k, f.b.shape, f.b.dtype)) for k, (name, f) in zip(keys, adapter.items(), strict=True)}
 
 
+@pytest.mark.quick("adapter-packed", "adapter_rslora-split")
 @pytest.mark.parametrize("experts", ["packed", "stacked", "split"])
 @pytest.mark.parametrize("name", ["adapter", "adapter_rslora"])
 def test_logits_are_those_of_peft(tiny, golden, name, experts):
@@ -114,6 +115,7 @@ def test_a_new_adapter_changes_nothing_and_saves_and_loads(tmp_path):
         adapters.save(adapter, tmp_path / "new")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("experts", ["packed", pytest.param("split", marks=pytest.mark.slow)])
 def test_gradients_of_an_adapter_are_its_share_of_those_of_the_weights(experts):
     """With w = base + scale * b @ a: the gradient of b is scale * g @ a.T, of a scale * b.T @ g, where g is that of the merged weights."""
@@ -146,6 +148,7 @@ def test_packed_experts_stay_packed_beside_an_adapter():
     assert apart.layers[0].moe.gate_up.base.blocks is model.params.layers[0].moe.gate_up.blocks
 
 
+@pytest.mark.thorough
 def test_generation_with_an_adapter_is_that_of_the_merged_model(tiny):
     model = gj.load(tiny, dtype="float32", experts="packed", progress=False)
     adapter = adapters.load(tiny / "adapter", model.config)
@@ -157,6 +160,7 @@ def test_generation_with_an_adapter_is_that_of_the_merged_model(tiny):
     np.testing.assert_allclose(answers[0].logprobs, answers[1].logprobs, atol=1e-3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [(1, 2), (2, 4)], ids=str)
 def test_on_a_mesh(tiny, golden, shape):
     """Experts may be wider there than they are."""

@@ -65,6 +65,7 @@ def begun(journal: Path) -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.thorough
 def test_fifty_kills_at_random_moments_change_nothing(server, given, whole, tmp_path):
     rng, output, journal = random.Random(50), tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
     kills, finished, redone = 0, 0, []
@@ -94,6 +95,7 @@ def test_fifty_kills_at_random_moments_change_nothing(server, given, whole, tmp_
     assert any(redone), "the kills left no job in the middle"
 
 
+@pytest.mark.thorough
 def test_a_torn_journal_loses_what_is_torn_and_no_more(given, whole, tmp_path, monkeypatch):
     output, journal = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
     with monkeypatch.context() as patch:

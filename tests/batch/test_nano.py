@@ -10,6 +10,8 @@ from benchmarks import kill_batch
 from gptoss_jax.batch import __main__ as program
 from gptoss_jax.batch import merge
 
+pytestmark = pytest.mark.thorough
+
 EXAMPLE = Path(__file__).parents[2] / "checkpoints" / "examples" / "requests.jsonl"
 
 

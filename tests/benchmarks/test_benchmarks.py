@@ -88,6 +88,7 @@ def test_what_the_queries_of_a_chunk_see(window, start, tokens):
     assert floor._keys_read(window, start, tokens) == len(set.union(*seen))
 
 
+@pytest.mark.thorough
 def test_random_params_have_the_tables_shapes_and_are_not_alike():
     params = random_model.params(SMALLEST, "packed")
     wanted = jax.eval_shape(lambda: init_params(jax.random.key(0), SMALLEST))
@@ -114,6 +115,7 @@ def test_prompts_are_timed(capsys, smallest):
     assert result["tokens_per_second"] == pytest.approx(32 / result["milliseconds"] * 1e3) and result["prompt"] == 32
 
 
+@pytest.mark.thorough
 def test_what_is_wrong_gets_no_speed(capsys, monkeypatch, smallest):
     right = numerics.decode_step
 
@@ -199,6 +201,7 @@ def test_full_caches_hold_finite_random_keys():
     assert all(bool(jnp.all(jnp.isfinite(pages))) and float(jnp.std(pages.astype(jnp.float32))) > 0.5 for pages in (*cache.k, *cache.v))
 
 
+@pytest.mark.thorough
 def test_the_cost_of_looking_is_told_for_every_kind_of_site(smallest, capsys):
     assert run(captures, "--preset=tiny", "--layers=2", "--tokens=8", "--pairs=1") == 0
     told = results(capsys)

@@ -12,6 +12,8 @@ from gptoss_jax.engine.engine import Engine
 from gptoss_jax.engine.requests import Request
 from gptoss_jax.sampling.options import Sampling
 
+pytestmark = pytest.mark.thorough
+
 
 def run(program, *arguments: str):
     given = flags.FlagValues()

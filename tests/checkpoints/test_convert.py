@@ -81,6 +81,7 @@ def test_a_saved_model_becomes_a_published_one(tmp_path):
     assert stored(tmp_path / "back") == stored(NANO)
 
 
+@pytest.mark.thorough
 def test_a_conversion_over_a_mesh_is_of_the_same_weights(tiny, tmp_path):
     convert.convert(tiny, tmp_path / "over", mesh=sharding.mesh(1, 5))
     convert.convert(tmp_path / "over", tmp_path / "again", mesh=sharding.mesh(2, 4), dtype="float32")
@@ -149,6 +150,7 @@ convert.convert("nano", *sys.argv[1:])
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("to", ["orbax", "huggingface"])
 def test_a_killed_conversion_leaves_nothing_that_loads(tmp_path, capsys, to):
     out = tmp_path / "out"

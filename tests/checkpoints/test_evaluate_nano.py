@@ -45,12 +45,14 @@ def test_the_stated_accuracies_are_what_is_promised():
             assert cells[effort] >= REQUIRED.get(task, 90), (task, effort)
 
 
+@pytest.mark.thorough
 def test_the_bundled_checkpoint_answers(llm):
     rows = nano_evaluation.accuracies(nano_evaluation.grade(llm, nano_evaluation.questions(4, seed=123)))
     for task, cells in rows.items():
         assert sum(cells.values()) / len(EFFORTS) > 90, task
 
 
+@pytest.mark.thorough
 def test_effort_governs_how_much_work_is_shown(llm):
     shown = [len(llm.chat("What is 27 + 58?", gj.Sampling(temperature=0), reasoning_effort=effort).reasoning) for effort in EFFORTS]
     assert shown[0] < shown[1] < shown[2]

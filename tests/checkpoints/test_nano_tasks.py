@@ -45,6 +45,7 @@ def test_completions_are_well_formed_harmony(encoding):
         assert conversations.graded(example.completion) == example.final
 
 
+@pytest.mark.quick("worked_difference")
 @pytest.mark.parametrize("work", [tasks.worked_sum, tasks.worked_difference])
 def test_every_worked_sum_and_difference_is_right(work):
     sign = 1 if work is tasks.worked_sum else -1

@@ -114,6 +114,7 @@ def run(module, *arguments):
     return subprocess.run([sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.thorough
 def test_command_lines(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(TINY.to_dict()))
     done = run("checkpoints.synthesize", f"--config={tmp_path}/config.json", "--layout=original", f"--out={tmp_path}/out")

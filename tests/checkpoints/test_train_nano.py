@@ -34,12 +34,14 @@ def config(tokenizer):
     return dataclasses.replace(geometry, **small)
 
 
+@pytest.mark.thorough
 def test_the_bundled_vocabulary_is_the_recipes(vocabulary):
     bundled = locate.checkpoint("nano") / "tokenizer.model"
     with open(vocabulary, "rb") as built:
         assert built.read() == bundled.read_bytes()
 
 
+@pytest.mark.thorough
 def test_digits_are_single_and_control_symbols_cannot_be_written(tokenizer):
     assert [tokenizer.decode([i]) for i in tokenizer.encode("90 2024")] == ["9", "0", " ", "2", "0", "2", "4"]
     for name in CONTROL:
@@ -87,6 +89,7 @@ def test_a_batch_depends_on_seed_and_number_alone(tokenizer):
     assert not np.array_equal(make(0, 3), make(1, 3))
 
 
+@pytest.mark.thorough
 def test_steps_lower_the_loss_and_a_restored_run_goes_on_the_same(config, tokenizer, tmp_path):
     batch = nano_data.batch(tokenizer, seed=0, index=0, rows=2, length=256)
 
@@ -109,6 +112,7 @@ def test_steps_lower_the_loss_and_a_restored_run_goes_on_the_same(config, tokeni
         assert a.dtype == b.dtype and np.array_equal(a, b)
 
 
+@pytest.mark.thorough
 def test_quantised_training_sees_the_packed_weights_and_passes_gradients_through(config):
     params = nano_training.initial(jax.random.key(1), config)
     seen = nano_training.rounded(params, True).layers[0].moe.gate_up
@@ -118,6 +122,7 @@ def test_quantised_training_sees_the_packed_weights_and_passes_gradients_through
     assert np.all(np.asarray(grads.layers[0].moe.gate_up) == 3)
 
 
+@pytest.mark.thorough
 def test_an_export_loads_as_the_parameters_that_training_computed_with(config, vocabulary, tmp_path):
     params = nano_training.initial(jax.random.key(2), config)
     leaves, tree = jax.tree.flatten(params)

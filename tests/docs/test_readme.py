@@ -1,6 +1,5 @@
-"""What the README shows is run: its examples as they stand, its first command in a fresh process."""
+"""The README is a door: short, its examples and its first command run as they stand, its map names every room and no other."""
 
-import json
 from pathlib import Path
 import re
 import shlex
@@ -8,10 +7,18 @@ import subprocess
 import sys
 
 from examples import run_examples
+import pytest
 
-from checkpoints.nano_evaluation import table
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 
-README = Path(__file__).parents[2] / "README.md"
+
+@pytest.mark.parametrize("name, most", [("README.md", 180), ("CONTRIBUTING.md", 60)])
+def test_it_is_short(name, most):
+    """What is longer belongs on a page of docs/."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= most
+    assert not [line for line in lines if len(line) > 140]
 
 
 def test_examples():
@@ -22,37 +29,46 @@ def test_first_command(tmp_path):
     command = re.search(r"^    uv run (python -m gptoss_jax\.chat .*?)(?: +#.*)?$", README.read_text(), re.M)[1]
     words = shlex.split(command)
     done = subprocess.run(
-        [sys.executable, *words[1:], f"--compilation_cache={tmp_path}"], capture_output=True, text=True, cwd=README.parent, check=False
+        [sys.executable, *words[1:], f"--compilation_cache={tmp_path}"], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("85")
     assert any(tmp_path.iterdir()), "compiled programs were not kept"
 
 
-def test_the_batch_job_writes_what_is_shown(tmp_path):
-    text = README.read_text()
-    words = shlex.split(re.search(r"^    (python -m gptoss_jax\.batch --input=checkpoints/examples.*)$", text, re.M)[1])
-    output = tmp_path / "results.jsonl"
-    arguments = [f"--output={output}" if word.startswith("--output") else word for word in words[1:]]
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=README.parent, check=False)
-    assert done.returncode == 0, done.stderr
-    shown = re.search(r"lines of `results.jsonl` are\n\n```json\n(.*?)\n```", text, re.S)[1].splitlines()
-    assert len(shown) == 3 and set(shown) <= set(output.read_text().splitlines())
-    assert re.search(r"results.jsonl: (9 of 9 .* out);", text)[1] in done.stderr + done.stdout
+def test_every_guide_is_linked():
+    """The README says where everything is."""
+    linked = set(re.findall(r"\]\(docs/(\w+\.md)", README.read_text(encoding="utf-8")))
+    assert linked >= {path.name for path in (ROOT / "docs").glob("*.md")}
+
+
+def on_the_map() -> list[str]:
+    """The paths that the map names: at the beginning of its lines, two blanks apart, those of a folder two blanks further in."""
+    tree = README.read_text(encoding="utf-8").split("## Map of the code")[1].split("```")[1]
+    paths, folder = [], ""
+    for line in tree.strip("\n").splitlines():
+        indent = len(line) - len(line.lstrip())
+        if indent > 2:  # a description goes on
+            continue
+        words = re.split(r" {2,}", line.strip())
+        names = [word for i, word in enumerate(words) if i == 0 or re.fullmatch(r"\w+(/|\.\w+)", word)]
+        folder = "" if indent == 0 else folder
+        paths += [folder + name for name in names]
+        folder = names[0] if indent == 0 else folder
+    return paths
 
 
 def test_every_room_is_on_the_map():
-    tree = README.read_text().split("## Map of the code")[1].split("```")[1]
-    package = README.parent / "gptoss_jax"
-    rooms = [path.name for path in package.rglob("*.py") if path.name != "__init__.py" and path.parent.name != "harmony"]
-    rooms += [path.name + "/" for path in (README.parent / "pallas_kernels").iterdir() if (path / "__init__.py").is_file()]
-    missing = [room for room in rooms if room not in tree]
+    """The wings of gptoss_jax with the files beside them, and the folders of pallas_kernels."""
+    package, kernels = ROOT / "gptoss_jax", ROOT / "pallas_kernels"
+    rooms = [f"gptoss_jax/{path.name}" for path in package.glob("*.py") if path.name != "__init__.py"]
+    rooms += [f"gptoss_jax/{path.parent.name}/" for path in package.glob("*/__init__.py")]
+    rooms += [f"pallas_kernels/{path.name}/" for path in kernels.iterdir() if path.is_dir() and path.name != "__pycache__"]
+    assert len(rooms) > 20
+    missing = sorted(set(rooms) - set(on_the_map()))
     assert not missing
-    named = re.findall(r"[\w/]+\.py", tree)
-    absent = [name for name in named if not any(path.name == name for path in README.parent.rglob("*.py"))]
+
+
+def test_what_the_map_names_is_there():
+    absent = [path for path in on_the_map() if not ((ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file())]
     assert not absent
-
-
-def test_stated_accuracies_are_the_evaluated_ones():
-    stated = json.loads((README.parent / "checkpoints" / "nano" / "accuracies.json").read_text())
-    assert table(stated["accuracies"]) in README.read_text()

@@ -11,7 +11,9 @@ from gptoss_jax.engine.requests import Request
 from gptoss_jax.sampling.options import Sampling
 
 
-@pytest.fixture(scope="module", params=[None, "float8_e4m3fn"], ids=["exact", "fp8"])
+@pytest.fixture(
+    scope="module", params=[pytest.param(None, id="exact"), pytest.param("float8_e4m3fn", id="fp8", marks=pytest.mark.thorough)]
+)
 def cache_dtype(request):
     return request.param
 
@@ -39,6 +41,7 @@ def test_in_any_order_with_prefixes_kept_or_not(alone, cache_dtype, reuse):
     assert (engine.stats.reused > 0) == reuse
 
 
+@pytest.mark.quick("exact-96")
 @pytest.mark.parametrize("tokens", [96, 128])
 def test_where_the_cache_runs_out(alone, cache_dtype, tokens):
     """Requests give way, are computed again, and nobody can tell."""
@@ -61,6 +64,7 @@ def test_in_small_pieces_and_beside_another_run(alone, cache_dtype):
     nothing_is_held(engine)
 
 
+@pytest.mark.thorough
 def test_a_wide_chunk_of_prompts_reads_several_blocks_of_one_request_at_once():
     """Blocks of one prompt in one dispatch see each other's keys: the same next token as where they come one after another."""
     long = [(prompt(90, 7), sampling(2, max_tokens=6))]
@@ -108,6 +112,7 @@ def test_the_window_of_sliding_layers_is_kept_with_the_prefix():
     nothing_is_held(engine)
 
 
+@pytest.mark.thorough
 def test_the_least_recently_used_prefix_goes_first():
     engine = make(cache_tokens=2 * CONTEXT)
     one = sampling(3, max_tokens=1)
@@ -130,6 +135,7 @@ def test_slots_are_full_while_requests_wait():
     assert engine.stats.occupancy > 0.95
 
 
+@pytest.mark.thorough
 def test_priorities_of_those_that_wait():
     engine = make(slots=1)
     requests = [Request(prompt(20, i), sampling(3), priority=priority) for i, priority in enumerate((5, 3, 9, 1, 3))]

@@ -48,6 +48,7 @@ def told(one):
     return one.tokens, one.logprobs, one.top_logprobs
 
 
+@pytest.mark.quick("float32")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_replayed_log_probabilities_are_those_of_the_generation(dtype):
     llm, done = small(dtype), answers(dtype)
@@ -60,6 +61,7 @@ def test_replayed_log_probabilities_are_those_of_the_generation(dtype):
     assert llm.replay(PROMPTS["hot"], list(done[2].tokens), top_logprobs=0) == bare
 
 
+@pytest.mark.thorough
 def test_beside_others_and_where_requests_give_way():
     """Generated in a cache that holds one context, replayed in it and in a roomy one beside requests that draw."""
     crowded, roomy = small(cache_tokens=CONTEXT), small()
@@ -109,6 +111,7 @@ def check_own(model, prompt, one):
     return exact
 
 
+@pytest.mark.quick("greedy", "penalties")
 @pytest.mark.parametrize("kind", KINDS)
 def test_log_probabilities_are_the_model_s_own(kind):
     """Before bias, penalties, temperature and filters: the sampling shows in which tokens are drawn, not in their numbers."""
@@ -132,6 +135,7 @@ def nano():
 FORM = {"type": "regex", "regex": "[0-9]{3}-[a-z]{2,5}"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", [None, FORM], ids=["free", "formed"])
 def test_a_turn_is_replayed_with_the_token_that_ended_it(nano, form):
     asked, options = "What is 27 + 58?", {"reasoning_effort": "low", "current_date": "2025-06-28"}
@@ -143,6 +147,7 @@ def test_a_turn_is_replayed_with_the_token_that_ended_it(nano, form):
     check_own(nano.model, prompt, reply)
 
 
+@pytest.mark.thorough
 def test_masked_tokens_have_the_model_s_own_probability(nano):
     """A mask leaves few tokens, which the model holds to be improbable."""
     one = nano.generate("abc", gj.Sampling(temperature=0.5, seed=1, logprobs=0), response_format=FORM)

@@ -56,12 +56,14 @@ def check(model, prompt, one):
     np.testing.assert_array_equal(one.routed_experts, forwarded(model, [*prompt, *one.tokens][:-1]))
 
 
+@pytest.mark.thorough
 def test_experts_are_those_of_a_plain_forward():
     for prompt, one in zip(PROMPTS, answers(), strict=True):
         check(small().model, prompt, one)
     assert len({one.routed_experts.tobytes() for one in answers()}) == len(PROMPTS)
 
 
+@pytest.mark.thorough
 def test_they_survive_preemption():
     crowded = small(cache_tokens=CONTEXT)
     done = crowded.generate(PROMPTS, SAMPLINGS)
@@ -70,6 +72,7 @@ def test_they_survive_preemption():
         np.testing.assert_array_equal(one.routed_experts, other.routed_experts)
 
 
+@pytest.mark.thorough
 def test_they_survive_preemption_in_the_middle_of_an_answer():
     """Two answers grow until the second has to give way, when some of its tokens have been told."""
     crowded, prompts = small(cache_tokens=CONTEXT), [draw(10), draw(12)]
@@ -116,6 +119,7 @@ def test_pieces_that_come_one_by_one():
     np.testing.assert_array_equal(np.concatenate(parts), answers()[6].routed_experts)
 
 
+@pytest.mark.thorough
 def test_on_a_mesh():
     model = gj.load(DIRECTORY, dtype="float32", experts="packed", mesh=gj.mesh(2, 2), progress=False)
     config = dataclasses.replace(model.config, num_hidden_layers=2, layer_types=model.config.layer_types[:2])
@@ -125,6 +129,7 @@ def test_on_a_mesh():
         np.testing.assert_array_equal(one.routed_experts, other.routed_experts)
 
 
+@pytest.mark.thorough
 def test_a_turn_and_one_that_a_stop_string_or_a_clock_ends():
     llm = gj.LLM(gj.load("nano", dtype="float32", progress=False), slots=2, context=512, routed_experts=True)
     asked, options = "What is 27 + 58?", {"reasoning_effort": "low", "current_date": "2025-06-28"}

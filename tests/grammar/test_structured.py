@@ -52,6 +52,7 @@ def test_an_answer_is_of_its_schema_and_reasoning_is_free(llm, effort):
     assert formed.reasoning == free.reasoning != "" and formed.finish_reason == "stop" and not formed.malformed
 
 
+@pytest.mark.thorough
 def test_every_seed_gives_a_valid_answer_beside_others_and_where_the_cache_runs_out(llm):
     """The same to the bit alone, beside free requests, and after giving way."""
     tasks = [

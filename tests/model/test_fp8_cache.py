@@ -188,6 +188,7 @@ def test_the_fused_step_stands_aside():
 # The engine
 
 
+@pytest.mark.thorough
 def test_it_is_another_cache():
     """Or tests/engine/test_continuous.py would not test it: log-probabilities differ from those of an exact one, by little."""
     many = [everything(continuous.make(cache_dtype=dtype), fresh(MIXED[:8])) for dtype in (FP8, None)]
@@ -211,6 +212,7 @@ def shallow(shape=None):
     return model.params.replace(layers=model.params.layers[:2]), config
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [(1, 8), (2, 4), (8, 1)], ids=str)
 def test_pages_on_a_mesh_have_the_bits_of_one_device(shape):
     params, config = shallow(shape)
@@ -238,6 +240,7 @@ def test_pages_on_a_mesh_have_the_bits_of_one_device(shape):
         assert all(jax.tree.leaves(right))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [(1, 8), (2, 4)], ids=str)
 def test_logits_on_a_mesh_are_those_of_one_device(shape):
     """Sums of another order move a value by a step of eight bits where it lies between two: by far less than eight bits themselves do."""

@@ -15,6 +15,8 @@ from gptoss_jax.model.transformer import decode_step, prefill
 from gptoss_jax.weights import locate
 from pallas_kernels import hopper
 
+pytestmark = pytest.mark.thorough
+
 EXACT = 1e-5  # as in test_goldens
 GOLDEN_BF16 = 0.0336  # the better reference's distance from float32 on the tiny checkpoint, in bfloat16
 LENGTHS = (150, 33, 64)  # past a ring, inside a page, at its end

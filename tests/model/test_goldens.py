@@ -68,6 +68,7 @@ def test_bfloat16_logits_are_closer_to_float32_than_either_reference(tiny, golde
     assert oracle.error(logits[0], golden["logits_f32"]) <= allowed
 
 
+@pytest.mark.quick("original-float32-split")
 @pytest.mark.parametrize("layout, dtype, experts", [("original", "float32", "split"), ("", "bfloat16", "packed")])
 def test_logits_through_the_cache_in_chunks(tiny, golden, layout, dtype, experts):
     model = load(tiny / layout, dtype=dtype, experts=experts)
@@ -76,6 +77,7 @@ def test_logits_through_the_cache_in_chunks(tiny, golden, layout, dtype, experts
     assert oracle.error(logits, golden["logits_f32"]) <= allowed
 
 
+@pytest.mark.thorough
 def test_greedy_tokens_by_prefill_and_decode_steps(tiny, golden):
     model = load(tiny, dtype="float32", experts="split")
     cache = init_cache(model.config, 1, 40, chunk=16, dtype="float32", page_size=8)
@@ -89,6 +91,7 @@ def test_greedy_tokens_by_prefill_and_decode_steps(tiny, golden):
     assert out == golden["greedy_from_16"].tolist()
 
 
+@pytest.mark.quick("packed")
 @pytest.mark.parametrize("experts", ["packed", "stacked", "split"])
 def test_greedy_tokens_by_generate(tiny, golden, experts):
     llm = gj.LLM(load(tiny, dtype="float32", experts=experts), slots=1, context=64)
@@ -103,6 +106,7 @@ def test_the_oracle_agrees_with_the_references(tiny, golden, weights):
     assert oracle.error(logits, golden["logits_f32"][:300]) < EXACT
 
 
+@pytest.mark.quick("{'rope_truncate': True}", "{'sliding_window': 17}")
 @pytest.mark.parametrize(
     "changes",
     [

@@ -42,6 +42,7 @@ def test_capture_and_patch_under_vmap(model):
     assert oracle.error(got["layers.1.residual_pre"][:, 0], at["layers.1.residual_pre"]) < EXACT
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("remat", [False, True])
 def test_capture_under_grad(model, remat):
     """Attribution by a gradient: that of a sum over a site with respect to what is added at an earlier one."""
@@ -62,6 +63,7 @@ def test_capture_under_grad(model, remat):
     assert float(jnp.sum(slope * way)) == pytest.approx(float(difference), rel=5e-3)
 
 
+@pytest.mark.thorough
 def test_rematerialised_derivatives_are_the_same(model):
     loss = lambda remat: lambda params: jnp.sum(jnp.sin(forward(params, model.config, TOKENS, remat=remat)))
     plainly, again = (jax.jit(jax.grad(loss(remat)))(model.params) for remat in (False, True))
@@ -69,6 +71,7 @@ def test_rematerialised_derivatives_are_the_same(model):
         assert oracle.error(gj.select(again, name)[name], grad) < EXACT, name
 
 
+@pytest.mark.thorough
 def test_rematerialisation_keeps_less(model):
     loss = lambda remat: lambda params: jnp.sum(forward(params, model.config, np.tile(TOKENS, (4, 8)), remat=remat))
     used = [jax.jit(jax.grad(loss(remat))).lower(model.params).compile().memory_analysis().temp_size_in_bytes for remat in (False, True)]
@@ -78,6 +81,7 @@ def test_rematerialisation_keeps_less(model):
 # With the cache
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("page", [4, 16])
 def test_every_site_with_the_cache_is_that_of_a_whole_pass(model, page):
     """A prompt in chunks, then single steps: each site, put together, is the one of `forward`; patterns are by position."""
@@ -133,6 +137,7 @@ def test_padding_is_seen_as_such(model):
 # On a mesh
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [pytest.param((1, 2), marks=pytest.mark.slow), (2, 2)], ids=str)
 def test_capture_and_patch_on_a_mesh(shape, tiny):
     """Every site of four rows on one device and on a mesh, plain and with changed sites of each kind."""
@@ -151,6 +156,7 @@ def test_capture_and_patch_on_a_mesh(shape, tiny):
         assert value.shape == sites[name].shape and oracle.error(value, sites[name]) < EXACT, name
 
 
+@pytest.mark.thorough
 def test_the_cache_s_sites_on_a_mesh(tiny):
     spread = gj.load(tiny, dtype="float32", progress=False, mesh=gj.mesh(2, 2))
     c = spread.config

@@ -15,6 +15,8 @@ from gptoss_jax.plan.setting import Setting
 from pallas_kernels import aot
 from pallas_kernels.aot.collectives import collectives
 
+pytestmark = pytest.mark.thorough
+
 CONTEXT, CHUNK = 8192, 2048
 A_LAYER = 8
 

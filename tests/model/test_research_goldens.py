@@ -58,6 +58,7 @@ def test_experts_patterns_and_sinks_are_those_of_transformers(golden, seen):
     assert oracle.error(layers_of(seen, "attention.sink_mass")[:, 0].swapaxes(1, 2), golden["sink_mass"]) < CAPTURED
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("remat", [False, True])
 def test_gradients_of_weights_are_those_of_torch(golden, model, remat):
     tokens, c = jnp.asarray(golden["tokens"]), model.config
@@ -88,6 +89,7 @@ def test_gradients_of_weights_are_those_of_torch(golden, model, remat):
     assert checked == 1 + 4 * 4 + 2 * 5
 
 
+@pytest.mark.thorough
 def test_gradients_of_activations_are_those_of_torch(golden, model):
     """With respect to the residual stream before each layer, through something added there."""
     tokens, c = jnp.asarray(golden["tokens"]), model.config
@@ -102,6 +104,7 @@ def test_gradients_of_activations_are_those_of_torch(golden, model):
         assert oracle.error(grads[site][0], golden["grad_residual"][i]) < DERIVED, site
 
 
+@pytest.mark.quick("packed")
 @pytest.mark.parametrize("experts", ["packed", "split"])
 def test_gradients_around_packed_experts_are_those_of_torch(golden, tiny, experts):
     """The weights that are floats, chosen by name, while MXFP4 stays as it is."""

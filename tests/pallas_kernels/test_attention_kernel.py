@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels import hopper
+from pallas_kernels import primitives
 from pallas_kernels.attention import paged_attention, tuning
 
 
+@pytest.mark.quick("lengths2-options2-300", "lengths3-options3-128")
 @pytest.mark.parametrize(
     "lengths, options, window",
     [
@@ -28,6 +29,7 @@ def test_decode(lengths, options, window):
     check(call(lengths, **options), window)
 
 
+@pytest.mark.quick("lengths1-options1")
 @pytest.mark.parametrize(
     "lengths, options",
     [
@@ -40,6 +42,7 @@ def test_parts_of_a_sequence_come_together(lengths, options):
     check(call(lengths, kv_heads=1, **options), None)
 
 
+@pytest.mark.thorough
 def test_tiles_of_a_short_chunk(monkeypatch):
     """More than 64 rows, if the table of tuning says so: three tiles, each with parts of its own."""
     monkeypatch.setattr(tuning, "DECODE_ROWS", 1024)
@@ -47,6 +50,7 @@ def test_tiles_of_a_short_chunk(monkeypatch):
     check(call((17, 300), 17, kv_heads=1), None)
 
 
+@pytest.mark.thorough
 def test_a_row_is_the_same_alone_and_in_a_batch():
     arguments = call((1, 130, 700), kv_heads=1)
     batch = run(arguments, None)
@@ -81,14 +85,18 @@ def test_gradients_around_the_kernel_are_those_of_the_xla_form(window):
         assert np.any(b) and np.array_equal(a, b)
 
 
+@pytest.mark.thorough
 def test_parts_meet_before_they_are_joined(monkeypatch, capfd):
     """The interpreter's detector of races finds none, and finds one where blocks do not wait for each other."""
     monkeypatch.setattr(tuning, "DECODE", (tuning.Decode(1 << 31, 2, 2, least=1),))
     arguments = call((250,), kv_heads=1)
     check(arguments, None, races=True)
     assert "RACE" not in capfd.readouterr().out
-    monkeypatch.setattr(hopper, "meet", hopper.leave)
+    monkeypatch.setattr(primitives, "meet", primitives.leave)
     compiled.cache_clear()
-    run(arguments, None, races=True)
+    try:
+        run(arguments, None, races=True)
+    except RuntimeError as error:  # with jax 0.12; 0.11 prints and goes on
+        print(error)
     compiled.cache_clear()
     assert "RACE" in capfd.readouterr().out

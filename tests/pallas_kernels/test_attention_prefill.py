@@ -10,6 +10,7 @@ import pytest
 from pallas_kernels.attention import tuning
 
 
+@pytest.mark.quick("lengths2-130-options2-None")
 @pytest.mark.parametrize(
     "lengths, tokens, options, window",
     [
@@ -23,6 +24,7 @@ def test_prefill(lengths, tokens, options, window):
     check(call(lengths, tokens, kv_heads=1, **options), window)
 
 
+@pytest.mark.thorough
 def test_padding_means_nothing_and_costs_nothing(monkeypatch):
     """Rows with fewer tokens than the chunk has, one of them with none in its second tile and one with none at all."""
     monkeypatch.setattr(tuning, "PREFILL", dataclasses.replace(tuning.PREFILL, rows=64))  # 16 tokens a tile
@@ -34,12 +36,14 @@ def test_padding_means_nothing_and_costs_nothing(monkeypatch):
     np.testing.assert_array_equal(got[2], 0)
 
 
+@pytest.mark.thorough
 def test_a_row_is_the_same_alone_and_in_a_batch():
     arguments = call((40, 150, 333), 40, kv_heads=1)
     batch = run(arguments, None)
     np.testing.assert_array_equal(run(alone(arguments, 1), None)[0], batch[1])
 
 
+@pytest.mark.thorough
 def test_the_last_token_is_what_decoding_gives():
     q, *pages, table, positions, lengths, sinks = call((80, 260), 20, kv_heads=1)
     chunk = run((q, *pages, table, positions, lengths, sinks), 128)[:, -1:]
@@ -47,6 +51,7 @@ def test_the_last_token_is_what_decoding_gives():
     assert oracle.error(chunk, token) < 2**-8
 
 
+@pytest.mark.thorough
 def test_warpgroups_wait_for_each_other(capfd):
     """The interpreter's detector of races finds none, with more pages than the ring has."""
     check(call((500,), 20, kv_heads=1), None, races=True)

@@ -152,6 +152,7 @@ def test_results_are_json():
     assert json.loads(json.dumps(dataclasses.asdict(measure.measure(case(), CEILINGS))))["op"] == "op"
 
 
+@pytest.mark.thorough
 def test_without_a_hopper():
     done = subprocess.run([sys.executable, "-m", "pallas_kernels.bench"], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("There is no Hopper GPU") and len(done.stderr.splitlines()) == 1

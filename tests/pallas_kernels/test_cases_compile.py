@@ -8,6 +8,8 @@ import pytest
 
 from pallas_kernels import bench
 
+pytestmark = pytest.mark.thorough
+
 NO_PRODUCTS = {"route", "add_norm"}  # kernels that only compare and add
 PLANNED = {  # blocks that a multiprocessor shall hold at a time, where more than one
     ("projection.unembed", "20b, 1 token"): 2,

@@ -149,6 +149,7 @@ def test_gradients_are_those_of_the_formula():
         assert np.sum(np.asarray(grads[i], np.float64) * way[i]) == pytest.approx(slope, rel=1e-4)
 
 
+@pytest.mark.thorough
 def test_gradients_around_the_kernels_are_those_of_the_xla_form():
     """A kernel has no derivative of its own; in bfloat16 both are the same computation."""
     gate_up, gate_up_bias, down, down_bias = jax.tree.map(jnp.asarray, weights("tiles"))

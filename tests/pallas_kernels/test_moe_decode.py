@@ -136,19 +136,23 @@ def test_formula_is_the_sum_over_experts(M, E, A):
         assert oracle.error(got, wanted) < 1e-6
 
 
+@pytest.mark.quick("20-4-128-192")
 @pytest.mark.parametrize("M, E, D, F", [(1, 32, 192, 128), (5, 128, 128, 192), (16, 32, 192, 192), (20, 4, 128, 192), (64, 4, 128, 64)])
 def test_kernels_are_the_formula(M, E, D, F):
     check(inputs(M, E, D, F, A=1 + (M < 16), among=[2, E - 1]))
 
 
+@pytest.mark.thorough
 def test_stages_are_filled_many_times_over():
     check(inputs(3, E=2, D=1280, F=64, A=1, among=[1]), detect_races=True)
 
 
+@pytest.mark.thorough
 def test_all_tokens_to_one_expert():
     check(inputs(11, A=1, among=[3]))
 
 
+@pytest.mark.thorough
 def test_tokens_that_are_not_routed_change_nothing():
     x = inputs(5, among=[0, 1, 3])
     x.experts[1] = x.experts[4] = x.E
@@ -164,6 +168,7 @@ def test_tokens_that_are_not_routed_change_nothing():
     assert [out.shape for out in run(x)] == [(4, 5, 128), (2, 5, 128)]
 
 
+@pytest.mark.thorough
 def test_a_token_does_not_depend_on_the_others_nor_on_their_number():
     x = inputs(5, among=[0, 1, 3])  # 8 would be as wide: XLA's products, the interpreter's, may differ with the width
     together = run(x)
@@ -173,6 +178,7 @@ def test_a_token_does_not_depend_on_the_others_nor_on_their_number():
         np.testing.assert_array_equal(terms[:, 0], together[1][:, m])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("M", [5, 16])
 def test_a_token_that_is_not_a_number_harms_no_other(M):
     x = inputs(M, among=[0, 3])
@@ -183,6 +189,7 @@ def test_a_token_that_is_not_a_number_harms_no_other(M):
     assert np.all(np.isnan(terms[:, 2]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("units, chunks, stages", [(1, 1, 2), (4, 2, 3)])
 def test_tuning_changes_no_bit(units, chunks, stages, monkeypatch):
     x = inputs(16, among=[0, 3])
@@ -235,6 +242,7 @@ def full_size(op, E, M, A=4, D=2880):
     return low((min(M * A, E), M, D)), routing, tiles((E, D, D), 1), exact((E, D))
 
 
+@pytest.mark.quick("gate_up-32-1", "down-32-1")
 @pytest.mark.parametrize("E, M", [(32, 1), (32, 16), (32, 32), (32, 64), (128, 64)])
 @pytest.mark.parametrize("op", PLAN)
 def test_compiled_for_a_hopper(op, E, M, compile_for_hopper):

@@ -92,6 +92,7 @@ def check(args, got):
 
 
 # Tiles of 64 rows: of h 3 and 5, of the result 1 to 3; odd for two warpgroups, and no multiple of three.
+@pytest.mark.quick("6-50-sizes3")
 @pytest.mark.parametrize("row, M, sizes", [
     (SMALL, 7, (3, 128, 192)), (0, 5, (4, 64, 320)), (5, 40, (3, 192, 192)), (6, 50, (3, 128, 192))
 ])  # fmt: skip
@@ -102,12 +103,14 @@ def test_kernels_are_the_formula(row, M, sizes, monkeypatch):
     check(args, run(args, detect_races=row is SMALL))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("M, sizes", [(5, (32, 64, 64)), (4, (128, 64, 128))])
 def test_many_experts(M, sizes):
     args = *tokens(M, *sizes[:2]), *weights(*sizes)
     check(args, run(args))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", [mosaic.many, mosaic.few])
 def test_tokens_and_entries_that_are_not_routed_cost_nothing_and_add_zero(form):
     """Nobody is routed to expert 1, whose weights are not numbers; nor is token 2, which is none either."""
@@ -123,6 +126,7 @@ def test_tokens_and_entries_that_are_not_routed_cost_nothing_and_add_zero(form):
     np.testing.assert_array_equal(none, 0)
 
 
+@pytest.mark.thorough
 def test_a_token_does_not_depend_on_the_others_nor_on_their_number(monkeypatch):
     monkeypatch.setattr(tuning, "grouped", lambda pairs: SMALL)
     (x, experts, gates), rest = tokens(6, 3, 128), weights(3, 128, 64)
@@ -133,6 +137,7 @@ def test_a_token_does_not_depend_on_the_others_nor_on_their_number(monkeypatch):
     np.testing.assert_array_equal(fewer, together[some])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("M, name", [(3, "moe_gate_up"), (tuning.MOST_DECODED + 1, "moe_gate_up_grouped")])
 def test_the_op_takes_the_kernels_on_a_hopper(M, name):
     args = *tokens(M, 4, 64), *weights(4, 64, 64)
@@ -153,6 +158,7 @@ def test_what_the_kernels_do_not_cover():
         moe(*args, one, gate_up_bias, down, down_bias, limit=LIMIT)
 
 
+@pytest.mark.quick("32-256")
 @pytest.mark.parametrize(
     "E, M", [(32, 256), pytest.param(32, 8192, marks=pytest.mark.slow), pytest.param(128, 1024, marks=pytest.mark.slow), (128, 8192)]
 )

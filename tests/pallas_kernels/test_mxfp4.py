@@ -45,6 +45,7 @@ def test_low_nibble_comes_first():
     assert row[:2].tolist() == [2, 12] and row[-2:].tolist() == [1, -12] and not row[2:-2].any()
 
 
+@pytest.mark.thorough
 def test_shape_slices_and_transformations():
     array = packed(*random_packed(0, 3, 5, 2))
     assert array.shape == (3, 5, 64) and array.ndim == 3

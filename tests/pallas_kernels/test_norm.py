@@ -21,6 +21,7 @@ def run(args, interpreter, **options):
         return [np.asarray(out.astype(jnp.float32)) for out in jax.jit(functools.partial(add_norm, **options))(*args)]
 
 
+@pytest.mark.quick("5-192-2")
 @pytest.mark.parametrize("M, D, A", [(1, 2880, 4), (5, 192, 2), (3, 128, 1)])
 def test_kernel_is_the_formula(M, D, A, interpreter):
     x, terms, valid, gain = inputs(M, D, A)
@@ -61,6 +62,7 @@ def test_what_the_kernel_does_not_cover(interpreter):
         add_norm(args[0], args[1][:, :1], *args[2:])
 
 
+@pytest.mark.quick("16")
 @pytest.mark.parametrize("M", [1, 16, 64])
 def test_compiles_for_hopper(M, compile_for_hopper):
     args = jax.eval_shape(lambda: tuple(map(jnp.asarray, inputs(M, 2880, 4))))

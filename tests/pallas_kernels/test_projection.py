@@ -72,12 +72,14 @@ def exact(op, args):
     return [np.asarray(out) for out in jax.tree.leaves(OPS[op][1](*(args | wide).values()))]
 
 
+@pytest.mark.quick("qkv-5", "out-5", "unembed-5")
 @pytest.mark.parametrize("M", [1, 5, 16, 64])
 @pytest.mark.parametrize("op", OPS)
 def test_kernel_is_the_formula(op, M):
     check(op, OPS[op][2](M))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("M", [3, 64])
 @pytest.mark.parametrize("op, sizes", [("qkv", dict(D=1728, K=1, G=1)), ("out", dict(D=4096, OUT=64)), ("unembed", dict(D=2880, OUT=64))])
 def test_stages_are_filled_many_times_over(op, sizes, M):
@@ -217,6 +219,7 @@ def full_size(op, M):
     return [low((M, D)), exact((M,)), low((201_088, D))]
 
 
+@pytest.mark.quick("qkv-1", "out-1", "unembed-1")
 @pytest.mark.skipif(aot.unavailable() is not None, reason=str(aot.unavailable()))
 @pytest.mark.parametrize("M", [1, 16, 64])
 @pytest.mark.parametrize("op", OPS)

@@ -58,6 +58,7 @@ def check(got, wanted, M, E):
     np.testing.assert_allclose(got.scale[:M], scale, rtol=1e-5)
 
 
+@pytest.mark.quick("7-32")
 @pytest.mark.parametrize("M, E", [(1, 32), (7, 32), (64, 32), (1, 128), (7, 128), (64, 128)])
 def test_kernel_and_formula_choose_the_same_experts(M, E, interpreter):
     args = inputs(M, E)
@@ -106,6 +107,7 @@ def test_logits_that_are_not_numbers_harm_no_other_token(interpreter):
     assert after.ranks[3, 2] == after.ranks[7, 5] == A, "what is not a number is not chosen"
 
 
+@pytest.mark.quick("1-xla", "3-mosaic")
 @EITHER
 @pytest.mark.parametrize("num_active", [1, 3])
 def test_any_number_of_experts_a_token(implementation, num_active, interpreter):
@@ -156,6 +158,7 @@ def test_what_is_refused(interpreter):
         router(jnp.zeros((2, 192)), jnp.zeros(192), jnp.zeros((32, 128)), jnp.ones(2, bool))
 
 
+@pytest.mark.quick("32-16")
 @pytest.mark.parametrize("M", [1, 16, 64])
 @pytest.mark.parametrize("E", [32, 128])
 def test_compiled_for_a_hopper(M, E, compile_for_hopper):

@@ -21,6 +21,7 @@ def draw(*shape, seed=0, largest=128):
     return Mxfp4(blocks, rng.integers(2, largest + 1, blocks.shape[:-1]).astype(np.uint8))
 
 
+@pytest.mark.thorough
 @hypothesis.settings(max_examples=12, deadline=None)
 @hypothesis.given(st.lists(st.integers(1, 3), max_size=2), st.integers(1, 3), st.integers(1, 3), st.sampled_from([1, 2]), st.integers(0, 9))
 def test_there_and_back_changes_no_bit(stack, rows, columns, interleaved, seed):

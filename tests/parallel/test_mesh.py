@@ -34,6 +34,7 @@ def lies_as(partition, arrays, axes):
     return all(jax.tree.leaves(jax.tree.map(right, arrays, axes)))
 
 
+@pytest.mark.quick("tiny-float32-(2, 4)")
 @pytest.mark.parametrize(
     "shape", [(1, 8), (2, 4), pytest.param((4, 2), marks=pytest.mark.slow), pytest.param((8, 1), marks=pytest.mark.slow)], ids=str
 )
@@ -47,6 +48,7 @@ def test_tokens_are_those_of_one_device(name, dtype, shape):
         assert dtype == "bfloat16" or ranked == top
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "experts, shape",
     [
@@ -77,6 +79,7 @@ def test_logits_are_those_of_one_device(experts, shape):
     assert lies_as(params.partition, cache, cache_axes(cache))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [(2, 4)])
 def test_derivatives_are_those_of_one_device(shape):
     one, many = shallow(model("tiny", experts="stacked")), shallow(model("tiny", experts="stacked", shape=shape))
@@ -96,6 +99,7 @@ def test_derivatives_are_those_of_one_device(shape):
     jax.tree_util.tree_map_with_path(check, got.replace(partition=None), wanted)
 
 
+@pytest.mark.thorough
 def test_a_hook_sees_whole_arrays():
     one, many = shallow(model("tiny")), shallow(model("tiny", shape=(2, 4)))
     tokens = np.random.default_rng(3).integers(0, one[1].vocab_size, (2, 9), np.int32)
@@ -118,6 +122,7 @@ def collectives(text):
     return [(kind, re.findall(r"\[([\d,]*)\]", shapes)) for shapes, kind in found]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("experts", ["packed", "tiled"])
 def test_a_step_has_two_sums_a_layer_and_never_gathers_logits(experts):
     params, config = shallow(model("nano", experts=experts, shape=(2, 4)))

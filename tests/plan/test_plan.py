@@ -46,6 +46,7 @@ def shallow(tmp_path):
     return path
 
 
+@pytest.mark.thorough
 @needs_aot
 def test_what_was_compiled_is_what_the_tables_say(shallow, capsys):
     assert run(f"--model={shallow}", "--num_gpus=4", f"--slots={SLOTS}", "--context=4096", "--chunk=64", "--json") == 0
@@ -68,6 +69,7 @@ def total(setting: Setting, temporaries: float, **changes) -> float:
     return before_compiling(dataclasses.replace(setting, **changes)).total + temporaries
 
 
+@pytest.mark.quick("100000000-1-1")
 @pytest.mark.parametrize("gpus, data", [(1, 1), pytest.param(4, 1, marks=needs_aot), pytest.param(8, 2, marks=needs_aot)])
 @pytest.mark.parametrize("temporaries", [10**8, 4 * 10**9])
 def test_the_most_that_fits_fits_and_no_more(gpus, data, temporaries):
@@ -147,6 +149,7 @@ def test_json_is_all_that_is_printed(nothing_compiled, capsys):
     assert read_config("gpt-oss-20b").from_dict(told["setting"]["config"]) == GPT_OSS_20B
 
 
+@pytest.mark.thorough
 @needs_aot
 def test_a_sweep_is_a_list_a_table_and_a_picture(nothing_compiled, capsys, tmp_path):
     pytest.importorskip("matplotlib")

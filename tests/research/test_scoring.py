@@ -68,6 +68,7 @@ def dispatches(monkeypatch):
 # The numbers
 
 
+@pytest.mark.quick("float32-None")
 @pytest.mark.parametrize("dtype, cache_dtype", [("float32", None), ("bfloat16", None), ("float32", "float8_e4m3fn")])
 def test_bits_are_the_same_alone_and_in_any_company(dtype, cache_dtype):
     alone = [bits(score([ids], dtype, top=4, cache_dtype=cache_dtype)[0]) for ids in SEQUENCES]
@@ -79,6 +80,7 @@ def test_bits_are_the_same_alone_and_in_any_company(dtype, cache_dtype):
     assert without_top == [logprobs for _, logprobs, _ in alone]
 
 
+@pytest.mark.quick("float32")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_they_are_the_model_s_own(dtype):
     """A log-probability is a logit less a mean of logits' kind: it is off by at most twice what a logit is, and rounded twice."""
@@ -101,6 +103,7 @@ def test_they_are_the_model_s_own(dtype):
             assert one.tokens[place + 1] not in best or best[one.tokens[place + 1]] == one.logprobs[place]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("part", [1 << 10, 1 << 13])
 def test_logits_made_in_parts_are_the_same(monkeypatch, part):
     whole = score(SEQUENCES, top=2)
@@ -122,6 +125,7 @@ def on_mesh(shape):
     return gj.Model(config, model.params.replace(layers=model.params.layers[:2]), None)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [(2, 2), (1, 2)], ids=str)
 def test_on_a_mesh_they_are_those_of_one_device(shape, dispatches):
     wanted = score(SEQUENCES, top=2)

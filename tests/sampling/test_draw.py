@@ -21,7 +21,7 @@ def random_logits(*shape, seed=0, scale=3.0):
     return np.random.default_rng(seed).normal(0, scale, shape).astype(np.float32)
 
 
-def draw(logits, samplings, positions=None, prompts=None, **options):
+def drawn(logits, samplings, positions=None, prompts=None, **options):
     """`sample` on NumPy logits [B, V] with one Sampling a row."""
     state = sampling_state.stack(samplings, vocab_size=logits.shape[-1], prompts=prompts)
     positions = np.arange(len(logits)) if positions is None else positions
@@ -41,7 +41,7 @@ def softmax(logits):
 def support(logits, options, draws=2000):
     """The set of tokens that many draws of one row's distribution reach."""
     rows = np.broadcast_to(logits, (draws, len(logits)))
-    return set(np.asarray(draw(rows, [dataclasses.replace(options, seed=5)] * draws).tokens).tolist())
+    return set(np.asarray(drawn(rows, [dataclasses.replace(options, seed=5)] * draws).tokens).tolist())
 
 
 def test_stack_refuses_token_ids_outside_the_vocabulary():
@@ -57,20 +57,20 @@ def test_repetition_penalty_without_prompts_is_refused():
 def test_temperature_zero_takes_the_most_probable_and_the_lowest_of_equals():
     logits = random_logits(5, V)
     logits[2, [30, 7, 12]] = 50.0
-    np.testing.assert_array_equal(draw(logits, [Sampling(temperature=0)] * 5).tokens, np.argmax(logits, axis=-1))
+    np.testing.assert_array_equal(drawn(logits, [Sampling(temperature=0)] * 5).tokens, np.argmax(logits, axis=-1))
     assert np.argmax(logits[2]) == 7
 
 
 def test_top_k_of_one_is_greedy():
     logits = random_logits(5, V)
     logits[2, [30, 7, 12]] = 50.0
-    np.testing.assert_array_equal(draw(logits, [Sampling(top_k=1)] * 5).tokens, np.argmax(logits, axis=-1))
+    np.testing.assert_array_equal(drawn(logits, [Sampling(top_k=1)] * 5).tokens, np.argmax(logits, axis=-1))
 
 
 def test_logprobs_are_the_models_own_before_every_option():
     logits = random_logits(3, V)
     options = Sampling(temperature=0.3, top_k=4, logit_bias={5: 40.0}, presence_penalty=1.0, logprobs=4)
-    out = draw(logits, [options] * 3, top_logprobs=4)
+    out = drawn(logits, [options] * 3, top_logprobs=4)
     logprobs = np.log(np.stack([softmax(row) for row in logits]))
     best = np.stack([ranked(row)[:4] for row in logits])
     np.testing.assert_array_equal(out.tokens, [5, 5, 5])
@@ -181,7 +181,7 @@ def test_draws_follow_the_distribution(options, vary):
     seeds = range(draws) if vary == "seed" else [7] * draws
     positions = np.arange(draws) if vary == "position" else np.full(draws, 3)
     rows = [dataclasses.replace(options, seed=seed) for seed in seeds]
-    tokens = np.asarray(draw(np.broadcast_to(logits, (draws, V)), rows, positions).tokens)
+    tokens = np.asarray(drawn(np.broadcast_to(logits, (draws, V)), rows, positions).tokens)
     expected = softmax(logits / options.temperature)
     expected[ranked(logits)[options.top_k or V :]] = 0
     expected *= draws / expected.sum()
@@ -210,17 +210,17 @@ def test_noise_is_finite_at_both_ends(extreme, monkeypatch):
 def test_seed_and_position_each_decide_the_draw():
     logits = np.zeros((1, 500), np.float32)
     tokens = {
-        (seed, position): int(draw(logits, [Sampling(seed=seed)], [position]).tokens[0])
+        (seed, position): int(drawn(logits, [Sampling(seed=seed)], [position]).tokens[0])
         for seed in (0, 1, 2**32, 2**63 - 1)  # the high half of the seed counts too
         for position in (0, 1, 131_071)
     }
     assert len(set(tokens.values())) >= 11
-    assert tokens[1, 1] == int(draw(logits, [Sampling(seed=1)], [1]).tokens[0])
+    assert tokens[1, 1] == int(drawn(logits, [Sampling(seed=1)], [1]).tokens[0])
 
 
 def test_no_seed_takes_a_fresh_one():
     logits = np.zeros((2, 5000), np.float32)
-    first, second = (np.asarray(draw(logits, [Sampling()] * 2, [0, 0]).tokens) for _ in range(2))
+    first, second = (np.asarray(drawn(logits, [Sampling()] * 2, [0, 0]).tokens) for _ in range(2))
     assert len({*first.tolist(), *second.tolist()}) >= 3
 
 
@@ -241,9 +241,9 @@ def test_a_row_draws_the_same_alone_in_a_batch_and_in_any_order():
     for position in range(40):
         logits = random_logits(batch, vocab, seed=position, scale=1.5)
         positions = np.arange(batch) * 10 + position
-        together = np.asarray(draw(logits, MIXED, positions).tokens)
-        shuffled = np.asarray(draw(logits[order], [MIXED[row] for row in order], positions[order]).tokens)
-        alone = [int(draw(logits[i : i + 1], MIXED[i : i + 1], positions[i : i + 1]).tokens[0]) for i in range(batch)]
+        together = np.asarray(drawn(logits, MIXED, positions).tokens)
+        shuffled = np.asarray(drawn(logits[order], [MIXED[row] for row in order], positions[order]).tokens)
+        alone = [int(drawn(logits[i : i + 1], MIXED[i : i + 1], positions[i : i + 1]).tokens[0]) for i in range(batch)]
         np.testing.assert_array_equal(together, alone)
         np.testing.assert_array_equal(together[order], shuffled)
         draws.update(together.tolist())

@@ -1,4 +1,4 @@
-"""Examples in a page of text are run as a reader would run them."""
+"""Examples in a page of text are run as a reader would run them who opens that page alone."""
 
 import doctest
 from pathlib import Path
@@ -11,7 +11,7 @@ AS_A_READER_HAS_IT = {"jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_p
 def run_examples(page: Path) -> None:
     before = {name: getattr(jax.config, name) for name in AS_A_READER_HAS_IT}
     examples = doctest.DocTestParser().get_doctest(page.read_text(encoding="utf-8"), {}, page.name, str(page), 0)
-    assert len(examples.examples) > 20
+    assert examples.examples, f"{page.name} has no examples"
     report: list[str] = []
     try:
         for name, value in AS_A_READER_HAS_IT.items():

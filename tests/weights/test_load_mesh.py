@@ -104,6 +104,7 @@ def assert_as_on_one_device(got, want, dtype, form):
         assert sum(held) == share
 
 
+@pytest.mark.quick("tiny", "uneven")
 @pytest.mark.parametrize(("name", "forms"), CASES, ids=[name for name, _ in CASES])
 def test_each_device_holds_its_part_of_the_table(paths, name, forms):
     for form in forms:
@@ -122,6 +123,7 @@ def test_other_dtypes_and_meshes_of_one_axis(paths):
             assert_as_on_one_device(load(paths["uneven"], experts=form, dtype="float32", mesh=mesh), want, "float32", form)
 
 
+@pytest.mark.thorough
 def test_what_widens_experts_is_zero_in_value(paths):
     for form in ("packed", "tiled"):
         moe = load(paths["nano"], mesh=sharding.mesh(1, 8), experts=form).params.layers[0].moe
@@ -230,6 +232,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.thorough
 def test_two_processes_each_read_their_half_and_agree_or_all_refuse(paths, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -97,6 +97,7 @@ def test_tiles_are_saved_packed_and_restored_in_any_form(tmp_path, onto):
     assert got.config == want.config and got.tokenizer.encode("27 + 58") == want.tokenizer.encode("27 + 58")
 
 
+@pytest.mark.quick("2x4-split-others1")
 @pytest.mark.parametrize(
     ("held", "form", "others"),
     [("1x8", "packed", ("none", "2x4", "8x1")), ("2x4", "split", ("none",)), ("1x5", "stacked", ("none", "1x8"))],
