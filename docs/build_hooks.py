@@ -12,7 +12,12 @@ from mkdocs.structure.files import File
 from gptoss_jax.model.hooks import SITES
 
 ROOT = Path(__file__).resolve().parent.parent
-BROUGHT = {"readme.md": "README.md", "results.md": "benchmarks/RESULTS.md", "workshop.md": "checkpoints/README.md"}
+BROUGHT = {
+    "readme.md": "README.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "results.md": "benchmarks/RESULTS.md",
+    "workshop.md": "checkpoints/README.md",
+}
 LINK = re.compile(r"(?<!!)\[([^\[\]]*)\]\(([^()\s#]+)(#[^()\s]*)?\)")
 MATHJAX = re.compile(r"<script data-mkdocs-jupyter-mathjax=.*?</script>\s*", re.S)
 
