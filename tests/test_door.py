@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Libraries that not every answer needs. They are imported in the function that needs them, or by rooms that are imported so.
 LATE = (
-    *("jax.experimental.mosaic", "jax.experimental.pallas", "jax.experimental.multihost_utils"),
-    *("orbax", "tensorstore", "llguidance", "jsonschema", "huggingface_hub", "tiktoken", "regex", "matplotlib", "scipy", "chex", "optax"),
+    *("jax.experimental.mosaic", "jax.experimental.pallas", "orbax", "tensorstore", "llguidance", "jsonschema", "huggingface_hub"),
+    *("tiktoken", "regex", "matplotlib", "scipy", "chex", "optax"),
 )
 PRINT = "import json, sys; print(json.dumps(sorted(sys.modules)))"
 CHAT = """
