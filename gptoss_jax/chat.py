@@ -76,12 +76,14 @@ class Conversation:
             instructions=_INSTRUCTIONS.value,
             current_date=datetime.date.today(),
         )
+        stopped = False
         try:
             self._show(stream)
         except KeyboardInterrupt:
+            stopped = True
             self.console.print(Text("\n[stopped]", style="yellow"))
         reply = stream.reply
-        if reply.finish_reason == "length":
+        if reply.finish_reason == "length" and not stopped:
             self.console.print(Text("[cut off: --max_tokens or --context is reached]", style="yellow"))
         if reply.malformed:
             self.console.print(Text(f"[the model broke its format: {'; '.join(reply.parsed.problems)}]", style="yellow"))
@@ -115,8 +117,8 @@ def main(argv: list[str]) -> None:
     from gptoss_jax import compile_cache
     from gptoss_jax.parallel import processes
 
-    compile_cache.enable(_COMPILATION_CACHE.value)
     try:
+        compile_cache.enable(_COMPILATION_CACHE.value)
         mesh = launch.start()
         if len(argv) < 2 and processes.count() > 1:
             raise ValueError("several processes cannot share a keyboard; give the question on the command line.")
@@ -210,7 +212,7 @@ def _read_tools(path: str) -> list[Mapping]:
 
 
 def run() -> None:
-    """The console script `gptoss-chat`."""
+    """Reads the flags and calls `main`."""
     app.run(main)
 
 

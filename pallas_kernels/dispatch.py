@@ -98,6 +98,11 @@ def for_hopper() -> bool:
     return False
 
 
+def pretending() -> bool:
+    """Whether programs that are traced now are for a device that is only named, or for the interpreter of kernels."""
+    return hopper.interpreting() or jax.sharding.get_abstract_mesh().abstract_device is not None
+
+
 @functools.cache
 def _log_unused(kind: str) -> None:
     why = hopper.unsupported() if hopper.is_hopper(kind) else "the Pallas kernels are written for Hopper GPUs (H100, H200)"

@@ -24,8 +24,21 @@ DATA = Path(__file__).parent / "data"
 FOLDER, lowered._folder = lowered._folder, lambda: None  # a test that changes the model must not find another's program, nor leave its own
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The mark `quick` names the cases of a test that are in the quick tier: the others are thorough."""
+DEFAULT = "not thorough and not slow"  # as in pyproject.toml
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Whoever names a test by its id gets it, whatever its tier."""
+    if config.option.markexpr == DEFAULT and any("::" in str(argument) for argument in config.args):
+        config.option.markexpr = ""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The mark `quick` names the cases of a test that are in the quick tier: the others are thorough. What is slow is in no other tier."""
+    if "slow" not in config.option.markexpr and config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("slow") is not None]
+        items[:] = [item for item in items if item.get_closest_marker("slow") is None]
+        config.hook.pytest_deselected(items=slow)
     seen: dict[tuple, list[bool]] = {}
     for item in items:
         if (mark := item.get_closest_marker("quick")) is None:

@@ -4,9 +4,13 @@ One file a program, written by `jax.export` (StableHLO; nothing is unpickled), i
 is one. Its name is a digest of all that made it: this package's source, the function, its options, what it is called with and where that
 lies, JAX's version, backend and flags. (XLA's flags are in the key of XLA's cache.) Where anything differs, is damaged or fails the
 program is traced. What lies there is run, so the folder must be its owner's alone. Knows no engine: functions and arrays.
+
+The source is that on the disk and that which is loaded: whoever replaces a function of the model, or edits a file that is imported already,
+gets programs of his own, and leaves none to others. What a replacement closes over is not looked at.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -14,13 +18,16 @@ import logging
 import os
 from pathlib import Path
 import stat
+import sys
 import tempfile
 import threading
+import types
 from typing import Any
 
 import jax
 from jax import export
 import jaxlib
+import numpy as np
 
 import pallas_kernels
 from pallas_kernels import dispatch
@@ -31,6 +38,7 @@ _DIGEST = 32  # bytes of a SHA-256
 _NO_MATTER = ("jax_compilation_cache", "jax_persistent_cache", "jax_enable_compilation_cache", "jax_log", "jax_dump", "jax_traceback")
 
 _READING = threading.Lock()
+_MAKERS = ("config", "model", "sampling", "parallel.sharding", "engine.decode", "engine.routes")
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +57,9 @@ def lower(function: Callable, arguments: tuple, options: Mapping[str, Any], *, d
       static ones.
     """
     plain = lambda: function.lower(*arguments, **options)
-    folder = _folder() if jax.process_count() == 1 else None  # several processes must compile the same, whatever lies on their disks
+    # Several processes must compile the same, whatever lies on their disks; and a device that is only named is a matter of trying things.
+    usual = jax.process_count() == 1 and not dispatch.pretending()
+    folder = _folder() if usual else None
     if folder is None:
         return plain().compile
     program = _Program(function, arguments, options, donated, result)
@@ -85,7 +95,7 @@ class _Program:
         """A name for the file."""
         values = [(x.shape, str(x.dtype), x.sharding) if isinstance(x, jax.Array) else x for x in self._leaves]
         facts = (
-            *(_source(), jax.__version__, jaxlib.__version__, _devices(self._arrays), _flags()),
+            *(_source(), _loaded(), jax.__version__, jaxlib.__version__, _devices(self._arrays), flags()),
             *(self._function.__module__, self._function.__qualname__, self._tree, values, sorted(self._options.items())),
             *(self._donated, self._result),
         )
@@ -130,9 +140,9 @@ def _devices(arrays: Sequence[jax.Array]) -> list[tuple]:
     return [(device.id, device.platform, device.device_kind, device.client.platform_version) for device in devices]
 
 
-def _flags() -> list[tuple[str, Any]]:
+def flags() -> str:
     """JAX's settings, those of this thread, but for such as change nothing in a program."""
-    return [(name, getattr(jax.config, name, None)) for name in sorted(jax.config.values) if not name.startswith(_NO_MATTER)]
+    return repr([(name, getattr(jax.config, name, None)) for name in sorted(jax.config.values) if not name.startswith(_NO_MATTER)])
 
 
 def _source() -> str:
@@ -149,6 +159,52 @@ def _digest_of_source() -> str:
             digest.update(f"{path.relative_to(home.parent)} {path.stat().st_size}\n".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+@functools.cache
+def _rooms() -> list[types.ModuleType]:
+    """The modules that programs come from. Those of the first program: tracing it may load kernels, and a later start must find the same."""
+    makers = (*(f"gptoss_jax.{name}" for name in _MAKERS), "pallas_kernels")
+    return [module for name, module in sorted(sys.modules.items()) if name.startswith(makers)]
+
+
+def _loaded() -> str:
+    """A digest of the functions and constants of the rooms that programs come from, as they are now."""
+    digest = hashlib.sha256()
+    for module in _rooms():
+        for name, value in sorted(vars(module).items()):
+            if not name.startswith("__"):
+                digest.update(f"{module.__name__}.{name} {_meaning(value)}\n".encode())
+    return digest.hexdigest()
+
+
+def _meaning(value: Any) -> Any:
+    """What a function or constant says, the same in every process; its type of anything else."""
+    if isinstance(value, types.CodeType):
+        return _of_code(value)
+    if isinstance(value, type):
+        return value.__qualname__, [(name, _meaning(own)) for name, own in sorted(vars(value).items()) if not name.startswith("__")]
+    if isinstance(value, property):
+        return _meaning(value.fget)
+    if isinstance(value, functools.partial):
+        return _meaning(value.func), _meaning(value.args), _meaning(sorted(value.keywords.items()))
+    if isinstance(value, tuple | list):
+        return [_meaning(one) for one in value]
+    if isinstance(value, frozenset | set):
+        return sorted(map(repr, value))
+    if isinstance(value, dict):
+        return [(repr(name), _meaning(one)) for name, one in value.items()]
+    if isinstance(value, int | float | str | bytes | None | np.dtype) or dataclasses.is_dataclass(value):
+        return repr(value)
+    inner = getattr(value, "__wrapped__", value)  # of jit, custom derivatives, caches
+    code = getattr(inner, "__code__", None)
+    return (_meaning(code), _meaning(inner.__defaults__), _meaning(inner.__kwdefaults__)) if code else type(value).__name__
+
+
+@functools.cache
+def _of_code(code: types.CodeType) -> str:
+    parts = (code.co_code, code.co_names, code.co_varnames, [_meaning(constant) for constant in code.co_consts])
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _folder() -> Path | None:
@@ -172,17 +228,23 @@ def _folder() -> Path | None:
 def _read(path: Path) -> export.Exported | None:
     try:
         data = path.read_bytes()
-        os.utime(path)
     except OSError:
         return None
+    with contextlib.suppress(OSError):  # a folder may be for reading only
+        os.utime(path)
     head, body = data[: len(_MAGIC) + _DIGEST], data[len(_MAGIC) + _DIGEST :]
     try:
-        if head != _MAGIC + hashlib.sha256(body).digest():
-            raise ValueError("it is damaged")
+        if head != _MAGIC + _digest(path, body):
+            raise ValueError("it is damaged, or another's")
         return export.deserialize(bytearray(body))
     except Exception as error:  # whatever a file can hold
         _log.warning("The program kept in %s cannot be read (%s); it is traced again.", path, str(error).split("\n")[0][:200])
         return None
+
+
+def _digest(path: Path, body: bytes) -> bytes:
+    """Of a program and its name: under another name it is not that program."""
+    return hashlib.sha256(path.name.encode() + body).digest()
 
 
 def _write(path: Path, body: bytes) -> None:
@@ -190,7 +252,7 @@ def _write(path: Path, body: bytes) -> None:
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:  # which nobody else may read
             try:
-                file.write(_MAGIC + hashlib.sha256(body).digest() + body)
+                file.write(_MAGIC + _digest(path, body) + body)
                 file.close()
                 os.replace(file.name, path)
             except BaseException:
@@ -202,7 +264,11 @@ def _write(path: Path, body: bytes) -> None:
 
 
 def _make_room(newest: Path) -> None:
-    found = [(entry.stat(), Path(entry)) for entry in os.scandir(newest.parent)]
+    found = []
+    for entry in os.scandir(newest.parent):
+        with contextlib.suppress(OSError):  # another process makes room too
+            if entry.is_file(follow_symlinks=False):
+                found.append((entry.stat(follow_symlinks=False), Path(entry)))
     total = sum(status.st_size for status, _ in found)
     for status, path in sorted(found, key=lambda each: each[0].st_mtime_ns):
         if total <= LIMIT:

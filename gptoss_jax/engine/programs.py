@@ -22,6 +22,7 @@ from gptoss_jax.parallel import sharding
 from gptoss_jax.sampling import state as sampling_state
 from gptoss_jax.sampling.draw import Sampled
 from gptoss_jax.sampling.options import MAX_LOGPROBS, Sampling
+from pallas_kernels import dispatch
 
 ROOM = 512  # biases, and stop tokens, that a request may have
 
@@ -184,7 +185,8 @@ _COMPILED: dict[Hashable, Callable] = {}  # as jit keeps what it has compiled: e
 def _lowered(state: decode.State, function: Callable, arguments: tuple, options: dict, result: Any) -> Callable[[], Callable]:
     """What compiles `function`, a jitted one that writes over the state, for arguments like these; or has done so before."""
     leaves, tree = jax.tree.flatten(arguments)
-    key = (function, tree, tuple((x.shape, x.dtype, x.sharding) if isinstance(x, jax.Array) else x for x in leaves), *options.items())
+    values = tuple((x.shape, x.dtype, x.sharding) if isinstance(x, jax.Array) else x for x in leaves)
+    key = (function, tree, values, *options.items(), lowered.flags(), dispatch.pretending())
     if key in _COMPILED:
         return lambda: _COMPILED[key]
     compile = lowered.lower(function, arguments, options, donated=state, result=result)

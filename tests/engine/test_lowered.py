@@ -1,5 +1,6 @@
 """Programs kept as they were lowered: a second start traces nothing and gives the same bits, and nothing bad on the disk is ever run."""
 
+import functools
 import os
 from pathlib import Path
 import re
@@ -7,6 +8,7 @@ import shutil
 import stat
 
 import jax
+import jax.numpy as jnp
 from mixed_requests import MIXED, everything, fresh, make
 from on_meshes import answers, model
 import pytest
@@ -14,6 +16,9 @@ from small_model import small_model
 
 from gptoss_jax.engine import decode, lowered, programs
 from gptoss_jax.engine.engine import Engine
+from gptoss_jax.model import layers, transformer
+from gptoss_jax.sampling import draw
+from pallas_kernels import hopper
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +164,7 @@ def test_what_is_damaged_is_traced_and_written_anew(damage, kept, another_start,
                 "cut": data[:middle],
                 "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
                 "empty": b"",
-                "nonsense": lowered._MAGIC + lowered.hashlib.sha256(b"nonsense").digest() + b"nonsense",
+                "nonsense": lowered._MAGIC + lowered._digest(path, b"nonsense") + b"nonsense",
                 "another program": whole[longest],  # the longest one itself is as it was
             }[damage]
         )
@@ -231,3 +236,57 @@ def test_a_host_that_keeps_nothing_is_as_before(another_start, traced, kept):
     run()
     assert traced and not kept.exists()
     assert lowered._folder() is None
+
+
+def test_whoever_replaces_a_function_or_a_constant_of_the_model_has_programs_of_his_own(monkeypatch):
+    """And so has who edits a file that is imported already: what is loaded counts, and what is on the disk."""
+    before = keys()
+    for module, name, other in (
+        (transformer, "rms_norm", lambda x, gain, eps: x),
+        (draw, "MOST", 7),
+        (layers, "embed_tokens", functools.partial(lambda x: x)),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, other, raising=False)
+            assert not set(keys()) & set(before)
+        assert keys() == before
+
+
+def test_programs_for_a_device_that_is_only_named_are_traced_and_not_kept(kept):
+    add, x = jax.jit(lambda x: x + 1), jnp.zeros(2)
+    lower = functools.partial(lowered.lower, add, (x,), {}, donated=(), result=0)
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=hopper.H200)):
+        lower()
+    assert not kept.exists()
+    assert lower()()(x).tolist() == [1, 1] and len(list(kept.iterdir())) == 1
+
+
+def test_a_program_under_another_ones_name_is_not_run(kept, another_start, traced):
+    """Of the same shapes, so that nothing but its name tells."""
+    first = run()
+    one, other = sorted(kept.iterdir())[:2]
+    body = other.read_bytes()
+    one.rename(kept / "aside")
+    one.write_bytes(body)
+    traced.clear()
+    another_start()
+    assert run() == first and traced
+
+
+def test_a_folder_for_reading_only_is_read(kept, another_start, traced, monkeypatch, caplog):
+    first = run()
+    monkeypatch.setattr(lowered.os, "utime", lambda path: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+    monkeypatch.setattr(lowered, "_write", lambda *args: pytest.fail("nothing had to be written"))
+    traced.clear()
+    another_start()
+    assert run() == first and not traced and not caplog.records
+
+
+def test_what_else_lies_in_the_folder_does_not_stop_the_bound(kept, another_start, monkeypatch, caplog):
+    make().prepare()
+    (kept / "link").symlink_to(kept / "nowhere")
+    (kept / "folder").mkdir()
+    monkeypatch.setattr(lowered, "LIMIT", 1)
+    another_start()
+    make(slots=2).prepare()
+    assert len([path for path in kept.iterdir() if path.is_file()]) == 1 and not caplog.records
