@@ -6,6 +6,7 @@ import sys
 
 from absl import flags
 from absl.testing import flagsaver
+import jax
 import pytest
 from rich.console import Console
 
@@ -125,8 +126,6 @@ def test_pieces_of_a_stream_are_reply_pieces():
 
 
 def test_the_compilation_cache_goes_where_it_is_told(tmp_path, monkeypatch):
-    import jax
-
     before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", "jax_enable_compilation_cache")}
     try:
         assert compile_cache.enable(str(tmp_path / "here")) == tmp_path / "here"
@@ -135,6 +134,27 @@ def test_the_compilation_cache_goes_where_it_is_told(tmp_path, monkeypatch):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         assert compile_cache.enable() == tmp_path / "cache" / "gptoss-jax" / "compiled"
         assert compile_cache.enable("off") is None
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+@pytest.mark.parametrize("named", ["file", "link", ""])
+def test_a_cache_that_cannot_be_a_folder_is_refused_in_a_sentence(named, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "at all")
+    with pytest.raises(ValueError, match="the compilation cache must be a folder"):
+        compile_cache.enable(str(tmp_path / named) if named else "")
+
+
+def test_a_home_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch, caplog):
+    (tmp_path / "home").write_text("")  # no folder can be made in it
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", "jax_enable_compilation_cache")}
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        assert compile_cache.enable() is None and "No compiled programs are kept" in caplog.text
+        assert compile_cache.enable("gs://bucket/folder") is None and jax.config.jax_compilation_cache_dir == "gs://bucket/folder"
     finally:
         for name, value in before.items():
             jax.config.update(name, value)

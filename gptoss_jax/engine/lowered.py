@@ -163,7 +163,7 @@ def _digest_of_source() -> str:
 
 @functools.cache
 def _rooms() -> list[types.ModuleType]:
-    """The modules that programs come from. Those of the first program: tracing it may load kernels, and a later start must find the same."""
+    """The modules that programs come from, before the first is traced: that may load kernels, and a later start must find the same."""
     makers = (*(f"gptoss_jax.{name}" for name in _MAKERS), "pallas_kernels")
     return [module for name, module in sorted(sys.modules.items()) if name.startswith(makers)]
 
