@@ -1,6 +1,6 @@
 """Asks nano held-out questions and prints how many answers are exactly right. An entry point.
 
-    python -m checkpoints.evaluate_nano                                          the table that the README states
+    python -m checkpoints.evaluate_nano                                          the table that docs/checkpoints.md states
     python -m checkpoints.evaluate_nano --checkpoint DIRECTORY --per_task 50 --show_wrong 10
 
 The operands of the questions were never trained on, except for greetings and the like, of which there are only a few.

@@ -20,7 +20,6 @@ from pathlib import Path
 import stat
 import sys
 import tempfile
-import threading
 import types
 from typing import Any
 
@@ -37,7 +36,6 @@ _MAGIC = b"gptoss-jax lowered program 1\n"
 _DIGEST = 32  # bytes of a SHA-256
 _NO_MATTER = ("jax_compilation_cache", "jax_persistent_cache", "jax_enable_compilation_cache", "jax_log", "jax_dump", "jax_traceback")
 
-_READING = threading.Lock()
 _MAKERS = ("config", "model", "sampling", "parallel.sharding", "engine.decode", "engine.routes")
 _log = logging.getLogger(__name__)
 
@@ -53,8 +51,7 @@ def lower(function: Callable, arguments: tuple, options: Mapping[str, Any], *, d
       result: a tree like what it returns, whatever its leaves.
 
     Returns:
-      What compiles it, for which XLA leaves Python to other threads: called with nothing it gives a callable of the arguments but for the
-      static ones.
+      What compiles it, which may be done in a thread: called with nothing it gives a callable of the arguments but for the static ones.
     """
     plain = lambda: function.lower(*arguments, **options)
     # Several processes must compile the same, whatever lies on their disks; and a device that is only named is a matter of trying things.
@@ -145,14 +142,9 @@ def flags() -> str:
     return repr([(name, getattr(jax.config, name, None)) for name in sorted(jax.config.values) if not name.startswith(_NO_MATTER)])
 
 
+@functools.cache
 def _source() -> str:
     """A digest of every line that could have a say in a program."""
-    with _READING:  # once, whichever thread comes first
-        return _digest_of_source()
-
-
-@functools.cache
-def _digest_of_source() -> str:
     digest = hashlib.sha256()
     for home in (Path(__file__).parents[1], Path(pallas_kernels.__file__).parent):
         for path in sorted(home.rglob("*.py")):

@@ -146,9 +146,9 @@ def test_the_source_is_that_of_both_packages(tmp_path, monkeypatch):
     changed.write_text(whole + "# another line")
     monkeypatch.setattr(lowered, "__file__", str(tmp_path / "gptoss_jax" / "engine" / "lowered.py"))
     monkeypatch.setattr(lowered.pallas_kernels, "__file__", str(tmp_path / "pallas_kernels" / "__init__.py"))
-    assert lowered._digest_of_source.__wrapped__() != before
+    assert lowered._source.__wrapped__() != before
     changed.write_text(whole)
-    assert lowered._digest_of_source.__wrapped__() == before
+    assert lowered._source.__wrapped__() == before
 
 
 @pytest.mark.quick("flipped")
