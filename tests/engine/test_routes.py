@@ -89,6 +89,7 @@ def test_they_survive_preemption_in_the_middle_of_an_answer():
         np.testing.assert_array_equal(np.concatenate(routes[request]), forwarded(crowded.model, whole[:-1]))
 
 
+@pytest.mark.thorough
 def test_tokens_and_log_probabilities_are_those_without():
     """On a CPU, with experts as `load` leaves them there."""
     for dtype in ("float32", "bfloat16"):
