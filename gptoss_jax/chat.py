@@ -129,6 +129,8 @@ def main(argv: list[str]) -> None:
             return
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
+    finally:
+        gc.enable()
     console.print(Text(f"{conversation.llm.model!r}\n/help lists the commands.", style="dim"))
     while (line := _read(console, "> ")) is not None:
         if not line.strip():

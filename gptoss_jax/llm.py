@@ -14,7 +14,7 @@ from gptoss_jax.engine.sizes import CHUNK, CHUNK_CPU
 from gptoss_jax.research import scoring
 from gptoss_jax.research.scoring import PromptLogprobs
 from gptoss_jax.sampling.options import Sampling, check_top
-from gptoss_jax.tokenizer import Tokenizer, harmony_encoding
+from gptoss_jax.tokenizer import Tokenizer
 from gptoss_jax.turns import tasks
 from gptoss_jax.turns.completion import Completion
 from gptoss_jax.turns.reply import Reply, Stream
@@ -91,7 +91,7 @@ class LLM:
 
         Programs are found again where JAX keeps a compilation cache: then nothing is traced either (`gptoss_jax.engine.lowered`).
         """
-        self.engine.prepare(progress=progress, meanwhile=None if self.model.tokenizer is None else harmony_encoding)
+        self.engine.prepare(progress=progress)
 
     def generate(
         self,

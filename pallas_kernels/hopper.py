@@ -1,6 +1,6 @@
 """Hopper GPUs and kernels for them: which devices these are, whether this jax compiles kernels, whether kernels are interpreted.
 
-Mosaic GPU itself is loaded by what uses it (`primitives`, the ops' kernels), since it takes longer to import than jax.
+Mosaic GPU itself is loaded by what uses it (`primitives`, the ops' kernels), since it takes long to import.
 """
 
 import contextlib

@@ -5,9 +5,8 @@ decode steps, and only then looks at what the steps before have drawn: while the
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import threading
-from typing import Any
 
 import numpy as np
 
@@ -81,9 +80,9 @@ class Engine:
         self._allowed = np.zeros((slots, -(-config.vocab_size // 32)), np.uint32)  # tokens of guided slots
         self._dropped: set[int] = set()  # slots that the device still believes to be at work
 
-    def prepare(self, *, progress: bool = False, meanwhile: Callable[[], Any] | None = None) -> None:
-        """Compiles all programs, and calls `meanwhile` beside that; the first request does it otherwise. Nothing is compiled after it."""
-        self.programs.prepare(progress=progress, meanwhile=meanwhile)
+    def prepare(self, *, progress: bool = False) -> None:
+        """Compiles all programs; the first request does that otherwise. Nothing is compiled after it."""
+        self.programs.prepare(progress=progress)
 
     def check(self, prompt: Sequence[int], *, room: int = 1) -> None:
         """Raises ValueError where a prompt is empty, holds an id outside the vocabulary, or leaves no room in the context."""

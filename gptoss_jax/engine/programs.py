@@ -59,8 +59,8 @@ class Programs:
     def ready(self) -> bool:
         return bool(self._compiled)
 
-    def prepare(self, *, progress: bool = False, meanwhile: Callable[[], Any] | None = None) -> None:
-        """Lowers every program, then compiles each in a thread of its own, if that has not been done; `meanwhile` is called beside that."""
+    def prepare(self, *, progress: bool = False) -> None:
+        """Lowers every program, and compiles each in a thread of its own, if that has not been done."""
         if self.ready:
             return
         self._state = self.empty_state()
@@ -70,8 +70,6 @@ class Programs:
             futures = {name: pool.submit(_lowered(self._state, *call)) for name, call in calls.items()}
             for future in futures.values():
                 future.add_done_callback(lambda _: bar.update())
-            if meanwhile is not None:
-                meanwhile()
             self._compiled = {name: future.result() for name, future in futures.items()}
 
     def read(
