@@ -107,10 +107,10 @@ def soak(
     return Soaked(dict(ended.most_common()), compared, len(compiled), **tally, occupancy=stats.occupancy, seconds=seconds)
 
 
-def check_nothing_is_held(engine: Engine) -> None:
-    """Raises RuntimeError where a page has a user, a slot an owner, or somebody waits."""
-    scheduler = engine.scheduler
-    if scheduler.lives or scheduler.waiting or engine._runs:
+def check_nothing_is_held(engine: Engine, seconds: float = 60) -> None:
+    """Raises RuntimeError where after so many seconds a page has a user, a slot an owner, or somebody waits."""
+    idle, scheduler = engine.wait_idle(seconds), engine.scheduler
+    if not idle or scheduler.lives or scheduler.waiting:
         raise RuntimeError(f"nobody may be left; there are {len(scheduler.lives)} requests, {scheduler.waiting} wait.")
     for pages in scheduler.pages:
         if pages.full.used or pages.ring.used:
@@ -152,7 +152,9 @@ def _round(engine: Engine, asked: Sequence[Request], rng: np.random.Generator) -
     stop = int(rng.integers(1, 20)) if rng.random() < _LEFT else None
     patience = (None, 0.0, 0.05)[int(rng.integers(3))]
     lazily = rng.random() < 0.5
-    with contextlib.closing(engine.run(iter(asked) if lazily else asked, seconds_per_piece=patience)) as pieces:
+    for request in asked:
+        request.seconds_per_piece = patience
+    with contextlib.closing(engine.run(iter(asked) if lazily else asked)) as pieces:
         for i, piece in enumerate(pieces):
             got[id(piece.request)] += zip(piece.tokens, piece.logprobs, piece.top_logprobs or [None] * len(piece.tokens), strict=True)
             if piece.finish_reason:

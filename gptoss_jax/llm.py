@@ -3,6 +3,7 @@
 The only place, with `tasks` and the entry points, that sees both a message and an array.
 """
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import os
 
@@ -15,14 +16,15 @@ from gptoss_jax.research import scoring
 from gptoss_jax.research.scoring import PromptLogprobs
 from gptoss_jax.sampling.options import Sampling, check_top
 from gptoss_jax.tokenizer import Tokenizer
-from gptoss_jax.turns import tasks
+from gptoss_jax.turns import streams, tasks
 from gptoss_jax.turns.completion import Completion
-from gptoss_jax.turns.reply import Reply, Stream
-from gptoss_jax.turns.tasks import Messages, Outcome, Prompt, Task
+from gptoss_jax.turns.prompts import Prompt, ids_of, is_one_prompt
+from gptoss_jax.turns.reply import Reply
+from gptoss_jax.turns.streams import AsyncStream, Stream
+from gptoss_jax.turns.tasks import Messages, Outcome, Task
 from gptoss_jax.weights.loading import Model, load
 
 CONTEXT = 8192
-SECONDS_PER_PIECE = 0.1  # how long a stream may stay silent, where the model is fast enough
 
 
 class LLM:
@@ -64,6 +66,7 @@ class LLM:
             [device, *_] = model.params.embedding.devices()
             chunk = CHUNK_CPU if device.platform == "cpu" else CHUNK
         self.model = model
+        self._scores: set[bool] = set()  # programs of `score` that are compiled: without and with the most probable tokens
         self.engine = Engine(
             *(model.params, model.config),
             eos_token_ids=model.eos_token_ids,
@@ -111,26 +114,21 @@ class LLM:
           n: continuations of each prompt, which share what is computed for it. Those after the first have the seeds after `sampling.seed`.
           response_format: what each continuation must be like, see `gptoss_jax.grammar.for_text`.
           priority: of requests that wait, also those of other calls, the lowest come first.
-          time_limit: seconds from when a prompt is taken up until its continuation ends with what it has.
+          time_limit: seconds from now, those of waiting too, until the continuations end with what they have.
 
         Returns:
-          A Completion, or for a list of prompts a list of them in the same order; lists of `n` in their places where n is above 1.
+          A Completion, or for a list of prompts a list of them in the same order; lists of `n` in their places where n is above 1. What
+          fails on the way ends one continuation with finish reason "error", and touches no other: see its `error`.
 
         Raises:
           ValueError: a prompt is empty, too long or not of the vocabulary; there is none; there are not as many samplings
             as prompts; or an option is out of its range.
         """
-        single = tasks.is_one_prompt(prompts)
-        prompts = [tasks.ids_of(self, prompt) for prompt in ([prompts] if single else prompts)]
-        samplings = _per_prompt(sampling, len(prompts))
         options = {"n": n, "response_format": response_format, "priority": priority, "time_limit": time_limit}
-        jobs = [tasks.begin(self, Task(prompt=p, sampling=s, **options)) for p, s in zip(prompts, samplings, strict=True)]
-        builders = {request: builder for job in jobs for request, builder in zip(job.requests, job.builders, strict=True)}
-        for piece in self.engine.run(list(builders)):
-            builders[piece.request].add(piece)
-        results = [[builder.result() for builder in job.builders] for job in jobs]
-        results = results if n > 1 else [one for [one] in results]
-        return results[0] if single else results
+        jobs = tasks.Jobs(self, prompts, sampling, options)
+        for piece in self.engine.run(jobs.requests):
+            jobs.add(piece)
+        return jobs.results()
 
     def chat(
         self,
@@ -164,10 +162,9 @@ class LLM:
             response_format.
         """
         given = {"reasoning_effort": reasoning_effort, "tools": tools, "tool_choice": tool_choice, "response_format": response_format}
-        task = Task(messages=messages, sampling=_sampling(sampling), priority=priority, time_limit=time_limit, options=options, **given)
-        job = tasks.begin(self, task)
+        job = tasks.begin(self, tasks.chat(messages, sampling, priority=priority, time_limit=time_limit, **given, **options))
         for piece in self.engine.run(job.requests):
-            job.builders[0].add(piece)
+            job.add(piece)
         return job.builders[0].result()
 
     def stream(
@@ -185,20 +182,39 @@ class LLM:
     ) -> Stream:
         """As `chat`, piece by piece: iterate for pieces with `.text` and `.channel`; then `.reply` is the whole turn.
 
-        Everything is checked before this returns. Leaving the loop early ends the generation; `.reply` then holds what came.
+        Everything is checked before this returns. Letting the stream go, or closing it, ends the generation; `.reply` then holds what came.
         """
         given = {"reasoning_effort": reasoning_effort, "tools": tools, "tool_choice": tool_choice, "response_format": response_format}
-        task = Task(messages=messages, sampling=_sampling(sampling), priority=priority, time_limit=time_limit, options=options, **given)
-        job = tasks.begin(self, task)
-        return Stream(self.engine.run(job.requests, seconds_per_piece=SECONDS_PER_PIECE), job.builders[0])
+        job = streams.begin(self, tasks.chat(messages, sampling, priority=priority, time_limit=time_limit, **given, **options))
+        return Stream(self.engine.run(job.requests), job.builders[0])
 
     def run(self, jobs: Iterable[Task]) -> Iterator[Outcome]:
         """What becomes of each task, in the order in which they are done: conversations and prompts side by side in the slots.
 
         Tasks are taken from the iterable as slots fall free, two a slot ahead, so that there may be more of them than fit in memory. One
-        that is refused comes back with its `error`, and the others go on. Leaving the iteration early cancels what runs.
+        that is refused or fails comes back with its `error`, and the others go on. Leaving the iteration early cancels what runs. What
+        the iterable raises is raised here once the tasks before it are done.
         """
         return tasks.run(self, jobs)
+
+    async def agenerate(self, prompts: Prompt | Sequence[Prompt], sampling: Sampling | Sequence[Sampling] | None = None, **options):
+        """`generate` on the running event loop, with its arguments and results. Cancelling the asyncio task ends the generation."""
+        jobs = await asyncio.to_thread(tasks.Jobs, self, prompts, sampling, options)
+        await streams.feed(self, jobs)
+        return jobs.results()
+
+    async def achat(self, messages: Messages, sampling: Sampling | None = None, **options) -> Reply:
+        """`chat` on the running event loop, with its arguments. Cancelling the asyncio task ends the generation."""
+        job = await asyncio.to_thread(tasks.begin, self, tasks.chat(messages, sampling, **options))
+        await streams.feed(self, job)
+        return job.builders[0].result()
+
+    def astream(self, messages: Messages, sampling: Sampling | None = None, **options) -> AsyncStream:
+        """`stream` on the running event loop, with its arguments: `async for piece in llm.astream(...)`; then `.reply` is the whole turn.
+
+        Everything is checked when the first piece is asked for. Thousands of streams cost one wake-up a round of the engine.
+        """
+        return AsyncStream(self, tasks.chat(messages, sampling, **options))
 
     def score(self, prompt: Prompt, continuations: Prompt | Sequence[Prompt]) -> np.ndarray | list[np.ndarray]:
         """Natural-log probability of every token of each continuation after the prompt; what they begin with in common is computed once.
@@ -213,10 +229,10 @@ class LLM:
         Returns:
           A float32 array with one entry per token, or for a list of continuations a list of them in the same order.
         """
-        single = tasks.is_one_prompt(continuations)
-        prompt = tasks.ids_of(self, prompt)
+        single = is_one_prompt(continuations)
+        prompt = ids_of(self, prompt)
         self.engine.check(prompt, room=0)
-        rest = [tasks.ids_of(self, one) for one in ([continuations] if single else continuations)]
+        rest = [ids_of(self, one) for one in ([continuations] if single else continuations)]
         if not all(rest):
             raise ValueError("a continuation needs at least one token; got none; pass some text or token ids.")
         scores = [one.logprobs[len(prompt) - 1 :] for one in self._score([[*prompt, *ids] for ids in rest])]
@@ -230,8 +246,8 @@ class LLM:
           top: how many of the most probable ids to report for each place, 20 at most.
         """
         check_top("top", top)
-        single = tasks.is_one_prompt(prompts)
-        found = self._score([tasks.ids_of(self, one) for one in ([prompts] if single else prompts)], top)
+        single = is_one_prompt(prompts)
+        found = self._score([ids_of(self, one) for one in ([prompts] if single else prompts)], top)
         return found[0] if single else found
 
     def _score(self, sequences: list[list[int]], top: int = 0) -> list[PromptLogprobs]:
@@ -239,7 +255,10 @@ class LLM:
         for ids in sequences:
             engine.check(ids, room=0)
         told = {"sizes": engine.sizes, "cache_dtype": engine.programs.cache_dtype, "top": top}
-        return scoring.score(engine.params, engine.config, sequences, **told)
+        if bool(top) not in self._scores:  # here, not in the engine's thread, which others wait for
+            scoring.compile(engine.params, engine.config, **told)
+            self._scores.add(bool(top))
+        return engine.work(scoring.dispatches(engine.params, engine.config, sequences, **told))
 
     def replay(
         self,
@@ -266,7 +285,7 @@ class LLM:
         Raises:
           ValueError: as for `generate`; tokens are missing, not of the vocabulary, too many for the context; not as many lists as prompts.
         """
-        single = tasks.is_one_prompt(prompt)
+        single = is_one_prompt(prompt)
         found = tasks.replay(self, [prompt] if single else prompt, [tokens] if single else tokens, top_logprobs)
         return found[0] if single else found
 
@@ -275,20 +294,3 @@ class LLM:
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         return harmony.render(self.tokenizer, messages, **options)
-
-
-def _sampling(sampling) -> Sampling:
-    if sampling is None:
-        return Sampling()
-    if not isinstance(sampling, Sampling):
-        raise ValueError(f"sampling must be a Sampling; got {type(sampling).__name__}; pass gptoss_jax.Sampling(temperature=0).")
-    return sampling
-
-
-def _per_prompt(sampling, count: int) -> list[Sampling]:
-    if sampling is None or isinstance(sampling, Sampling):
-        return [_sampling(sampling)] * count
-    samplings = [_sampling(one) for one in sampling] if isinstance(sampling, Sequence) else [_sampling(sampling)]
-    if len(samplings) != count:
-        raise ValueError(f"there must be one sampling for each prompt; got {len(samplings)} for {count}; pass one Sampling for all.")
-    return samplings

@@ -60,3 +60,12 @@ def _items(value, most: int, depth: int) -> Iterator[str]:
 
 def _named(value: object) -> str:
     return f"a {type(value).__name__}"
+
+
+def said(error: BaseException) -> str:
+    """An exception in one line of its type and at most `MOST` characters, whatever it holds. Never raises."""
+    try:
+        text = " ".join(str(error)[: 4 * MOST].split())
+    except BaseException:  # of a `__str__` that is not ours
+        text = "and it could not say what"
+    return f"{type(error).__name__}: {text[:MOST]}" if text else type(error).__name__

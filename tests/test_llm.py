@@ -31,7 +31,7 @@ class Script:
     def __init__(self, text, size=3):
         self.tokens, self.size, self.requests, self.said = TOKENIZER.encode_with_control(text), size, [], 0
 
-    def run(self, requests, *, seconds_per_piece=None):
+    def run(self, requests):
         self.requests += requests
         return self._run(requests[0])
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from gptoss_jax.engine.decode import Chunk
 from gptoss_jax.engine.live import Live, Rows
-from gptoss_jax.engine.requests import Piece
+from gptoss_jax.engine.requests import FinishReason, Piece
 from gptoss_jax.engine.sizes import STEPS
 
 
@@ -36,11 +36,11 @@ def orders(running: dict[int, Live], limit: int, slots: int, *, dropped: list[in
     """What `Programs.draw` is told of the slots, by name; see `decode.Orders`.
 
     Args:
-      running: who has a slot and something to do. Guided ones that wait are asked which tokens may come, and wait no longer.
+      running: who has a slot and something to do. Guided ones that wait do so no longer: their masks are in `allowed`.
       limit: steps to come.
       slots: how many there are.
       dropped: slots that the device still believes to be at work.
-      allowed: [slots, ceil(V / 32)] uint32, written to for guided ones: what was allowed holds until they are asked again.
+      allowed: [slots, ceil(V / 32)] uint32: what guided ones may draw, until they are asked again.
     """
     flags = {name: np.zeros(slots, bool) for name in ("dropped", "resumed", "single", "masked")}
     flags["dropped"][dropped] = True
@@ -57,8 +57,7 @@ def orders(running: dict[int, Live], limit: int, slots: int, *, dropped: list[in
         if live.waits:
             live.waits = False
             flags["resumed"][slot] = True
-            if not replaying:
-                flags["single"][slot] = live.request.constraint.mask(allowed[slot])
+            flags["single"][slot] = live.single and not replaying
     return {**flags, "allowed": allowed.copy() if flags["masked"].any() else None, "forced": forced}
 
 
@@ -71,16 +70,15 @@ def note(reads: list[Routes], fetched: list[np.ndarray]) -> None:
             live.routes[block.start : block.start + block.count] = experts[row, : block.count]
 
 
-def piece(live: Live, chunk: Chunk, slot: int, first: int, last: int) -> Piece:
-    """Tokens first ... last - 1 that a chunk holds for a request; "stop" or "length" where it ended with them."""
+def piece(live: Live, chunk: Chunk, slot: int, first: int, last: int, reason: FinishReason | None, error: str | None) -> Piece:
+    """Tokens first ... last - 1 that a chunk holds for a request, and whether it ends with them."""
     drawn, asked = chunk.sampled, live.request.sampling.logprobs or 0
     top: list[dict[int, float]] = [{}] * (last - first)
     if asked:
         rows = zip(drawn.top_tokens[slot, first:last, :asked].tolist(), drawn.top_logprobs[slot, first:last, :asked].tolist(), strict=True)
         top = [dict(zip(ids, values, strict=True)) for ids, values in rows]
-    reason = ("stop" if chunk.stopped[slot] else "length") if chunk.done[slot] else None
     tokens, logprobs = (all[slot, first:last].tolist() for all in (drawn.tokens, drawn.logprobs))
-    return Piece(live.request, tokens, logprobs, top, reason, _routes(live, chunk, slot, first, last))
+    return Piece(live.request, tokens, logprobs, top, reason, _routes(live, chunk, slot, first, last), error)
 
 
 def _routes(live: Live, chunk: Chunk, slot: int, first: int, last: int) -> np.ndarray | None:

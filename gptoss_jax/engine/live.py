@@ -37,17 +37,20 @@ class Live:
       prompt: [n] int32.
       budget: most tokens to draw.
       seed: of its draws.
+      outlet: where its pieces go.
       page: tokens a page.
       window: of sliding layers.
     """
 
-    def __init__(self, request: Any, order: int, prompt: np.ndarray, budget: int, seed: int, *, page: int, window: int):
+    def __init__(self, request: Any, order: int, prompt: np.ndarray, budget: int, seed: int, outlet: Any, *, page: int, window: int):
         self.request, self.order, self.prompt, self.budget, self.seed = request, order, prompt, budget, seed
+        self.outlet = outlet
         self.page, self._window = page, window
         self.tokens: list[int] = []  # drawn so far
         self.routes: np.ndarray | None = None  # [len(prompt) - 1, L, A] of the prompt, as far as they are known and not yet told
         self._forced = None if request.forced is None else [int(token) for token in request.forced]
         self.deadline: float | None = None
+        self.queued = True  # until it is taken up for the first time
         self.ended = False
         self.shard: int | None = None
         self._digests: list[bytes] | None = None
@@ -64,6 +67,7 @@ class Live:
         self.replay = len(self._known_tokens)  # and how many are to be
         self.in_flight = 0  # steps asked for and not yet heard of
         self.waits = False  # a guided row that the device holds until the host has looked
+        self.single = False  # its mask holds for one token only
 
     @property
     def rank(self) -> tuple[int, int]:

@@ -6,6 +6,7 @@ that nothing can be compiled later. Calls return before the device is done; only
 
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+import threading
 import time
 from typing import Any
 
@@ -54,15 +55,26 @@ class Programs:
         self._state: decode.State | None = None
         self._compiled: dict[str, Callable] = {}
         self._constants: dict[str, jax.Array] = {}
+        self._preparing = threading.Lock()
 
     @property
     def ready(self) -> bool:
         return bool(self._compiled)
 
     def prepare(self, *, progress: bool = False) -> None:
-        """Lowers every program, and compiles each in a thread of its own, if that has not been done."""
+        """Lowers every program, and compiles each in a thread of its own, if that has not been done; one caller does, others wait."""
         if self.ready:
             return
+        with self._preparing:
+            if not self.ready:
+                self._compile(progress)
+
+    def renew(self) -> None:
+        """Makes the state anew, after a failure: what programs had taken of the old one is lost."""
+        self._state = None
+        self._state = self.empty_state()
+
+    def _compile(self, progress: bool) -> None:
         self._state = self.empty_state()
         calls = self._calls()
         bar = tqdm(total=len(calls), desc="compiling", unit="program", disable=not progress, leave=False)

@@ -9,7 +9,7 @@ import numpy as np
 from gptoss_jax.config import Config
 from gptoss_jax.sampling.options import Sampling
 
-FinishReason = Literal["stop", "length", "timeout"]
+FinishReason = Literal["stop", "length", "timeout", "cancelled", "error"]
 
 
 class Constraint(Protocol):
@@ -17,9 +17,13 @@ class Constraint(Protocol):
 
     Attributes:
       pauses: tokens after which the device waits until `mask` has been asked again; at most `decode.PAUSES`.
+      problem: why it cannot be followed to its end, which ends the request with "error"; "" while it can.
+
+    What either method raises ends the request in the same way, and touches no other.
     """
 
     pauses: tuple[int, ...]
+    problem: str
 
     def advance(self, token: int) -> None:
         """Told of every token in its order."""
@@ -30,13 +34,14 @@ class Constraint(Protocol):
 
 @dataclasses.dataclass(eq=False)
 class Request:
-    """One prompt to be continued. Setting `cancelled` ends it at the next piece, without another one.
+    """One prompt to be continued. Setting `cancelled` ends it soon; its last piece then says "cancelled".
 
     Attributes:
       prompt: token ids.
       sampling: how.
       priority: of those that wait, the lowest come first; the highest give way first where the cache is full.
-      time_limit: seconds from when it is taken up until it is ended with what it has.
+      time_limit: seconds from when it is asked for, those of waiting too, until it is ended with what it has.
+      seconds_per_piece: how long a piece may take to come, from the first on; None for as many tokens a dispatch as is quickest.
       constraint: what its tokens must be like; of this request alone.
       forced: tokens that are taken, all of them, as if they had been drawn; None to draw. The request ends with the last one, "length".
     """
@@ -46,6 +51,7 @@ class Request:
     cancelled: bool = False
     priority: int = 0
     time_limit: float | None = None
+    seconds_per_piece: float | None = None
     constraint: Constraint | None = None
     forced: Sequence[int] | None = None
 
@@ -54,6 +60,8 @@ class Request:
 class Piece:
     """The next tokens of a request, in order; the last piece of a request has a `finish_reason`, and may have no tokens.
 
+    It ends with "stop" at a stop token, which is its last token, with "length" at max_tokens or at the end of the context, with "timeout"
+    at its time limit, with "cancelled" where that was asked for, and with "error" where it, or the engine, failed: then `error` says why.
     Log-probabilities are under the model's own distribution: before bias, penalties, temperature, filters and masks.
     """
 
@@ -63,6 +71,7 @@ class Piece:
     top_logprobs: list[dict[int, float]]  # one per token; the most probable ids, empty if not asked for
     finish_reason: FinishReason | None
     routes: np.ndarray | None = None  # [n, L, A] experts of the next n tokens that went through the model, those of the prompt first
+    error: str | None = None
 
 
 @dataclasses.dataclass

@@ -4,6 +4,7 @@ import dataclasses
 
 from gptoss_jax.config import Config
 from gptoss_jax.model.cache import PAGE, ring_blocks
+from gptoss_jax.quoting import quoted
 
 STEPS = 32  # most decode steps a dispatch
 CHUNK, CHUNK_CPU = 2048, 128  # prompt tokens a dispatch, all of which take their time even if there are fewer
@@ -64,7 +65,7 @@ def sizes(
     tokens = slots * context if cache_tokens is None else cache_tokens
     for name, value in (("slots", slots), ("context", context), ("chunk", chunk), ("cache_tokens", tokens), ("page", page)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer; got {value!r}.")
+            raise ValueError(f"{name} must be a positive integer; got {quoted(value)}.")
     if context > config.max_position_embeddings:
         raise ValueError(
             f"context must be at most the model's {config.max_position_embeddings:,} positions; got {context:,}; pass a smaller one."

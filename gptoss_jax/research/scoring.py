@@ -12,7 +12,7 @@ Dispatches are of one shape, and a row's numbers do not depend on the other rows
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 import dataclasses
 import itertools
 
@@ -95,7 +95,25 @@ class _Walk:
         self._leaving.clear()
 
 
-def score(
+def score(params: Params, config: Config, sequences: Sequence[Sequence[int]], **options) -> list[PromptLogprobs]:
+    """What the model says of every token after the first of each sequence; arguments and result are those of `dispatches`."""
+    steps = dispatches(params, config, sequences, **options)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
+
+
+def compile(params: Params, config: Config, *, sizes: Sizes, top: int = 0, cache_dtype=None) -> None:
+    """Compiles what `dispatches` with these arguments runs, which its first dispatch does otherwise."""
+    pages = _pages(sizes)
+    blocks, targets = _put(params, _packed([], config, sizes, pages))
+    cache = _cache(params, config, sizes, pages, cache_dtype)
+    decode.score.lower(params, config, cache, blocks, targets, top_logprobs=_count(top)).compile()
+
+
+def dispatches(
     params: Params,
     config: Config,
     sequences: Sequence[Sequence[int]],
@@ -103,8 +121,8 @@ def score(
     sizes: Sizes,
     top: int = 0,
     cache_dtype=None,
-) -> list[PromptLogprobs]:
-    """What the model says of every token after the first of each sequence.
+) -> Generator[None, None, list[PromptLogprobs]]:
+    """What the model says of every token after the first of each sequence; yields after each dispatch.
 
     Args:
       params, config: the model.
@@ -118,25 +136,34 @@ def score(
       One for each sequence, in their order.
     """
     arrays = [np.asarray(ids, np.int32) for ids in sequences]
-    rows = sizes.read_rows // sizes.replicas
-    pages = sizes.blocks + rows
+    rows, pages = sizes.read_rows // sizes.replicas, _pages(sizes)
     walks = [_Walk(part, i * pages, pages, sizes.page) for i, part in enumerate(_dealt(arrays, sizes))]
     paths = [iter(walk) for walk in walks]
-    count = MAX_LOGPROBS if top else 0  # of two programs at most
     cache, asked = None, deque()
     while owners := _next_rows(paths, rows):
         cache = cache or _cache(params, config, sizes, pages, cache_dtype)
         blocks, targets = _put(params, _packed(owners, config, sizes, pages))
         for walk in walks:
             walk.dispatched()
-        cache, scored = decode.score(params, config, cache, blocks, targets, top_logprobs=count)
+        cache, scored = decode.score(params, config, cache, blocks, targets, top_logprobs=_count(top))
         asked.append((scored, [(row, path[-1]) for row, path in owners]))
         if len(asked) > 1:  # the device has the next at hand
             _take_in(*asked.popleft(), top)
+        yield
     while asked:
         _take_in(*asked.popleft(), top)
     found = {number: path for walk in walks for number, path in walk.paths.items()}
     return [_joined(ids, found[number], top) for number, ids in enumerate(arrays)]
+
+
+def _pages(sizes: Sizes) -> int:
+    """Of a replica."""
+    return sizes.blocks + sizes.read_rows // sizes.replicas
+
+
+def _count(top: int) -> int:
+    """Of two programs at most."""
+    return MAX_LOGPROBS if top else 0
 
 
 def _shared(sequences: list[np.ndarray], page: int) -> Iterator[int]:

@@ -1,6 +1,5 @@
 """The assistant's turn as it comes out of the engine: tokens to deltas of text by channel, then to a whole reply."""
 
-from collections.abc import Iterator
 import dataclasses
 import html
 from typing import Literal
@@ -10,7 +9,7 @@ import numpy as np
 from gptoss_jax import harmony
 from gptoss_jax.engine.requests import Piece, Request
 from gptoss_jax.tokenizer import Tokenizer
-from gptoss_jax.turns.completion import routed_experts
+from gptoss_jax.turns.builder import Builder
 from gptoss_jax.turns.stop import TextStop
 
 
@@ -41,10 +40,11 @@ class Reply:
       messages: the turn as chat messages, to append to the history for the next call.
       tokens: ids, the token that ended the turn included.
       logprobs, top_logprobs: as in `Completion`.
-      finish_reason: "stop", "tool_calls" where the turn ended with a call, "length", or "timeout" at the time limit.
+      finish_reason: "stop", "tool_calls" where the turn ended with a call, "length", "timeout" at the time limit, or "error" where
+        something failed: then this is what came before.
       malformed: the model broke the harmony format; what could be read is here all the same.
       parsed: every message with its span of tokens; `parsed.problems` says what was malformed.
-      routed_experts: as in `Completion`.
+      routed_experts, error: as in `Completion`.
     """
 
     text: str
@@ -54,10 +54,11 @@ class Reply:
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...] | None
     top_logprobs: tuple[dict[int, float], ...] | None
-    finish_reason: Literal["stop", "tool_calls", "length", "timeout"]
+    finish_reason: Literal["stop", "tool_calls", "length", "timeout", "cancelled", "error"]
     malformed: bool
     parsed: harmony.Parsed = dataclasses.field(repr=False)
     routed_experts: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
+    error: str | None = None
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the reasoning to be unfolded, calls, the answer, and how it ended."""
@@ -66,31 +67,26 @@ class Reply:
         parts += [f"<div><code>{html.escape(f'{call.name}({call.arguments})')}</code></div>" for call in self.tool_calls]
         parts.append(text(self.text))
         end = f"{len(self.tokens)} tokens, {self.finish_reason}{', malformed' if self.malformed else ''}"
+        end += f": {html.escape(self.error)}" if self.error else ""
         return "".join(parts) + f'<div style="opacity: 0.6"><small>{end}</small></div>'
 
 
-class ReplyBuilder:
-    """Adds up the pieces of one request. `result` may be asked at any time."""
+class ReplyBuilder(Builder):
+    """Adds up the pieces of one turn."""
 
     def __init__(self, request: Request, tokenizer: Tokenizer):
-        self._request, self._tokenizer = request, tokenizer
+        super().__init__(request)
+        self._tokenizer = tokenizer
         self._parser = harmony.StreamParser(tokenizer)
         self._answer = TextStop(request.sampling.stop)
-        self._tokens, self._logprobs, self._top, self._routes = [], [], [], []
-        self._reason = "length"
 
-    def add(self, piece: Piece) -> list[ReplyPiece]:
-        """Takes the next tokens; returns the text that they complete."""
+    def _add(self, piece: Piece) -> list[ReplyPiece]:
+        """The text that the tokens complete."""
         out = []
-        self._reason = piece.finish_reason or self._reason
-        self._routes += [] if piece.routes is None else [piece.routes]
-        for token, logprob, top in zip(piece.tokens, piece.logprobs, piece.top_logprobs, strict=True):
+        for i in range(len(piece.tokens)):
             if self._answer.found:
                 break
-            self._tokens.append(token)
-            self._logprobs.append(logprob)
-            self._top.append(top)
-            out += [self._show(delta) for delta in self._parser.push(token)]
+            out += [self._show(delta) for delta in self._parser.push(self._keep(piece, i))]
         if self._answer.found:
             self._request.cancelled, self._reason = True, "stop"
         elif piece.finish_reason:
@@ -98,11 +94,20 @@ class ReplyBuilder:
             out.append(ReplyPiece(self._answer.flush(), "final", None))
         return [one for one in out if one.text]
 
-    def result(self) -> Reply:
-        """What has come so far."""
+    def _result(self) -> Reply:
         parsed = harmony.parse(self._tokenizer, self._tokens)
+        reason = "tool_calls" if self._reason == "stop" and _ends_with_call(parsed) else self._reason
+        return self._reply(parsed, reason)
+
+    def _result_of_failure(self) -> Reply:
+        try:
+            return self._reply(harmony.parse(self._tokenizer, self._tokens), "error")
+        except Exception:  # what cannot be read is nothing but tokens
+            tokens = tuple(self._tokens)
+            return self._reply(harmony.Parsed(tokens, (), ((0, len(tokens)),), ("it could not be read",), "an error"), "error")
+
+    def _reply(self, parsed: harmony.Parsed, reason: str) -> Reply:
         text = self._answer.finish() if self._answer.found else parsed.final
-        asked = self._request.sampling.logprobs
         messages = parsed.to_chat_messages()
         if self._answer.found and messages:
             messages[-1]["content"] = text
@@ -111,13 +116,11 @@ class ReplyBuilder:
             reasoning=parsed.reasoning,
             tool_calls=parsed.tool_calls,
             messages=messages,
-            tokens=tuple(self._tokens),
-            logprobs=None if asked is None else tuple(self._logprobs),
-            top_logprobs=tuple(self._top) if asked else None,
-            finish_reason="tool_calls" if self._reason == "stop" and _ends_with_call(parsed) else self._reason,
+            finish_reason=reason,
             malformed=parsed.malformed,
             parsed=parsed,
-            routed_experts=routed_experts(self._routes, self._request, len(self._tokens)),
+            error=self._error,
+            **self._numbers(),
         )
 
     def _show(self, delta: harmony.Delta) -> ReplyPiece:
@@ -127,24 +130,6 @@ class ReplyBuilder:
         answer = delta.channel in ("final", None) and delta.recipient is None
         text = self._answer.push(delta.text) if answer else delta.text
         return ReplyPiece(text, delta.channel, delta.recipient)
-
-
-class Stream(Iterator[ReplyPiece]):
-    """A turn on its way; see `LLM.stream`."""
-
-    def __init__(self, pieces: Iterator[Piece], builder: ReplyBuilder):
-        self._pieces, self._builder, self._ready = pieces, builder, []
-
-    def __next__(self) -> ReplyPiece:
-        while not self._ready:
-            piece = next(self._pieces)
-            self._ready = self._builder.add(piece)
-        return self._ready.pop(0)
-
-    @property
-    def reply(self) -> Reply:
-        """What has come so far; the whole turn once the iteration has ended."""
-        return self._builder.result()
 
 
 def _ends_with_call(parsed: harmony.Parsed) -> bool:

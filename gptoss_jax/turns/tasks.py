@@ -3,19 +3,21 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
-import math
 from typing import Any
 
-import numpy as np
-
 from gptoss_jax.engine.requests import Constraint, Piece, Request
+from gptoss_jax.quoting import quoted, said
 from gptoss_jax.sampling.options import Sampling, check_top
 from gptoss_jax.tokenizer import STOP
 from gptoss_jax.turns.completion import Completion, CompletionBuilder
+from gptoss_jax.turns.prompts import Prompt, check_listed, ids_of, is_one_prompt, per_prompt, sampling_of
 from gptoss_jax.turns.reply import Reply, ReplyBuilder
 
-Prompt = str | Sequence[int]
 Messages = str | Sequence[Mapping]
+
+MOST_ANSWERS = 1 << 16  # of one task
+PRIORITIES = 1 << 31
+LONGEST = 10**9  # seconds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class Task:
       sampling: how.
       n: how many answers. Those after the first have the seeds after `sampling.seed`.
       priority: of the tasks that wait, those with the lowest come first.
-      time_limit: seconds from when the task is taken up until it is ended with what it has; None for no limit.
+      time_limit: seconds from when the task is asked for, those of waiting too, until it is ended with what it has; None for no limit.
     """
 
     key: Any = None
@@ -54,13 +56,15 @@ class Outcome:
       task: the task itself, the same object.
       answers: `n` Replies for messages, Completions for a prompt; none where the task was refused.
       prompt_tokens: length of the prompt as the model read it; 0 where the task was refused before that was known.
-      error: why the task was refused, or None.
+      error: why the task was refused, or what an answer of it failed of; None where all went well.
+      failed: whether it was accepted and then ended by a fault on the way; `answers` holds what came.
     """
 
     task: Task
     answers: tuple[Reply | Completion, ...]
     prompt_tokens: int
     error: str | None = None
+    failed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +75,33 @@ class Job:
     requests: list[Request]
     builders: list[ReplyBuilder | CompletionBuilder]
 
+    def add(self, piece: Piece) -> None:
+        """Takes the next tokens of one of its requests."""
+        self.builders[self.requests.index(piece.request)].add(piece)
+
     @property
     def outcome(self) -> Outcome:
-        return Outcome(self.task, tuple(builder.result() for builder in self.builders), len(self.requests[0].prompt))
+        answers = tuple(builder.result() for builder in self.builders)
+        error = next((answer.error for answer in answers if answer.error), None)
+        return Outcome(self.task, answers, len(self.requests[0].prompt), error, failed=error is not None)
+
+
+def chat(
+    messages: Messages,
+    sampling: Sampling | None = None,
+    *,
+    reasoning_effort: str = "medium",
+    tools: Sequence[Mapping] | None = None,
+    tool_choice: str | None = None,
+    response_format: Mapping | None = None,
+    priority: int = 0,
+    time_limit: float | None = None,
+    **options,
+) -> Task:
+    """The task that the arguments of `LLM.chat` stand for."""
+    given = {"reasoning_effort": reasoning_effort, "tools": tools, "tool_choice": tool_choice, "response_format": response_format}
+    how = {"sampling": sampling_of(sampling), "priority": priority, "time_limit": time_limit}
+    return Task(messages=messages, options=options, **given, **how)
 
 
 def begin(llm, task: Task) -> Job:
@@ -97,6 +125,32 @@ def begin(llm, task: Task) -> Job:
     return Job(task, requests, builders)
 
 
+class Jobs:
+    """Prompts that are continued together.
+
+    Attributes:
+      requests: of all of them.
+    """
+
+    def __init__(self, llm, prompts: Prompt | Sequence[Prompt], sampling, options: Mapping[str, Any]):
+        self._single = is_one_prompt(prompts)
+        prompts = [ids_of(llm, prompt) for prompt in ([prompts] if self._single else prompts)]
+        each = zip(prompts, per_prompt(sampling, len(prompts)), strict=True)
+        self._jobs = [begin(llm, Task(prompt=ids, sampling=own, **options)) for ids, own in each]
+        self._of = {request: job for job in self._jobs for request in job.requests}
+        self.requests = list(self._of)
+
+    def add(self, piece: Piece) -> None:
+        """Takes the next tokens of one of the requests."""
+        self._of[piece.request].add(piece)
+
+    def results(self) -> Completion | list[Completion] | list[list[Completion]]:
+        """As `LLM.generate` returns them."""
+        found = [[builder.result() for builder in job.builders] for job in self._jobs]
+        found = [one[0] if job.task.n == 1 else one for job, one in zip(self._jobs, found, strict=True)]
+        return found[0] if self._single else found
+
+
 def run(llm, tasks: Iterable[Task]) -> Iterator[Outcome]:
     """See `LLM.run`."""
     refused: deque[Outcome] = deque()
@@ -108,8 +162,10 @@ def run(llm, tasks: Iterable[Task]) -> Iterator[Outcome]:
             try:
                 job = begin(llm, task)
                 llm.engine.check_request(job.requests[0])
-            except ValueError as error:
-                refused.append(Outcome(task, (), 0, str(error)))
+            except MemoryError:
+                raise
+            except Exception as error:
+                refused.append(_refused(task, error))
                 continue
             left[job.requests[0]] = len(job.requests)
             jobs.update(dict.fromkeys(job.requests, job))
@@ -119,8 +175,9 @@ def run(llm, tasks: Iterable[Task]) -> Iterator[Outcome]:
     try:
         for piece in pieces:
             yield from _all_of(refused)
-            job = jobs[piece.request]
-            job.builders[job.requests.index(piece.request)].add(piece)
+            if (job := jobs.get(piece.request)) is None:  # it ended with a stop string; this is the word that it was cancelled
+                continue
+            job.add(piece)
             if piece.finish_reason or piece.request.cancelled:
                 del jobs[piece.request]
                 left[job.requests[0]] -= 1
@@ -132,6 +189,13 @@ def run(llm, tasks: Iterable[Task]) -> Iterator[Outcome]:
         pieces.close()
 
 
+def _refused(task: Task, error: Exception) -> Outcome:
+    """What is refused says why; whatever else was raised is a fault that nobody thought of, and no other task's."""
+    if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
+        return Outcome(task, (), 0, str(error))
+    return Outcome(task, (), 0, f"the task could not be begun: {said(error)}.", failed=True)
+
+
 def replay(llm, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], top_logprobs: int | None) -> list[Completion]:
     """See `LLM.replay`."""
     check_top("top_logprobs", top_logprobs)
@@ -140,8 +204,8 @@ def replay(llm, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], top_
     builders: dict[Request, CompletionBuilder] = {}
     for prompt, one in zip(prompts, tokens, strict=True):
         if isinstance(one, str):
-            raise ValueError(f"tokens must be token ids; got the text {one[:20]!r}; pass the tokens of what was generated.")
-        _check_type(one)
+            raise ValueError(f"tokens must be token ids; got the text {quoted(one, 20)}; pass the tokens of what was generated.")
+        check_listed(one)
         # The draw is overruled: only what ends a request and what is reported matters.
         sampling = Sampling(temperature=0, ignore_eos=True, max_tokens=max(1, len(one)), logprobs=top_logprobs or 0)
         request = Request(ids_of(llm, prompt), sampling, forced=one)
@@ -159,43 +223,18 @@ def _ended(piece: Piece, ends: set[int]) -> Piece:
     return dataclasses.replace(piece, finish_reason="stop") if stopped else piece
 
 
-def ids_of(llm, prompt: Prompt) -> list[int]:
-    """The token ids of a prompt."""
-    if isinstance(prompt, str):
-        return llm.tokenizer.encode(prompt)
-    _check_type(prompt)
-    return prompt.tolist() if isinstance(prompt, np.ndarray) else list(prompt)
-
-
-def is_one_prompt(prompts: Prompt | Sequence[Prompt]) -> bool:
-    """Whether it is text or token ids, not a list of prompts."""
-    if isinstance(prompts, str):
-        return True
-    _check_type(prompts)
-    if isinstance(prompts, np.ndarray):
-        return prompts.ndim == 1
-    if len(prompts) == 0:
-        raise ValueError("there must be a prompt; got an empty list; pass text, token ids, or a list of prompts.")
-    return all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in prompts)
-
-
-def _check_type(prompt) -> None:
-    listed = prompt.ndim > 0 if isinstance(prompt, np.ndarray) else isinstance(prompt, Sequence)
-    if isinstance(prompt, bytes | bytearray) or not listed:
-        raise ValueError(f"a prompt must be a string or a list of token ids; got {type(prompt).__name__}; decode or list it first.")
-
-
 def _check_options(task: Task) -> None:
-    for name, least in (("n", 1), ("priority", None)):
+    for name, least, most in (("n", 1, MOST_ANSWERS), ("priority", -PRIORITIES, PRIORITIES)):
         value = getattr(task, name)
-        if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-            raise ValueError(f"{name} must be {'a positive' if least else 'an'} integer; got {value!r}.")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"{name} must be a whole number, {least:,} to {most:,}; got {quoted(value)}.")
     limit = task.time_limit
-    number = isinstance(limit, int | float) and not isinstance(limit, bool) and math.isfinite(limit) and limit >= 0
-    if limit is not None and not number:
-        raise ValueError(f"time_limit must be a number of seconds, not negative, or None; got {limit!r}.")
-    if task.tool_choice not in (None, "auto", "none"):
-        raise ValueError(f'tool_choice must be "auto" or "none", the model chooses by itself; got {task.tool_choice!r}; leave it out.')
+    number = isinstance(limit, int | float) and not isinstance(limit, bool)
+    if limit is not None and not (number and 0 <= limit <= LONGEST):
+        raise ValueError(f"time_limit must be a number of seconds, 0 to {LONGEST:,}, or None; got {quoted(limit)}.")
+    choice = task.tool_choice
+    if not (choice is None or isinstance(choice, str) and choice in ("auto", "none")):
+        raise ValueError(f'tool_choice must be "auto" or "none", the model chooses by itself; got {quoted(choice)}; leave it out.')
 
 
 def _chat_prompt(llm, task: Task) -> tuple[list[int], Sampling, Sequence[Mapping] | None]:

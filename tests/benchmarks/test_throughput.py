@@ -1,6 +1,7 @@
 """The benchmark of throughput and the soak run, count what they say they count, and notice what is wrong."""
 
 import json
+import threading
 
 from absl import app, flags
 import numpy as np
@@ -87,11 +88,27 @@ def test_a_soak_notices_what_is_held():
     model = small_model()
     engine = Engine(model.params, model.config, eos_token_ids=(), slots=2, context=64, chunk=64, page=16)
     soak.check_nothing_is_held(engine)
-    pieces = engine.run([Request([1, 2, 3], Sampling(temperature=0, max_tokens=40, ignore_eos=True))], seconds_per_piece=0.0)
-    next(pieces)
+    looked, may_go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        pauses, problem = (), ""
+
+        def mask(self, out):
+            looked.set()
+            may_go_on.wait()
+            out[:] = 1
+            return True
+
+        def advance(self, token): ...
+
+    pieces = engine.run([Request([1, 2, 3], Sampling(temperature=0, max_tokens=40, ignore_eos=True), constraint=Slow())])
+    reading = threading.Thread(target=list, args=(pieces,))
+    reading.start()
+    looked.wait()
     with pytest.raises(RuntimeError, match="nobody may be left"):
-        soak.check_nothing_is_held(engine)
-    pieces.close()
+        soak.check_nothing_is_held(engine, seconds=0.05)
+    may_go_on.set()
+    reading.join()
     soak.check_nothing_is_held(engine)
     engine.scheduler.pages[0].take_full()
     with pytest.raises(RuntimeError, match="no page may be in use"):

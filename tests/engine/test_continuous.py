@@ -53,8 +53,8 @@ def test_where_the_cache_runs_out(alone, cache_dtype, tokens):
 
 def test_in_small_pieces_and_beside_another_run(alone, cache_dtype):
     engine = make(cache_dtype=cache_dtype)
-    first, second = fresh(), fresh(MIXED[::-1])
-    runs = [engine.run(first, seconds_per_piece=0.0), engine.run(second)]
+    first, second = fresh(seconds_per_piece=0.0), fresh(MIXED[::-1])
+    runs = [engine.run(first), engine.run(second)]
     tokens = {id(r): [] for r in first + second}
     for piece in itertools.chain.from_iterable(itertools.zip_longest(*runs)):
         if piece is not None:
@@ -168,9 +168,9 @@ def test_a_time_limit_ends_a_request_with_what_it_has(monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr(engine.programs, "now", lambda: float(next(clock)))
     endless = Sampling(temperature=0, ignore_eos=True, max_tokens=80)
-    requests = [Request(prompt(5), endless, time_limit=20.0), Request(prompt(5), endless)]
+    requests = [Request(prompt(5), endless, time_limit=20.0, seconds_per_piece=0.0), Request(prompt(5), endless)]
     wanted = everything(make(), fresh([(prompt(5), endless)]))[0]
-    limited, free = everything(engine, requests, seconds_per_piece=0.0)
+    limited, free = everything(engine, requests)
     assert limited[3] == ["timeout"] and 0 < len(limited[0]) < len(free[0])
     assert limited[0] == wanted[0][: len(limited[0])] and free == wanted
     nothing_is_held(engine)

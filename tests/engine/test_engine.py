@@ -32,10 +32,10 @@ def prompt(length, seed=0):
     return np.random.default_rng((length, seed)).integers(0, 320, length).tolist()
 
 
-def collect(engine, requests, **options):
+def collect(engine, requests):
     """Tokens and finish reason of each request, in the requests' order; checks that pieces come in order and end once."""
     tokens, reasons = {id(r): [] for r in requests}, {}
-    for piece in engine.run(requests, **options):
+    for piece in engine.run(requests):
         assert id(piece.request) not in reasons, "a piece after the last one"
         assert len(piece.tokens) == len(piece.logprobs) == len(piece.top_logprobs)
         assert piece.tokens or piece.finish_reason
@@ -138,16 +138,16 @@ def test_small_pieces_hold_the_same_tokens(engine):
     requests = [(prompt(n), dataclasses.replace(s, max_tokens=20)) for n, s in MIXED[:3]]
     whole = collect(engine, [Request(*request) for request in requests])
     for seconds in (0.0, 1e9):
-        assert collect(engine, [Request(*request) for request in requests], seconds_per_piece=seconds) == whole
-    pieces = list(make(slots=1).run([Request(*requests[0])], seconds_per_piece=0.0))
+        assert collect(engine, [Request(*request, seconds_per_piece=seconds) for request in requests]) == whole
+    pieces = list(make(slots=1).run([Request(*requests[0], seconds_per_piece=0.0)]))
     assert len(pieces) > 8 and [len(piece.tokens) for piece in pieces[-5:]] == [1] * 5
 
 
 def test_a_cancelled_request_ends_and_its_neighbours_go_on(engine):
-    requests = [Request(prompt(n), dataclasses.replace(GREEDY, max_tokens=30)) for n in (5, 9, 12, 16)]
+    requests = [Request(prompt(n), dataclasses.replace(GREEDY, max_tokens=30), seconds_per_piece=0.0) for n in (5, 9, 12, 16)]
     wanted = collect(engine, [Request(r.prompt, r.sampling) for r in requests])
     tokens = {id(r): [] for r in requests}
-    for piece in engine.run(requests, seconds_per_piece=0.0):
+    for piece in engine.run(requests):
         tokens[id(piece.request)] += piece.tokens
         if piece.request is requests[1] and len(tokens[id(requests[1])]) >= 6:
             requests[1].cancelled = True
@@ -156,13 +156,17 @@ def test_a_cancelled_request_ends_and_its_neighbours_go_on(engine):
     assert [tokens[id(requests[i])] for i in (0, 2, 3)] == [wanted[i][0] for i in (0, 2, 3)]
 
 
-def test_what_is_cancelled_while_it_waits_never_runs():
-    requests = [Request(prompt(n), GREEDY) for n in (5, 9, 12)]
-    ran = []
-    for piece in make(slots=1).run(requests):
-        requests[1].cancelled = True
-        ran.append(piece.request)
-    assert requests[0] in ran and requests[1] not in ran and requests[2] in ran
+def test_what_is_cancelled_while_it_waits_never_runs_and_gets_a_last_piece():
+    long = dataclasses.replace(GREEDY, max_tokens=30, ignore_eos=True)
+    requests = [Request(prompt(n), long, seconds_per_piece=0.0) for n in (5, 12, 7, 8, 9)]
+    engine, ran = make(slots=1), {id(r): [] for r in requests}
+    for piece in engine.run(requests):
+        requests[4].cancelled = True
+        ran[id(piece.request)].append(piece)
+    [last] = ran[id(requests[4])]
+    assert (last.tokens, last.finish_reason, last.error) == ([], "cancelled", None)
+    assert all(sum(len(piece.tokens) for piece in ran[id(request)]) == 30 for request in requests[:4])
+    assert engine.stats.computed == 4 + 11 + 6 + 7
 
 
 # Probabilities

@@ -37,10 +37,10 @@ MIXED = [
 ]
 
 
-def everything(engine, requests, **options):
+def everything(engine, requests):
     """All that is reported of each request, in the requests' order."""
     seen = {id(r): ([], [], [], []) for r in requests}
-    for piece in engine.run(requests, **options):
+    for piece in engine.run(requests):
         for to, new in zip(seen[id(piece.request)], (piece.tokens, piece.logprobs, piece.top_logprobs), strict=False):
             to += new
         if piece.finish_reason:
@@ -54,8 +54,9 @@ def fresh(which=MIXED, **options):
 
 def nothing_is_held(engine):
     """No page has a user, no slot an owner, nobody waits."""
+    assert engine.wait_idle()
     scheduler = engine.scheduler
-    assert not scheduler.lives and not scheduler.waiting and not engine._runs
+    assert not scheduler.lives and not scheduler.waiting
     for pages in scheduler.pages:
         assert pages.full.used == pages.ring.used == 0
         assert pages.full.available == pages.full.count and pages.ring.available == pages.ring.count

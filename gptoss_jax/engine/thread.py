@@ -1,0 +1,143 @@
+"""The one thread that steps an engine: orders out of an inbox, rounds, pieces into the boxes of those who read.
+
+It sleeps while there is nothing to do, and ends with its engine or with the interpreter. A process that was forked has none.
+"""
+
+import atexit
+from collections.abc import Callable
+import functools
+import os
+from queue import Empty, SimpleQueue
+import threading
+import weakref
+
+from gptoss_jax.engine.live import Live
+from gptoss_jax.engine.readers import Job, Outlet, deliver
+from gptoss_jax.engine.rounds import Rounds
+
+Order = Callable[[Rounds], None]
+_EXIT_SECONDS = 30  # how long the end of the interpreter waits for a round
+
+
+class EngineThread:
+    """Steps an engine's rounds.
+
+    Args:
+      rounds: of the engine; only the thread touches them once something was asked for.
+      freely: goes on by itself while there is something to do. Otherwise a round is made where a reader demands one: so all processes
+        that share a mesh make the same rounds with the same requests.
+    """
+
+    def __init__(self, rounds: Rounds, *, freely: bool):
+        self._rounds, self._freely = rounds, freely
+        self._inbox: SimpleQueue[Order | None] = SimpleQueue()
+        self._process = os.getpid()
+        self._thread: threading.Thread | None = None
+        self._starting, self._owner = threading.Lock(), threading.Lock()
+        self._ending = False
+        weakref.finalize(self, self._inbox.put, None).atexit = False
+
+    def ask(self, lives: list[Live]) -> None:
+        """Has requests done; their pieces go to their outlets."""
+        self._tell(lambda rounds: rounds.add(lives))
+
+    def do(self, job: Job) -> None:
+        """Has a job done."""
+        self._tell(lambda rounds: rounds.add_job(job))
+
+    def demand(self, outlet: Outlet) -> None:
+        """Has a round made for a reader who waits, where the thread does not go on by itself."""
+        if not self._freely:
+            self._tell(functools.partial(_step_for, outlet=outlet))
+
+    def leave(self, outlet: Outlet) -> None:
+        """Ends the requests of a reader who is gone. Never raises and takes no lock: it may be called where garbage is collected."""
+        self._inbox.put(lambda rounds: rounds.close(outlet))
+
+    def wait_idle(self, seconds: float) -> bool:
+        """Whether all that was asked for until now is done within so many seconds."""
+        idle = threading.Event()
+        self._tell(lambda rounds: rounds.when_idle(idle.set))
+        return idle.wait(seconds)
+
+    def check_process(self) -> None:
+        """Raises RuntimeError in a forked process."""
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                f"an LLM belongs to the process that made it, here {self._process}; this one, {os.getpid()}, was forked from it and has no "
+                'device; make an LLM here, or start processes with multiprocessing.get_context("spawn").'
+            )
+
+    def end(self) -> None:
+        """Ends the thread, and with an error what is open; waits for it. For the end of the interpreter."""
+        self._ending = True
+        self._inbox.put(None)
+        if self._thread is not None and self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(_EXIT_SECONDS)
+
+    def _tell(self, order: Order) -> None:
+        self.check_process()
+        self._inbox.put(order)
+        if self._thread is None or not self._thread.is_alive():
+            self._start()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(
+                    target=_work, args=(self._inbox, self._owner, weakref.ref(self)), name="gptoss_jax engine", daemon=True
+                )
+                thread.start()
+                self._thread = thread
+                _THREADS.add(self)
+
+    def serve(self, order: Order) -> None:
+        """Carries out an order, those behind it, and whatever there is to do."""
+        rounds = self._rounds
+        todo: Order | None = order
+        while todo is not None or (self._freely and not rounds.idle):
+            while todo is not None:
+                rounds.fenced(todo)
+                todo = self._next()
+            if self._ending:
+                rounds.fail("the program ends; what came so far is here.")
+            elif self._freely and not rounds.idle:
+                rounds.step()
+            deliver(rounds.take_out(), rounds.close)
+            todo = None if self._ending else self._next()
+
+    def _next(self) -> Order | None:
+        try:
+            return self._inbox.get_nowait()
+        except Empty:
+            return None
+
+
+_THREADS: "weakref.WeakSet[EngineThread]" = weakref.WeakSet()
+
+
+def _step_for(rounds: Rounds, outlet: Outlet) -> None:
+    rounds.step()
+    rounds.nothing_for(outlet)
+
+
+def _work(inbox: SimpleQueue, owner: threading.Lock, reference: "weakref.ref[EngineThread]") -> None:
+    """The thread; it holds on to nothing while it sleeps."""
+    if not owner.acquire(blocking=False):  # an interrupted start was begun again
+        return
+    try:
+        while (order := inbox.get()) is not None and (thread := reference()) is not None:
+            thread.serve(order)
+            del order, thread
+    finally:
+        owner.release()
+
+
+def _end_all() -> None:
+    for thread in list(_THREADS):
+        thread.end()
+
+
+atexit.register(_end_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_THREADS.clear)

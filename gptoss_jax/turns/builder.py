@@ -1,0 +1,78 @@
+"""What adds up the pieces of one request, whatever it makes of them; a fault in that is the request's own."""
+
+import numpy as np
+
+from gptoss_jax.engine.requests import Piece, Request
+from gptoss_jax.quoting import said
+
+
+class Builder:
+    """Adds up pieces; `_add` and `_result` say what of them.
+
+    Args:
+      request: whose pieces they are; it is cancelled where nothing more is wanted of it.
+    """
+
+    def __init__(self, request: Request):
+        self._request = request
+        self._tokens: list[int] = []
+        self._logprobs: list[float] = []
+        self._top: list[dict[int, float]] = []
+        self._routes: list[np.ndarray] = []
+        self._reason, self._error = "length", None
+
+    def add(self, piece: Piece) -> list:
+        """Takes the next tokens; returns what they complete. What goes wrong with that ends this request with finish reason "error"."""
+        if self._error is not None:
+            return []
+        self._reason = piece.finish_reason or self._reason
+        self._routes += [] if piece.routes is None else [piece.routes]
+        try:
+            out = self._add(piece)
+        except Exception as error:
+            out = []
+            self._fail(error)
+        if piece.error is not None:
+            self._error = piece.error
+        return out
+
+    def result(self):
+        """What has come so far; may be asked at any time."""
+        if self._error is None:
+            try:
+                return self._result()
+            except Exception as error:
+                self._fail(error)
+        return self._result_of_failure()
+
+    def _add(self, piece: Piece) -> list:
+        raise NotImplementedError
+
+    def _result(self):
+        raise NotImplementedError
+
+    def _result_of_failure(self):
+        """The result with finish reason "error"; must not raise."""
+        raise NotImplementedError
+
+    def _keep(self, piece: Piece, i: int) -> int:
+        """Takes token i of a piece, with what is said of it."""
+        self._tokens.append(piece.tokens[i])
+        self._logprobs.append(piece.logprobs[i])
+        self._top.append(piece.top_logprobs[i])
+        return piece.tokens[i]
+
+    def _numbers(self) -> dict:
+        """Fields that every kind of result has."""
+        asked = self._request.sampling.logprobs
+        routes = self._routes
+        return {
+            "tokens": tuple(self._tokens),
+            "logprobs": None if asked is None else tuple(self._logprobs),
+            "top_logprobs": tuple(self._top) if asked else None,
+            "routed_experts": np.concatenate(routes)[: len(self._request.prompt) + len(self._tokens) - 1] if routes else None,
+        }
+
+    def _fail(self, error: Exception) -> None:
+        self._request.cancelled, self._reason = True, "error"
+        self._error = f"its text could not be made after {len(self._tokens):,} tokens: {said(error)}."

@@ -1,0 +1,177 @@
+"""What goes wrong with one request's text, task or task's iterable is its own; and the same calls on an event loop."""
+
+import asyncio
+import contextlib
+import dataclasses
+
+from byte_tokenizer import ByteTokenizer
+import pytest
+from small_model import small_model
+
+import gptoss_jax as gj
+from gptoss_jax.engine.requests import Piece, Request
+from gptoss_jax.turns.completion import CompletionBuilder
+from gptoss_jax.turns.reply import ReplyBuilder
+
+GREEDY = gj.Sampling(temperature=0, max_tokens=16, ignore_eos=True)
+
+
+class Fragile(ByteTokenizer):
+    """Cannot spell one token."""
+
+    broken: int | None = None
+
+    def decode_bytes(self, tokens):
+        if self.broken in tokens:
+            raise KeyError(f"no bytes for {self.broken}")
+        return super().decode_bytes(tokens)
+
+
+@pytest.fixture
+def llm():
+    return gj.LLM(dataclasses.replace(small_model(), tokenizer=Fragile()), slots=4, context=128, chunk=16)
+
+
+def broken_by(llm, prompt, others):
+    """A token that the continuation of a prompt has and those of others have not."""
+    own, *rest = [set(one.tokens) for one in llm.generate([prompt, *others], GREEDY)]
+    return min(own.difference(*rest))
+
+
+def test_a_token_that_cannot_be_spelled_ends_its_own_continuation(llm):
+    others = ["another", "and one more"]
+    wanted = llm.generate(["a prompt", *others], GREEDY)
+    llm.tokenizer.broken = broken_by(llm, "a prompt", others)
+    broken, *rest = llm.generate(["a prompt", *others], GREEDY)
+    assert rest == wanted[1:]
+    assert broken.finish_reason == "error" and broken.error.startswith("its text could not be made after ")
+    assert f"KeyError: 'no bytes for {llm.tokenizer.broken}'" in broken.error
+    assert broken.tokens == wanted[0].tokens[: len(broken.tokens)] and broken.tokens[-1] == llm.tokenizer.broken
+    outcomes = {one.task.key: one for one in llm.run(gj.Task(key=i, prompt=p, sampling=GREEDY) for i, p in enumerate(["a prompt", *others]))}
+    assert outcomes[0].failed and outcomes[0].error == broken.error and outcomes[0].answers == (broken,)
+    assert [outcomes[i].answers for i in (1, 2)] == [(wanted[1],), (wanted[2],)]
+    assert not outcomes[1].failed and outcomes[1].error is None
+
+
+@pytest.mark.parametrize("make", [CompletionBuilder, ReplyBuilder])
+def test_a_builder_s_result_never_raises_and_nothing_comes_after_its_end(make):
+    tokenizer = Fragile()
+    request = Request([1], gj.Sampling())
+    builder = make(request, tokenizer)
+    builder.add(Piece(request, [65, 66], [-1.0, -1.0], [{}, {}], None))
+    tokenizer.broken = 67
+    builder.add(Piece(request, [67], [-1.0], [{}], None))
+    assert request.cancelled
+    assert builder.add(Piece(request, [68], [-1.0], [{}], "length")) == []
+    result = builder.result()
+    assert (result.finish_reason, result.tokens) == ("error", (65, 66, 67))
+    assert "KeyError" in result.error
+
+
+def test_an_engine_s_error_is_in_the_result():
+    request = Request([1], gj.Sampling())
+    for make in (CompletionBuilder, ReplyBuilder):
+        builder = make(request, ByteTokenizer())
+        builder.add(Piece(request, [65], [-1.0], [{}], None))
+        builder.add(Piece(request, [66], [-1.0], [{}], "error", error="logits must be finite"))
+        result = builder.result()
+        assert (result.finish_reason, result.error, result.tokens) == ("error", "logits must be finite", (65, 66))
+
+
+def test_a_task_that_nobody_could_foresee_is_its_own_outcome(llm):
+    class Strange(dict):
+        def get(self, *_):
+            raise ZeroDivisionError("a message that cannot be looked at")
+
+        __getitem__ = keys = __iter__ = get
+
+    tasks = [gj.Task(key=i, prompt="x", sampling=GREEDY) for i in range(6)]
+    tasks[2] = gj.Task(key=2, messages=[Strange(role="user")], sampling=GREEDY)
+    tasks[4] = gj.Task(key=4, prompt=[10**400], sampling=GREEDY)
+    done = {one.task.key: one for one in llm.run(tasks)}
+    assert sorted(done) == list(range(6))
+    assert all(done[i].error and not done[i].answers for i in (2, 4))
+    assert done[2].failed and "ZeroDivisionError" in done[2].error
+    assert len({done[i].answers for i in (0, 1, 3, 5)}) == 1
+
+
+def test_an_iterable_that_raises_loses_nothing_that_was_asked_for(llm):
+    def tasks():
+        yield from (gj.Task(key=i, prompt="x", sampling=GREEDY) for i in range(5))
+        raise OSError("the disk is gone")
+
+    done = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        for one in llm.run(tasks()):
+            done.append(one.task.key)
+    assert sorted(done) == list(range(5))
+    assert llm.engine.wait_idle()
+
+
+@pytest.mark.parametrize(
+    "options", [{"time_limit": 10**400}, {"time_limit": float("nan")}, {"priority": 10**30}, {"n": 10**9}, {"tool_choice": ["auto"] * 10**6}]
+)
+def test_numbers_without_measure_are_refused_in_a_short_sentence(llm, options):
+    [done] = llm.run([gj.Task(prompt="x", sampling=GREEDY, **options)])
+    assert next(iter(options)) in done.error and len(done.error) < 400 and not done.failed
+
+
+# Event loops
+
+
+def test_the_same_calls_on_an_event_loop(llm):
+    greedy = dataclasses.replace(GREEDY, ignore_eos=False)
+    wanted = [llm.generate(["a", "b"], greedy), llm.generate("a", greedy, n=2), llm.chat("x", greedy, current_date="2025-01-01")]
+
+    async def main():
+        stream = llm.astream("x", greedy, current_date="2025-01-01")
+        with pytest.raises(RuntimeError, match="once its first piece was asked for"):
+            _ = stream.reply
+        pieces = [piece async for piece in stream]
+        got = await asyncio.gather(
+            llm.agenerate(["a", "b"], greedy), llm.agenerate("a", greedy, n=2), llm.achat("x", greedy, current_date="2025-01-01")
+        )
+        return got, stream.reply, pieces
+
+    got, reply, pieces = asyncio.run(main())
+    assert got == wanted and reply == wanted[2]
+    assert pieces == list(llm.stream("x", greedy, current_date="2025-01-01"))
+
+
+def test_bad_turns_are_refused_on_an_event_loop_too(llm):
+    async def main():
+        for ask, message in (
+            (lambda: llm.achat([]), "message"),
+            (lambda: llm.agenerate(""), "a prompt needs at least one token"),
+            (lambda: llm.achat("x", sampling=3), "sampling must be a Sampling"),
+            (lambda: anext(llm.astream([{"role": "wizard", "content": "x"}])), "role"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                await ask()
+
+    asyncio.run(main())
+
+
+def test_streams_that_are_left_give_back_what_they_had(llm):
+    async def main():
+        for leave in ("close", "break", "cancel"):
+            stream = llm.astream("x", GREEDY)
+            if leave == "cancel":
+                task = asyncio.create_task(anext(stream))
+                await asyncio.sleep(0.01)
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
+                    await task
+                continue
+            async for _ in stream:
+                break
+            if leave == "close":
+                await stream.aclose()
+                assert stream.reply.tokens
+
+    asyncio.run(main())
+    stream = llm.stream("x", GREEDY)
+    for _ in stream:
+        break
+    stream.close()
+    assert stream.reply.tokens and llm.engine.wait_idle()
