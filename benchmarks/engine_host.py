@@ -47,7 +47,7 @@ class NoDevice:
         count = np.minimum(self._left, limit)
         self._left -= count
         no = np.zeros(len(count), bool)
-        return decode.Chunk(self._sampled, count, self._left == 0, no, no)
+        return decode.Chunk(self._sampled, count, self._left == 0, no, no, no)
 
     def fetch(self, results):
         return results

@@ -23,7 +23,7 @@ from gptoss_jax.model.transformer import decode_step, extend, unembed
 from gptoss_jax.parallel import sharding
 from gptoss_jax.parallel.sharding import Partition, constrain
 from gptoss_jax.sampling import state as sampling_state
-from gptoss_jax.sampling.draw import Sampled, finished, most_probable, observe, sample
+from gptoss_jax.sampling.draw import Sampled, finished, finite, most_probable, observe, sample
 from gptoss_jax.sampling.state import SamplingState
 
 PAUSES = 2  # tokens after which a guided row may wait
@@ -92,6 +92,7 @@ class Chunk:
     done: jax.Array  # [B] bool: the row has ended, now or before
     stopped: jax.Array  # [B] bool: its last token is one that ends it
     paused: jax.Array  # [B] bool: it waits for the host
+    broken: jax.Array  # [B] bool: it has ended at the step after its last token here, whose logits were not finite; that draws none
     routes: jax.Array | None = None  # [B, steps, L, A] uint8 or uint16: experts that each step's input was routed to; None if not asked for
 
 
@@ -174,6 +175,8 @@ def decode_chunk(
 ) -> tuple[State, Chunk]:
     """Draws up to `orders.limit` tokens for every row that is neither done nor waits; ends early when none is left.
 
+    A row ends where one of its logits is not finite: there it gets no token, a forced one neither.
+
     Args:
       orders: `limit` is at most `steps`.
       steps: static; room for tokens in the result.
@@ -184,37 +187,32 @@ def decode_chunk(
     state = state.replace(done=state.done | orders.dropped, paused=state.paused & ~orders.resumed)
 
     def body(carry):
-        i, state, out, count = carry
+        i, state, out, count, broken = carry
         active = ~(state.done | state.paused)
         recorder = Recorder(config, routed)
         logits, cache = decode_step(params, config, state.cache, state.token, active=active, hook=recorder.hook)
-        state, sampled = _draw(params.partition, state.replace(cache=cache), logits, active, orders, i, top_logprobs)
+        state, sampled, drawn = _draw(params.partition, state.replace(cache=cache), logits, active, orders, i, top_logprobs)
         new = (sampled, recorder.routes[:, 0] if routed else None)
         out = jax.tree.map(lambda all, new: jax.lax.dynamic_update_index_in_dim(all, new, i, 1), out, new)
-        return i + 1, state, out, count + active.astype(jnp.int32)
+        return i + 1, state, out, count + drawn.astype(jnp.int32), broken | active & ~drawn
 
-    def column(dtype, *shape):
-        return jnp.zeros((B, steps, *shape), dtype)
-
-    empty = Sampled(
-        tokens=column(jnp.int32),
-        logprobs=column(jnp.float32),
-        top_tokens=column(jnp.int32, top_logprobs),
-        top_logprobs=column(jnp.float32, top_logprobs),
-    )
+    column = lambda dtype, *shape: jnp.zeros((B, steps, *shape), dtype)
+    most = (column(jnp.int32, top_logprobs), column(jnp.float32, top_logprobs))
+    empty = Sampled(column(jnp.int32), column(jnp.float32), *most)
     routes = column(routes_dtype(config), config.num_hidden_layers, config.num_experts_per_tok) if routed else None
-    carry = (jnp.int32(0), state, (empty, routes), jnp.zeros(B, jnp.int32))
+    carry = (jnp.int32(0), state, (empty, routes), jnp.zeros(B, jnp.int32), jnp.zeros(B, bool))
     more = lambda carry: (carry[0] < orders.limit) & ~jnp.all(carry[1].done | carry[1].paused)
-    _, state, (sampled, routes), count = jax.lax.while_loop(more, body, carry)
+    _, state, (sampled, routes), count, broken = jax.lax.while_loop(more, body, carry)
     state = _laid(params.partition, state)  # the loop alone would leave it to XLA
-    chunk = Chunk(sampled, count, state.done, finished(state.sampling, state.token), state.paused, routes)
+    stopped = finished(state.sampling, state.token) & ~broken
+    chunk = Chunk(sampled, count, state.done, stopped, state.paused, broken, routes)
     return state, jax.tree.map(lambda x: constrain(params.partition, x), chunk)
 
 
 def _draw(
     partition: Partition | None, state: State, logits: jax.Array, active: jax.Array, orders: Orders, step: jax.Array, top_logprobs: int
-) -> tuple[State, Sampled]:
-    """Draws the active rows' next token, which will lie at the position that their cache has reached."""
+) -> tuple[State, Sampled, jax.Array]:
+    """Draws the active rows' next token, which will lie at the position that their cache has reached; [B] bool which rows got one."""
     with jax.named_scope("sample"):
         sampled = sample(
             *(logits, state.sampling, state.cache.length),
@@ -224,16 +222,17 @@ def _draw(
             top_logprobs=top_logprobs,
             partition=partition,
         )
-        remaining = state.remaining - active.astype(jnp.int32)
-        ended = active & (finished(state.sampling, sampled.tokens) | (remaining <= 0))
+        drawn = active & finite(logits)
+        remaining = state.remaining - drawn.astype(jnp.int32)
+        ended = active & (finished(state.sampling, sampled.tokens) | (remaining <= 0) | ~drawn)
         state = state.replace(
-            sampling=observe(state.sampling, sampled.tokens, active),
-            token=jnp.where(active, sampled.tokens, state.token),
+            sampling=observe(state.sampling, sampled.tokens, drawn),
+            token=jnp.where(drawn, sampled.tokens, state.token),
             remaining=remaining,
             done=state.done | ended,
-            paused=state.paused | active & _waits(state, sampled.tokens, orders, step),
+            paused=state.paused | drawn & _waits(state, sampled.tokens, orders, step),
         )
-    return _laid(partition, state), sampled
+    return _laid(partition, state), sampled, drawn
 
 
 def _laid(partition: Partition | None, state: State) -> State:

@@ -161,7 +161,7 @@ class Programs:
         slot = self._put(np.zeros(1, np.int32))
         model, state, routed = (self.params, self.config, self._state), self._state, {"routed": self.routed}
         routes = 0 if self.routed else None
-        chunk = decode.Chunk(Sampled(0, 0, 0, 0), 0, 0, 0, 0, routes)
+        chunk = decode.Chunk(Sampled(0, 0, 0, 0), 0, 0, 0, 0, 0, routes)
         return {
             "decode": (decode.decode_chunk, (*model, orders), {"steps": STEPS, "top_logprobs": MAX_LOGPROBS, **routed}, (state, chunk)),
             "read": (decode.read, (*model, blocks), routed, (state, routes)),

@@ -14,6 +14,8 @@ from gptoss_jax.parallel.sharding import Partition, constrain, gathered, local
 from gptoss_jax.sampling import filters
 from gptoss_jax.sampling.state import SamplingState
 
+_MOST = float(jnp.finfo(jnp.float32).max)
+
 
 @flax.struct.dataclass
 class Sampled:
@@ -50,7 +52,7 @@ def sample(
     Log-probabilities are those of the model: of the logits as given, before any of the above.
 
     Args:
-        logits: The model's, NaN-free.
+        logits: The model's. A row in which one is not finite (`finite`) gets some token of the vocabulary, which means nothing.
         state: Settings and counts; see `observe`.
         positions: Index that the drawn token will have in its row's sequence, prompt included.
         allowed: Token i is bit i % 32 of word i // 32. At least one token of every masked row must be.
@@ -133,6 +135,11 @@ def observe(
     return state.replace(counts=state.counts.at[rows, tokens].add(active.astype(jnp.int32)))
 
 
+def finite(logits: jax.Array) -> jax.Array:  # [B, V] f32 -> [B] bool
+    """Whether all logits of a row are numbers; those that the model makes, before masks and bias."""
+    return jnp.all(jnp.isfinite(logits), axis=-1)
+
+
 def finished(
     state: SamplingState,
     tokens: jax.Array,  # [B] int32
@@ -142,15 +149,16 @@ def finished(
 
 
 def _adjust(logits: jax.Array, state: SamplingState) -> jax.Array:
-    """Logits [B, V] with the bias added, then the penalties applied."""
-    rows = jnp.arange(logits.shape[0])[:, None]
+    """Logits [B, V] with the bias added, then the penalties applied. What is left of a mask stays so, however large these are."""
+    given, rows = logits, jnp.arange(logits.shape[0])[:, None]
     logits = logits.at[rows, state.bias_ids].add(state.bias_values, mode="drop")  # padding is out of bounds
     generated = state.counts > 0
     repetition = state.repetition_penalty[:, None]
     repeated = jnp.where(logits > 0, logits / repetition, logits * repetition)
     logits = jnp.where(generated | state.in_prompt, repeated, logits)
     logits = logits - state.frequency_penalty[:, None] * state.counts.astype(jnp.float32)
-    return logits - jnp.where(generated, state.presence_penalty[:, None], jnp.float32(0))
+    logits = logits - jnp.where(generated, state.presence_penalty[:, None], jnp.float32(0))
+    return jnp.where(given == -jnp.inf, given, jnp.clip(logits, -_MOST, _MOST))
 
 
 def _choose(partition: Partition | None, when: jax.Array, one: Callable[[], jax.Array], other: Callable[[], jax.Array]) -> jax.Array:
@@ -162,7 +170,8 @@ def _choose(partition: Partition | None, when: jax.Array, one: Callable[[], jax.
 def _draw(logits: jax.Array, state: SamplingState, positions: jax.Array, partition: Partition | None) -> jax.Array:
     """Tokens [B] drawn at each row's temperature among what its filters keep; rows at temperature 0 draw as if at 1."""
     temperature = jnp.where(state.temperature > 0, state.temperature, jnp.float32(1))[:, None]
-    scaled = (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature  # 0 for the most probable
+    top = jnp.max(logits, axis=-1, keepdims=True)
+    scaled = jnp.where(logits == top, jnp.float32(0), (logits - top) / temperature)  # 0 for the most probable, were it -inf
     filtering = jnp.any((state.top_k < logits.shape[-1]) | (state.top_p < 1) | (state.log_min_p > -jnp.inf))
     scaled = _choose(partition, filtering, lambda: _filter(logits, scaled, state, partition), lambda: scaled)
     return jnp.argmax(scaled + _gumbel(state.seed, positions, logits.shape[-1]), axis=-1).astype(jnp.int32)

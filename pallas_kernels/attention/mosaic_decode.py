@@ -81,7 +81,8 @@ def _kernel(shape: Shape, tuning: Decode, q, k_pages, v_pages, table, q_position
             count=part.count,
             visible=lambda j: shape.visible(first, row, ROWS, part.lo + j),
         )
-        result, logarithm = _attend_part(shape, part, keys, q_s, q_ready, ours, start, loop, [x.at[warpgroup] for x in staging])
+        left = lambda j: shape.end(first, row, ROWS, lengths[b]) - (part.lo + j) * PAGE
+        result, logarithm = _attend_part(shape, part, keys, q_s, q_ready, ours, start, loop, left, [x.at[warpgroup] for x in staging])
 
         def alone():
             q_s[...] = result.astype(jnp.bfloat16)  # the queries are not needed any more
@@ -111,7 +112,7 @@ def _kernel(shape: Shape, tuning: Decode, q, k_pages, v_pages, table, q_position
         pl.when(part.number >= part.active)(idle)
 
 
-def _attend_part(shape: Shape, part: parts.Part, keys, q_s, q_ready, ring, start, loop, staging):
+def _attend_part(shape: Shape, part: parts.Part, keys, q_s, q_ready, ring, start, loop, left, staging):
     """What `tile.finish` makes of a part's blocks.
 
     Args:
@@ -120,6 +121,7 @@ def _attend_part(shape: Shape, part: parts.Part, keys, q_s, q_ready, ring, start
       ring: keys [stages, page, H] and values in shared memory; slot -> their barriers.
       start: () -> state before any key.
       loop: `tile.loop` over the part's blocks.
+      left: block -> how many of its keys, and of those behind, may be seen at all.
       staging: see `primitives.plus_product`.
     """
     (sources, table), (k_s, v_s, barriers) = keys, ring
@@ -139,6 +141,8 @@ def _attend_part(shape: Shape, part: parts.Part, keys, q_s, q_ready, ring, start
         score = tile.scores(q_s, k_s.at[slot])
         (values, top, denominator), weights = tile.softmax_step(score, visible, state)
         plgpu.barrier_wait(v_ready)
+        if visible is not None:
+            tile.clean(v_s.at[slot], left(j))
         values = primitives.plus_product(values, weights, v_s.at[slot], staging)
         pl.when(j + stages < part.count)(lambda: fetch(j + stages, ahead))
         return (values, top, denominator), page(j + (stages + 1))  # known a step before it is needed

@@ -73,7 +73,9 @@ def _kernel(shape: Shape, q, k_pages, v_pages, table, q_positions, lengths, sink
         state = tile.start(shape, rows, sinks, k)
         plgpu.barrier_wait(q_ready.at[warpgroup])
         pl.when(warpgroup == 1)(lambda: _swap(turn))
-        step = functools.partial(_step, queries, ring, ready, free, turn, [x.at[warpgroup] for x in staging])
+        seen = lambda j: shape.end(first, row, WORKERS * rows, lengths[b]) - (lo + j) * PAGE  # by any row of the block
+        left = lambda j: jnp.where(warpgroup == 0, seen(j), PAGE)
+        step = functools.partial(_step, queries, ring, ready, free, turn, left, [x.at[warpgroup] for x in staging])
         visible = lambda j: shape.visible(first, mine, rows, lo + j)
         state = tile.loop(step, shape.clear(first, mine, lo, hi - lo), hi - lo, visible, state)
         pl.when(warpgroup == 0)(lambda: _swap(turn))
@@ -101,15 +103,23 @@ def _fetch(page, count, sources, ring, ready, free) -> None:
     jax.lax.fori_loop(0, count, refill, page(stages))
 
 
-def _step(queries, ring, ready, free, turn, staging, j, visible, state):
-    """The state after page `j`, of which the `visible` keys count; all do where that is None."""
+def _step(queries, ring, ready, free, turn, left, staging, j, visible, state):
+    """The state after page `j`, of which the `visible` keys count; all do where that is None.
+
+    A page that nobody sees to its end is cleaned by the warpgroup that multiplies first: the other one's product comes a turn later.
+    """
     slot = jax.lax.rem(j, ring[0].shape[0])
     plgpu.barrier_wait(ready[0].at[slot])
     score = tile.scores(queries, ring[0].at[slot], lambda: _swap(turn))
     (values, top, denominator), weights = tile.softmax_step(score, visible, state)
     values, top, denominator, weights = jax.lax.optimization_barrier((values, top, denominator, weights))
-    plgpu.barrier_arrive(turn)
-    plgpu.barrier_wait(ready[1].at[slot])
+    if visible is None:
+        plgpu.barrier_arrive(turn)
+        plgpu.barrier_wait(ready[1].at[slot])
+    else:
+        plgpu.barrier_wait(ready[1].at[slot])
+        tile.clean(ring[1].at[slot], left(j))
+        plgpu.barrier_arrive(turn)
     plgpu.barrier_wait(turn)
     values = primitives.plus_product(values, weights, ring[1].at[slot], staging)
     plgpu.barrier_arrive(free.at[slot])

@@ -108,8 +108,10 @@ def _attend_rows(q, positions, segments, sinks, window, keys: _Keys):
         k, v = keys.read(j)  # [B, K, S, H]
         K = k.shape[1]
         grouped = jnp.moveaxis(q.reshape(B, T, K, N // K, H), 1, 3).reshape(B, K, -1, H)  # [B, K, G*T, H]
+        seen = visible(*keys.at(j))
+        k, v, masked = _fenced(k, v, seen)
         scores = dot("bkmh,bksh->bkms", grouped, k).reshape(B, N, T, -1) * H**-0.5
-        scores = jnp.where(visible(*keys.at(j))[:, None], scores, -jnp.inf)
+        scores = jnp.where(masked[:, None] == 0, scores, masked[:, None])
         higher = jax.lax.stop_gradient(jnp.maximum(top, jnp.max(scores, -1)))
         rescale = jnp.exp(top - higher)
         weights = jnp.exp(scores - higher[..., None])  # [B, N, T, S]
@@ -137,6 +139,18 @@ def _attend_rows(q, positions, segments, sinks, window, keys: _Keys):
         carry, _ = jax.lax.scan(step, carry, (jnp.arange(num_blocks, dtype=jnp.int32), needed))
     _, denominator, value = carry
     return (value / denominator[..., None]).swapaxes(1, 2).astype(q.dtype)
+
+
+def _fenced(k, v, seen):
+    """Keys and values [B, K, S, H] that may be multiplied by zero, and what stands for a score [B, T, S]: 0 for the score itself.
+
+    A weight of zero, or a cotangent, makes NaN of what is not finite. What is not is zeros here; whoever sees it gets NaN for a score.
+    """
+    if seen.shape[1] == 1:  # of one query: what it does not see is zeros
+        return k, jnp.where(seen[..., None], v, 0), jnp.where(seen, 0.0, -jnp.inf)
+    finite = jnp.all(jnp.isfinite(k) & jnp.isfinite(v), (1, 3))  # [B, S]
+    k, v = (jnp.where(finite[:, None, :, None], x, 0) for x in (k, v))
+    return k, v, jnp.where(seen, jnp.where(finite, 0.0, jnp.nan)[:, None], -jnp.inf)
 
 
 def dot(formula, a, b):

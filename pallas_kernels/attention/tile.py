@@ -62,13 +62,16 @@ class Shape:
         rows = rows.reshape(self.B, self.boxes, self.K, tokens, self.G, H).swapaxes(2, 3)
         return rows.reshape(self.B, self.boxes * tokens, self.K * self.G, H)[:, : self.T]
 
-    def blocks(self, first, row, rows: int, length):
-        """Blocks lo .. hi - 1 hold every key that `rows` rows from `row` on see; none do where the rows are past the sequence's end.
+    def end(self, first, row, rows: int, length):
+        """The position behind every key that `rows` rows from `row` on see: none of them looks at what a page holds from there on.
 
         `first` is the position of the sequence's first query, `length` that of its end.
         """
-        oldest, newest = first + jax.lax.div(row, self.G), first + jax.lax.div(row + (rows - 1), self.G)
-        end = jnp.minimum(jnp.minimum(first + self.T, length), newest + 1)
+        return jnp.minimum(jnp.minimum(first + self.T, length), first + jax.lax.div(row + (rows - 1), self.G) + 1)
+
+    def blocks(self, first, row, rows: int, length):
+        """Blocks lo .. hi - 1 hold every key that the rows see; none do where these are past the sequence's end. Arguments are `end`'s."""
+        oldest, end = first + jax.lax.div(row, self.G), self.end(first, row, rows, length)
         lo = jnp.int32(0) if self.window is None else jax.lax.div(jnp.maximum(oldest - (self.window - 1), 0), PAGE)
         return lo, jnp.where(oldest < end, jax.lax.div(end + (PAGE - 1), PAGE), lo)
 
@@ -131,6 +134,19 @@ def scores(q, keys, meanwhile=lambda: None):  # refs [rows, H], [64, H] -> [rows
         return accumulator[...]
 
     return pl.run_scoped(multiply, plgpu.ACC((q.shape[0], PAGE), jnp.float32))
+
+
+def clean(values, left) -> None:
+    """Zeros for the values [64, H], a ref in shared memory, from row `left` on: those that nobody sees, and that may be anything.
+
+    Their weights are zero, which makes NaN of what is not finite.
+    """
+
+    @pl.when(left < PAGE)
+    def _():
+        held = primitives.load(values, plgpu.Layout.WGMMA)
+        values[...] = jnp.where(primitives.iota((PAGE, H), 0) < left, held, jnp.zeros_like(held))
+        plgpu.commit_smem()
 
 
 def softmax_step(score, visible, state):

@@ -42,6 +42,24 @@ def test_parts_of_a_sequence_come_together(lengths, options):
     check(call(lengths, kv_heads=1, **options), None)
 
 
+@pytest.mark.quick("lengths0-options0-None-nan")
+@pytest.mark.parametrize("filler", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "lengths, options, window",
+    [
+        ((1, 63, 64, 130), {"kv_heads": 1}, None),
+        ((700, 30), {"kv_heads": 1}, 300),
+        ((127, 129, 300), {"kv_heads": 1, "entries": 3}, 128),
+        ((300,), {"tokens": 2, "kv_heads": 1}, 65),
+        ((257, 2150), {"kv_heads": 1, "entries": 35}, None),
+    ],
+)
+def test_what_was_never_written_may_be_anything(lengths, options, window, filler):
+    """To the bit what it is with zeros there: in the rest of the last page as in pages of others."""
+    got, wanted = (run(call(lengths, **options, filler=value), window) for value in (filler, 0))
+    np.testing.assert_array_equal(got, wanted)
+
+
 @pytest.mark.thorough
 def test_tiles_of_a_short_chunk(monkeypatch):
     """More than 64 rows, if the table of tuning says so: three tiles, each with parts of its own."""

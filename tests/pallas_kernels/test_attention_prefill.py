@@ -24,6 +24,22 @@ def test_prefill(lengths, tokens, options, window):
     check(call(lengths, tokens, kv_heads=1, **options), window)
 
 
+@pytest.mark.quick("lengths2-100-options2-None-nan")
+@pytest.mark.parametrize("filler", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    "lengths, tokens, options, window",
+    [
+        ((40, 150, 333), 40, {}, None),
+        ((300, 70), 40, {"entries": 3}, 64),
+        ((170,), 100, {"groups": 1}, None),
+    ],
+)
+def test_what_was_never_written_may_be_anything(lengths, tokens, options, window, filler):
+    """To the bit what it is with zeros there."""
+    got, wanted = (run(call(lengths, tokens, kv_heads=1, **options, filler=value), window) for value in (filler, 0))
+    np.testing.assert_array_equal(got, wanted)
+
+
 @pytest.mark.thorough
 def test_padding_means_nothing_and_costs_nothing(monkeypatch):
     """Rows with fewer tokens than the chunk has, one of them with none in its second tile and one with none at all."""

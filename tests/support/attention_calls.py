@@ -17,13 +17,13 @@ def draw(*shape, seed, scale=1.0):
     return np.random.default_rng(seed).normal(0, scale, shape).astype(np.float32)
 
 
-def call(lengths, tokens=1, *, groups=8, kv_heads=2, entries=None, sinks=0.0, seed=0):
-    """Arguments of a call whose rows have just appended `tokens`; where nothing is written, or is written over, pages hold 50."""
+def call(lengths, tokens=1, *, groups=8, kv_heads=2, entries=None, sinks=0.0, seed=0, filler=50):
+    """Arguments of a call whose rows have just appended `tokens`; where nothing is written, or is written over, pages hold `filler`."""
     B, T, K, N = len(lengths), tokens, kv_heads, groups * kv_heads
     longest = max(1, *lengths)
     R = -(-longest // PAGE) if entries is None else entries
     table = np.random.default_rng(seed).permutation(B * R + 2)[: B * R].astype(np.int32).reshape(B, R)
-    pages = [np.full((B * R + 2, K, PAGE, H), 50, np.float32) for _ in range(2)]
+    pages = [np.full((B * R + 2, K, PAGE, H), filler, np.float32) for _ in range(2)]
     for which, pool in enumerate(pages):
         new = draw(B, longest, K, H, seed=seed + 1 + which)
         for row, length in enumerate(lengths):
