@@ -52,8 +52,8 @@ def _compare(wanted: int, free: int | None, sizes: Sizes, where: str) -> None:
     if free is not None and wanted > free:
         tokens = sizes.full_pages * sizes.page
         raise ValueError(
-            f"slots and cache must fit into memory; {sizes.slots:,} slots and a cache of {tokens:,} tokens take {_short(wanted)} of {where}, "
-            f"which has {_short(free)} free; pass smaller slots, context or cache_tokens."
+            f"slots and cache must fit into memory; {sizes.slots:,} slots and a cache of {tokens:,} tokens take {_short(wanted)} "
+            f"of {where}, which has {_short(free)} free; pass smaller slots, context or cache_tokens."
         )
 
 

@@ -32,12 +32,15 @@ class Unsayable(Exception):
         raise RuntimeError("and not even this")
 
 
+OWN = ValueError("a fault of its own")
+
+
 class Form:
     """A constraint that allows everything until it does something else in its `at`th call of a method."""
 
     pauses, problem = (), ""
 
-    def __init__(self, where="", at=3, what=ValueError("a fault of its own")):
+    def __init__(self, where="", at=3, what=OWN):
         self.where, self.left, self.what = where, at, what
 
     def _called(self, where):
@@ -193,7 +196,7 @@ def test_a_job_s_fault_is_its_caller_s_and_jobs_take_turns_with_requests(engine,
     seen = []
 
     def job(steps, fault=None):
-        for i in range(steps):
+        for _ in range(steps):
             seen.append(threading.current_thread().name)
             yield
         if fault:
@@ -212,5 +215,7 @@ def test_a_job_s_fault_is_its_caller_s_and_jobs_take_turns_with_requests(engine,
 
 def test_sizes_that_no_memory_holds_are_refused_with_what_they_would_take():
     for options in ({"slots": 10**9}, {"cache_tokens": 10**13}, {"slots": 10**20}, {"cache_tokens": 10**30}):
-        with pytest.raises(ValueError, match=r"must fit into memory; [\d,]+ slots and a cache of [\d,]+ tokens take [\d,.]+ GB of .* free; pass"):
+        with pytest.raises(
+            ValueError, match=r"must fit into memory; [\d,]+ slots and a cache of [\d,]+ tokens take [\d,.]+ GB of .* free; pass"
+        ):
             make(**options)

@@ -47,7 +47,9 @@ def test_a_token_that_cannot_be_spelled_ends_its_own_continuation(llm):
     assert broken.finish_reason == "error" and broken.error.startswith("its text could not be made after ")
     assert f"KeyError: 'no bytes for {llm.tokenizer.broken}'" in broken.error
     assert broken.tokens == wanted[0].tokens[: len(broken.tokens)] and broken.tokens[-1] == llm.tokenizer.broken
-    outcomes = {one.task.key: one for one in llm.run(gj.Task(key=i, prompt=p, sampling=GREEDY) for i, p in enumerate(["a prompt", *others]))}
+    outcomes = {
+        one.task.key: one for one in llm.run(gj.Task(key=i, prompt=p, sampling=GREEDY) for i, p in enumerate(["a prompt", *others]))
+    }
     assert outcomes[0].failed and outcomes[0].error == broken.error and outcomes[0].answers == (broken,)
     assert [outcomes[i].answers for i in (1, 2)] == [(wanted[1],), (wanted[2],)]
     assert not outcomes[1].failed and outcomes[1].error is None
@@ -109,7 +111,8 @@ def test_an_iterable_that_raises_loses_nothing_that_was_asked_for(llm):
 
 
 @pytest.mark.parametrize(
-    "options", [{"time_limit": 10**400}, {"time_limit": float("nan")}, {"priority": 10**30}, {"n": 10**9}, {"tool_choice": ["auto"] * 10**6}]
+    "options",
+    [{"time_limit": 10**400}, {"time_limit": float("nan")}, {"priority": 10**30}, {"n": 10**9}, {"tool_choice": ["auto"] * 10**6}],
 )
 def test_numbers_without_measure_are_refused_in_a_short_sentence(llm, options):
     [done] = llm.run([gj.Task(prompt="x", sampling=GREEDY, **options)])
