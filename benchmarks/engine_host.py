@@ -66,7 +66,7 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     llm = gj.LLM("nano", slots=given.slots, context=1024)
-    llm.engine.programs = llm.engine._rounds.programs = NoDevice(given.slots)
+    llm.engine.programs = llm.engine._rounds.programs = llm.engine._rounds._steps.programs = NoDevice(given.slots)
     sampling = gj.Sampling(max_tokens=given.tokens, seed=1, ignore_eos=True)
     rng = np.random.default_rng(0)
     questions = (f"What is {a} + {b}?" for a, b in rng.integers(10, 99, (given.requests, 2)).tolist())

@@ -8,13 +8,20 @@ import asyncio
 from collections.abc import Callable, Generator
 import functools
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gptoss_jax.engine.requests import Piece
 
 if TYPE_CHECKING:
     from gptoss_jax.engine.live import Live
-    from gptoss_jax.engine.thread import EngineThread
+
+
+class Inbox(Protocol):
+    """What a reader asks of the engine's thread; see `thread.EngineThread`."""
+
+    def ask(self, lives: list["Live"]) -> None: ...
+    def demand(self, outlet: "Outlet") -> None: ...
+    def leave(self, outlet: "Outlet") -> None: ...
 
 
 class Outlet:
@@ -48,7 +55,7 @@ class _Reader:
     outlet: Outlet
     open = 0
 
-    def __init__(self, thread: "EngineThread"):
+    def __init__(self, thread: Inbox):
         self._thread = thread
 
     def ask(self, lives: list["Live"]) -> None:
@@ -74,7 +81,7 @@ class _Reader:
 class Reader(_Reader):
     """A call that reads in its own thread."""
 
-    def __init__(self, thread: "EngineThread"):
+    def __init__(self, thread: Inbox):
         super().__init__(thread)
         self._box: SimpleQueue[list[Piece]] = SimpleQueue()
         self.outlet = Outlet(self._box.put)
@@ -93,7 +100,7 @@ class Reader(_Reader):
 class AsyncReader(_Reader):
     """A call that reads on the running event loop."""
 
-    def __init__(self, thread: "EngineThread"):
+    def __init__(self, thread: Inbox):
         super().__init__(thread)
         self._box: asyncio.Queue[list[Piece]] = asyncio.Queue()
         self.outlet = Outlet(self._box.put_nowait, asyncio.get_running_loop())

@@ -159,7 +159,7 @@ def test_a_cancelled_request_ends_and_its_neighbours_go_on(engine):
 def test_what_is_cancelled_while_it_waits_never_runs_and_gets_a_last_piece():
     long = dataclasses.replace(GREEDY, max_tokens=30, ignore_eos=True)
     requests = [Request(prompt(n), long, seconds_per_piece=0.0) for n in (5, 12, 7, 8, 9)]
-    engine, ran = make(slots=1), {id(r): [] for r in requests}
+    engine, ran = make(slots=1, cache_tokens=8 * CONTEXT), {id(r): [] for r in requests}
     for piece in engine.run(requests):
         requests[4].cancelled = True
         ran[id(piece.request)].append(piece)

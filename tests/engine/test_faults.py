@@ -144,7 +144,7 @@ def test_what_an_iterable_raises_comes_after_what_was_asked_for_before(engine, b
 def test_a_reader_that_is_slow_or_gone_holds_up_nobody(engine, beside):
     slow = engine.run(fresh(BESIDE))
     next(slow)
-    forgotten = engine.run([Request(prompt(4), Sampling(temperature=0, ignore_eos=True))])
+    forgotten = engine.run([Request(prompt(4), Sampling(temperature=0, ignore_eos=True, max_tokens=90))])
     next(forgotten)
     del forgotten
     assert everything(engine, fresh(BESIDE)) == beside

@@ -79,9 +79,9 @@ def test_they_survive_preemption_in_the_middle_of_an_answer(monkeypatch):
     sampling = gj.Sampling(temperature=1, seed=1, max_tokens=100, ignore_eos=True)
     requests = [Request(p, sampling, seconds_per_piece=0.0) for p in prompts]
     tokens, routes, told = {r: [] for r in requests}, {r: [] for r in requests}, []
-    rounds = crowded.engine._rounds
-    preempt = rounds._preempt
-    monkeypatch.setattr(rounds, "_preempt", lambda live: (told.append((requests.index(live.request), len(live.tokens))), preempt(live)))
+    steps = crowded.engine._rounds._steps
+    preempt = steps._preempt
+    monkeypatch.setattr(steps, "_preempt", lambda live: (told.append((requests.index(live.request), len(live.tokens))), preempt(live)))
     for piece in crowded.engine.run(requests):
         tokens[piece.request] += piece.tokens
         routes[piece.request].append(piece.routes)

@@ -18,7 +18,7 @@ import pytest
 from gptoss_jax.engine.requests import Request
 from gptoss_jax.sampling.options import Sampling
 
-ENDLESS = Sampling(temperature=0, ignore_eos=True)
+ENDLESS = Sampling(temperature=0, ignore_eos=True, max_tokens=90)
 
 
 def threads():
@@ -103,7 +103,7 @@ PROGRAM = """
     from gptoss_jax.engine.requests import Request
     from gptoss_jax.sampling.options import Sampling
     engine = make()
-    endless = lambda: Request(prompt(3), Sampling(temperature=0, ignore_eos=True), seconds_per_piece=0.0)
+    endless = lambda: Request(prompt(3), Sampling(temperature=0, ignore_eos=True, max_tokens=90), seconds_per_piece=0.0)
 """
 ENDS = {
     "after a run": "list(engine.run(fresh()[:2]))",

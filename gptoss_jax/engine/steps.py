@@ -1,0 +1,204 @@
+"""A round's work on the device and what comes of it: prompts read, slots given, steps asked for, and what they drew looked at.
+
+Steps are asked for before those before are looked at: while the host works, the device does.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+import logging
+
+import numpy as np
+
+from gptoss_jax.engine import exchange, fence
+from gptoss_jax.engine.decode import Chunk
+from gptoss_jax.engine.exchange import Asked, Routes
+from gptoss_jax.engine.live import Live
+from gptoss_jax.engine.programs import Programs
+from gptoss_jax.engine.requests import FinishReason, Piece, Stats
+from gptoss_jax.engine.scheduler import Scheduler
+from gptoss_jax.engine.sizes import STEPS, Sizes
+from gptoss_jax.parallel import processes
+
+BUSY_STEPS = 8  # most decode steps a dispatch while somebody waits for a slot
+LEAST_STEPS = 4
+READS = 8  # most dispatches of prompts between two of decode steps, while all slots want for requests
+
+_log = logging.getLogger(__name__)
+
+
+class Steps:
+    """The slots of an engine and the state that its programs hold; anew after a failure.
+
+    Args:
+      programs: prepared.
+      sizes: of the engine.
+      window: of sliding layers.
+      reuse: whether prefixes are kept for later requests.
+      stats: what is counted.
+
+    Attributes:
+      told: pieces of requests since this was last emptied; who ends with one has given back what it had.
+      taken: requests that have been taken up since then.
+    """
+
+    def __init__(self, programs: Programs, sizes: Sizes, *, window: int, reuse: bool, stats: Stats):
+        self.programs, self._slots, self._stats = programs, sizes.slots, stats
+        self.told: list[tuple[Live, Piece]] = []
+        self.taken: list[Live] = []
+        self._several = programs.partition is not None and programs.partition.processes > 1
+        self.scheduler = Scheduler(sizes, window=window, reuse=reuse)
+        self._asked: deque[Asked] = deque()
+        self._reads: list[Routes] = []  # of prompts, since decode steps were last asked for
+        self._allowed = np.zeros((sizes.slots, -(-programs.config.vocab_size // 32)), np.uint32)  # tokens of guided slots
+        self._dropped: set[int] = set()  # slots that the device still believes to be at work
+        self._step_seconds, self._told_of_numbers = 0.0, False
+
+    def round(self) -> None:
+        """Afterwards something has come, or more has been asked for."""
+        self.taken += self.scheduler.take_up()
+        progress = self._read()
+        for live in self.scheduler.settle():
+            self._dropped.discard(live.slot)
+            pauses = None if live.request.constraint is None else live.request.constraint.pauses
+            self.programs.place(live.slot, live.request.sampling, live.seed, live.prompt, pauses, live.budget)
+        progress |= self._decode()
+        if not progress and not self._asked and self.scheduler.reading:
+            self._preempt(self.scheduler.last())  # readers hold each other up
+        while self._asked and (len(self._asked) > 1 or not progress or self._asked[-1].single):
+            self._collect()
+
+    def end(self, live: Live, piece: Piece, *, known_to_device: bool = False) -> None:
+        """A request's last piece."""
+        self.told.append((live, piece))
+        self._stats.requests += 1
+        self.drop(live, known_to_device=known_to_device)
+
+    def drop(self, live: Live, *, known_to_device: bool = False) -> None:
+        """Gives back what a request has."""
+        if live.slot is not None and not known_to_device:
+            self._dropped.add(live.slot)
+        self.scheduler.remove(live)
+
+    def _read(self) -> bool:
+        """Has pieces of prompts read: one dispatch, more while slots stand empty."""
+        most = 1 + int((READS - 1) * self.scheduler.hunger())
+        for i in range(most):
+            if not self.scheduler.must_read():
+                return i > 0
+            reading = self.scheduler.pieces()
+            self._stats.computed += reading.computed
+            self._stats.reused += reading.reused
+            if reading.blocks is None:
+                return i > 0 or reading.reused > 0
+            experts = self.programs.read(*reading.blocks)
+            if experts is not None:
+                self._reads.append(Routes(experts, reading.rows))
+        return True
+
+    def _decode(self) -> bool:
+        """Asks for the next decode steps of all slots, if any has something to do."""
+        limit = self._limit()
+        while not self._reserve(limit):
+            pass
+        for slot, live in list(self.scheduler.running.items()):
+            if live.waits and not live.replaying and (why := fence.mask(live, self._allowed[slot])):
+                self.end(live, Piece(live.request, [], [], [], "error", error=why))
+        running = {slot: live for slot, live in self.scheduler.running.items() if live.left > 0 or live.request.constraint is not None}
+        if not running:
+            return False
+        wants = exchange.orders(running, limit, self._slots, dropped=list(self._dropped), allowed=self._allowed)
+        began = self.programs.now()
+        chunk = self.programs.draw(limit, *self.scheduler.tables(), **wants)
+        self._dropped.clear()
+        for live in running.values():
+            live.in_flight += limit
+        single, reads, self._reads = bool(wants["single"].any()), self._reads, []
+        self._asked.append(Asked(chunk, running, limit, began, self.scheduler.busy, single, reads))
+        return True
+
+    def _limit(self) -> int:
+        """How many steps to ask for: few where somebody waits for a slot that may fall free, or for the next piece."""
+        running = self.scheduler.running.values()
+        if any(live.waits and not live.replaying for live in running):
+            return 1
+        limit = STEPS
+        if self.scheduler.busy:
+            ends = [live.left for live in running if live.left > 0]
+            limit = max(LEAST_STEPS, min([BUSY_STEPS, *ends]))
+        patience = _patience(running)
+        if patience is not None:
+            limit = min(limit, max(1, int(patience / self._step_seconds)) if self._step_seconds else LEAST_STEPS)
+        return limit
+
+    def _reserve(self, limit: int) -> bool:
+        """Sees to pages for the next steps of all slots, if need be by taking them from those that come last."""
+        for live in sorted(self.scheduler.running.values(), key=lambda live: live.rank):
+            while live.slot is not None and live.left > 0 and not live.reserve(limit):
+                if self._asked:  # what has been drawn may free pages, and must be known before a request starts again
+                    while self._asked:
+                        self._collect()
+                    return False
+                self._preempt(self.scheduler.last(live.shard))
+        return True
+
+    def _collect(self) -> None:
+        """Takes in what the oldest steps that were asked for have drawn."""
+        asked = self._asked.popleft()
+        chunk, experts = self.programs.fetch((asked.chunk, [read.experts for read in asked.reads]))
+        exchange.note(asked.reads, experts)
+        count = chunk.count.tolist()
+        steps = max(count)
+        self._measure(asked, steps)
+        if asked.crowded and steps:
+            self._stats.rows += steps * self._slots
+            self._stats.busy_rows += sum(count)
+        for slot, live in asked.owners.items():
+            live.in_flight -= asked.limit
+            if not live.ended:
+                self._take_in(live, chunk, slot, count[slot])
+
+    def _take_in(self, live: Live, chunk: Chunk, slot: int, n: int) -> None:
+        """What `n` steps have brought one request."""
+        known = min(n, max(0, len(live.tokens) - live.seen))
+        live.seen += n
+        error, last = None, n
+        if live.request.constraint is not None:
+            taken, error = fence.advance(live, chunk.sampled.tokens[slot, known:n].tolist())
+            last, live.waits = known + taken, bool(chunk.paused[slot])
+        if error is None and chunk.broken[slot]:
+            error = self._not_finite(live, last - known)
+        reason: FinishReason | None = "error" if error else ("stop" if chunk.stopped[slot] else "length") if chunk.done[slot] else None
+        piece = exchange.piece(live, chunk, slot, known, last, reason, error)
+        live.tokens += piece.tokens
+        self._stats.generated += len(piece.tokens)
+        if reason:
+            self.end(live, piece, known_to_device=bool(chunk.done[slot]))
+        elif piece.tokens:
+            self.told.append((live, piece))
+
+    def _not_finite(self, live: Live, new: int) -> str:
+        """What to say of a request whose numbers are none; the first one is logged too."""
+        why = f"logits must be finite; those after {len(live.tokens) + new:,} tokens of the answer were not, nor can be what follows."
+        if not self._told_of_numbers:
+            begins = f"its prompt has {len(live.prompt):,} tokens and begins with {live.prompt[:8].tolist()}"
+            _log.warning("request %d (%s): %s Others are not touched; more like it are not logged.", live.order, begins, why)
+        self._told_of_numbers = True
+        return why
+
+    def _measure(self, asked: Asked, steps: int) -> None:
+        """Keeps the time that a step takes, which all processes must take to be the same."""
+        if not steps or (self._several and _patience(asked.owners.values()) is None):
+            return
+        seconds = np.array((self.programs.now() - asked.began) / steps)
+        self._step_seconds = float(processes.broadcast(seconds) if self._several else seconds)
+
+    def _preempt(self, live: Live) -> None:
+        self._stats.preemptions += 1
+        if live.slot is not None:
+            self._dropped.add(live.slot)
+        self.scheduler.preempt(live)
+
+
+def _patience(lives: Iterable[Live]) -> float | None:
+    """Seconds until the next piece that the least patient one grants."""
+    return min((s for live in lives if (s := live.request.seconds_per_piece) is not None), default=None)
