@@ -21,15 +21,15 @@ class Fragile(ByteTokenizer):
 
     broken: int | None = None
 
-    def decode_bytes(self, tokens):
-        if self.broken in tokens:
+    def token_bytes(self, token):
+        if token == self.broken:
             raise KeyError(f"no bytes for {self.broken}")
-        return super().decode_bytes(tokens)
+        return super().token_bytes(token)
 
 
 @pytest.fixture
 def llm():
-    return gj.LLM(dataclasses.replace(small_model(), tokenizer=Fragile()), slots=4, context=128, chunk=16)
+    return gj.LLM(dataclasses.replace(small_model(), tokenizer=Fragile()), slots=4, context=512, chunk=16)
 
 
 def broken_by(llm, prompt, others):
