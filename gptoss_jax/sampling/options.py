@@ -7,15 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import numbers
 
+from gptoss_jax.quoting import quoted
+
 MAX_LOGPROBS = 20  # as in OpenAI's API
+MAX_STOPS, MAX_STOP_LETTERS = 64, 1024  # stop strings, and characters of one
+_MAX_INTEGER = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How the tokens of one request are chosen and when it ends; the defaults are the gpt-oss model card's.
 
-    Frozen and hashable: containers are normalised to tuples. Every value is checked here, and `validate_for` checks the token
-    ids once the vocabulary is known. Order of operations and exact definitions: `draw.sample`.
+    Frozen and hashable: containers are normalised to tuples. Every value is checked here, no whole number may reach 2**63, and
+    `validate_for` checks the token ids once the vocabulary is known. Order of operations and exact definitions: `draw.sample`.
 
     Attributes:
         temperature: 0 always takes the most probable token (the lowest id of equals); else 1e-4 to 1e4.
@@ -29,7 +33,7 @@ class Sampling:
         logit_bias: Token id -> value in [-100, 100], added to its logit. A mapping, or (id, value) pairs.
         seed: 0 to 2**63 - 1. Same seed, same prompt: same tokens, whatever else is in the batch. None takes a fresh one.
         max_tokens: Most tokens to generate; None: until a stop or until the context is full.
-        stop: String or strings that end the text where they first appear.
+        stop: String or strings that end the text where they first appear: at most 64, of at most 1,024 characters.
         stop_token_ids: Token ids that end the request, besides the model's own end-of-turn tokens.
         ignore_eos: Generate on through the model's own end-of-turn tokens (for benchmarks).
         logprobs: None reports none; 0 the chosen token's natural-log probability; n also the n most probable tokens', 20 at most. They are
@@ -69,13 +73,13 @@ class Sampling:
         put("repetition_penalty", _real("repetition_penalty", self.repetition_penalty, 0.01, 100, hint="pass 1 for no penalty"))
         put("logit_bias", _bias(self.logit_bias))
         if self.seed is not None:
-            put("seed", _integer("seed", self.seed, 0, 2**63 - 1, hint="pass None for a fresh one"))
+            put("seed", _integer("seed", self.seed, 0, hint="pass None for a fresh one"))
         if self.max_tokens is not None:
             put("max_tokens", _integer("max_tokens", self.max_tokens, 1, hint="pass None to go on until a stop"))
         put("stop", _stop(self.stop))
         put("stop_token_ids", _stop_token_ids(self.stop_token_ids))
         if not isinstance(self.ignore_eos, bool):
-            raise ValueError(f"ignore_eos must be True or False; got {self.ignore_eos!r}.")
+            raise ValueError(f"ignore_eos must be True or False; got {quoted(self.ignore_eos)}.")
         if self.logprobs is not None:
             put("logprobs", _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS, hint="pass None for none"))
         self._refuse_contradictions()
@@ -126,18 +130,18 @@ def check_top(name: str, value: int | None) -> None:
         _integer(name, value, 0, MAX_LOGPROBS, hint="pass 0 for none")
 
 
-def _integer(name, value, low, high=None, *, hint="") -> int:
-    bounds = f"at least {low}" if high is None else f"{low} to {high}"
+def _integer(name, value, low, high=_MAX_INTEGER, *, hint="") -> int:
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < low or (high is not None and value > high):
-        raise ValueError(f"{name} must be a whole number, {bounds}; got {value!r}{'; ' + hint if hint else ''}.")
+    if not whole or not low <= value <= high:
+        bounds = f"{low} to {'2**63 - 1' if high == _MAX_INTEGER else high}"
+        raise ValueError(f"{name} must be a whole number, {bounds}; got {quoted(value)}{'; ' + hint if hint else ''}.")
     return int(value)
 
 
 def _real(name, value, low, high, *, hint="") -> float:
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not real or not low <= value <= high:  # NaN compares false
-        raise ValueError(f"{name} must be a number from {low:g} to {high:g}; got {value!r}{'; ' + hint if hint else ''}.")
+        raise ValueError(f"{name} must be a number from {low:g} to {high:g}; got {quoted(value)}{'; ' + hint if hint else ''}.")
     return float(value)
 
 
@@ -145,7 +149,7 @@ def _temperature(value) -> float:
     hint = "pass 0 to always take the most probable token"
     value = _real("temperature", value, 0, 1e4, hint=hint)
     if 0 < value < 1e-4:
-        raise ValueError(f"temperature must be 0, or from 0.0001 to 10000; got {value!r}; {hint}.")
+        raise ValueError(f"temperature must be 0, or from 0.0001 to 10000; got {quoted(value)}; {hint}.")
     return value
 
 
@@ -153,12 +157,12 @@ def _bias(value) -> tuple[tuple[int, float], ...]:
     try:
         pairs = [(token, bias) for token, bias in (value.items() if isinstance(value, Mapping) else value or ())]
     except (TypeError, ValueError):
-        raise ValueError(f"logit_bias must map token ids to numbers; got {value!r}; pass a dict like {{token: -100}}.") from None
+        raise ValueError(f"logit_bias must map token ids to numbers; got {quoted(value)}; pass a dict like {{token: -100}}.") from None
     for token, bias in pairs:
         _integer("logit_bias's token id", token, 0, hint="JSON's string keys need int()" if isinstance(token, str) else "")
         _real(f"logit_bias of token {token}", bias, -100, 100, hint="-100 bans a token, 100 all but forces it")
     if len({token for token, _ in pairs}) < len(pairs):
-        raise ValueError(f"logit_bias must name each token once; got {value!r}; add up the values of a repeated token.")
+        raise ValueError(f"logit_bias must name each token once; got {quoted(value)}; add up the values of a repeated token.")
     return tuple(sorted((int(token), float(bias)) for token, bias in pairs))
 
 
@@ -167,9 +171,15 @@ def _stop(value) -> tuple[str, ...]:
     if strings is None:
         return ()
     if not isinstance(strings, Sequence | set | frozenset) or not all(isinstance(text, str) for text in strings):
-        raise ValueError(f"stop must be a string or strings; got {value!r}; token ids go in stop_token_ids.")
+        raise ValueError(f"stop must be a string or strings; got {quoted(value)}; token ids go in stop_token_ids.")
     if "" in strings:
         raise ValueError("stop must not hold an empty string, which would end the answer before it begins; remove it.")
+    if len(strings) > MAX_STOPS:
+        raise ValueError(f"stop must be at most {MAX_STOPS} strings; got {len(strings):,}; keep those that matter.")
+    if (longest := max(map(len, strings), default=0)) > MAX_STOP_LETTERS:
+        raise ValueError(
+            f"a stop string must have at most {MAX_STOP_LETTERS:,} characters; got one of {longest:,}; its beginning is enough."
+        )
     return tuple(strings) if isinstance(strings, Sequence) else tuple(sorted(strings))
 
 
@@ -177,5 +187,5 @@ def _stop_token_ids(value) -> tuple[int, ...]:
     if value is None:
         return ()
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
-        raise ValueError(f"stop_token_ids must be a sequence of token ids; got {value!r}; pass a list like [200002].")
+        raise ValueError(f"stop_token_ids must be a sequence of token ids; got {quoted(value)}; pass a list like [200002].")
     return tuple(_integer("stop_token_ids's token id", token, 0) for token in value)

@@ -11,12 +11,14 @@ class TextStop:
         stop.push(b"one\\n")     # "one": the line break may be the beginning of a stop
         stop.push(b"\\ntwo")     # "": found; the text is "one"
 
+    A character costs a few steps for each string, however long these are.
+
     Args:
-      strings: the first of them that is complete ends the text where it begins; of those complete at once, the longest.
+      strings: the first of them that is complete ends the text where it begins; of those complete at once, the longest. None is empty.
     """
 
     def __init__(self, strings: Sequence[str]):
-        self._strings = tuple(strings)
+        self._ends = [_End(string) for string in strings]
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._said: list[str] = []
         self._held = ""  # may be the beginning of a stop string
@@ -30,25 +32,59 @@ class TextStop:
         """Ends the text and returns all of it."""
         if not self.found:
             self._take(self._decoder.decode(b"", True))
-            self._said.append(self._held)
-            self._held = ""
+            self.flush()
         return "".join(self._said)
 
     def flush(self) -> str:
         """What was held back, when no more text comes."""
-        held, self._held = ("" if self.found else self._held), ""
+        held, self._held = self._held, ""
+        for end in self._ends:
+            end.matched = 0
         self._said.append(held)
         return held
 
     def _take(self, text: str) -> str:
         if self.found:
             return ""
-        text = self._held + text
-        places = [(text.find(stop) + len(stop), text.find(stop)) for stop in self._strings if stop in text]
-        if places:  # the first end, not the first beginning: the same however the text is cut
-            self.found, self._held, text = True, "", text[: min(places)[1]]
-        else:
-            keep = max((n for stop in self._strings for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
-            text, self._held = text[: len(text) - keep], text[len(text) - keep :]
+        if not self._ends:
+            self._said.append(text)
+            return text
+        held, self._held = self._held, ""
+        for place, letter in enumerate(text, 1):
+            complete = max(end.take(letter) for end in self._ends)
+            if complete:  # the first end, not the first beginning: the same however the text is cut
+                self.found, text = True, (held + text[:place])[: len(held) + place - complete]
+                self._said.append(text)
+                return text
+        keep = max(end.matched for end in self._ends)
+        text = held + text
+        text, self._held = text[: len(text) - keep], text[len(text) - keep :]
         self._said.append(text)
         return text
+
+
+class _End:
+    """How much of a stop string the text ends with, as Knuth, Morris and Pratt find it: some two steps a character.
+
+    Attributes:
+      matched: how many of its characters the text ends with.
+    """
+
+    def __init__(self, string: str):
+        self._string, self.matched = string, 0
+        self._borders = [0]  # of the first characters of the string: how many of them both begin and end these; as far as was needed
+
+    def take(self, letter: str) -> int:
+        """The string's length where this completes it, else 0."""
+        self.matched = self._after(self.matched, letter)
+        if self.matched == len(self._borders):
+            begun = self.matched - 1
+            self._borders.append(self._after(self._borders[begun], self._string[begun]) if begun else 0)
+        return self.matched if self.matched == len(self._string) else 0
+
+    def _after(self, matched: int, letter: str) -> int:
+        """How much the text ends with after one more letter."""
+        string = self._string
+        while matched and string[matched] != letter:
+            matched = self._borders[matched]
+        return matched + (string[matched] == letter)

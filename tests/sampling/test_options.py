@@ -1,7 +1,11 @@
 """What a caller may ask of sampling: defaults, normal forms, and every value that is refused."""
 
 import dataclasses
+from fractions import Fraction
+import functools
+import itertools
 import math
+import time
 
 import numpy as np
 import pytest
@@ -62,6 +66,8 @@ BAD_OPTIONS = [
     ({"stop": ["a", ""]}, "stop must not hold an empty string"),
     ({"stop": [3]}, "stop must be a string"),
     ({"stop": 3}, "stop must be a string"),
+    ({"stop": "x" * 1025}, "at most 1,024 characters; got one of 1,025"),
+    ({"stop": [f"{i}" for i in range(65)]}, "at most 64 strings; got 65"),
     ({"stop_token_ids": 3}, "stop_token_ids must be a sequence"),
     ({"stop_token_ids": "ab"}, "stop_token_ids must be a sequence"),
     ({"stop_token_ids": [-1]}, "stop_token_ids's token id must be"),
@@ -83,8 +89,32 @@ def test_bad_options_are_refused_in_one_sentence(options, message):
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
+HUGE = [
+    10**400,
+    -(10**5000),
+    2**63,
+    Fraction(10**5000, 3),
+    "x" * 10**7,
+    ["x"] * 10**6,
+    functools.reduce(lambda inner, _: [inner], range(10**5), 1),
+]
+
+
+@pytest.mark.parametrize("value", HUGE, ids=itertools.count())
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Sampling)])
+def test_what_is_huge_is_refused_in_a_short_sentence(name, value):
+    """Also as one of several, a key and a value."""
+    forms = [value, [value], (value, value)] + ([{value: 1}, {1: value}] if not isinstance(value, list) else [{1: value}])
+    for form in forms:
+        began = time.process_time()
+        with pytest.raises(ValueError, match=r"^(a )?(stop|\w+ must be|\w+'s token id|logit_bias)") as error:
+            Sampling(**{name: form})
+        assert len(str(error.value)) < 400 and time.process_time() - began < 0.5
+
+
 def test_edges_of_the_ranges_are_accepted():
     Sampling(temperature=0, top_k=1, seed=2**63 - 1, presence_penalty=-2, frequency_penalty=2, logprobs=20)
+    Sampling(stop=[f"{i:04}" * 256 for i in range(64)], top_k=2**63 - 1, max_tokens=2**63 - 1)
     Sampling(min_p=1, repetition_penalty=0.01, logit_bias={0: -100, 1: 100}, max_tokens=1, ignore_eos=True)
 
 

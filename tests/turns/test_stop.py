@@ -1,5 +1,8 @@
 """TextStop: whole characters out of bytes, and the end at a stop string, however the bytes are cut."""
 
+import random
+import time
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
@@ -88,3 +91,58 @@ def test_what_is_said_is_never_taken_back(text, stops, places):
     for part in cut(text.encode(), places):
         said += stop.push(part)
         assert until_stop(text, stops).startswith(said)
+
+
+class Plain:
+    """TextStop, of letters alone, by comparing the text with every beginning of every string."""
+
+    def __init__(self, strings):
+        self.strings, self.said, self.held, self.found = strings, "", "", False
+
+    def push(self, text):
+        if self.found:
+            return ""
+        text = self.held + text
+        places = [(text.find(stop) + len(stop), text.find(stop)) for stop in self.strings if stop in text]
+        keep = max((n for stop in self.strings for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        end = min(places)[1] if places else len(text) - keep
+        self.found, self.held = bool(places), "" if places else text[end:]
+        self.said += text[:end]
+        return text[:end]
+
+    def flush(self):
+        held, self.held = self.held, ""
+        self.said += held
+        return held
+
+
+def compare(rng: random.Random, letters: str, strings: int, longest: int):
+    """One text, in pieces, sometimes flushed on the way."""
+    stops = ["".join(rng.choices(letters, k=rng.randint(1, longest))) for _ in range(rng.randint(0, strings))]
+    stop, plain = TextStop(stops), Plain(stops)
+    for _ in range(rng.randint(1, 12)):
+        part = "".join(rng.choices(letters, k=rng.randint(0, 2 * longest)))
+        if stops and rng.random() < 0.3:  # what nearly is one
+            part += rng.choice(stops)[: rng.randint(0, longest)]
+        assert stop.push(part if rng.random() < 0.5 else part.encode()) == plain.push(part)
+        if rng.random() < 0.1:
+            assert stop.flush() == plain.flush()
+        assert stop.found == plain.found
+    plain.flush()
+    assert stop.finish() == plain.said
+
+
+@pytest.mark.parametrize("times", [300, pytest.param(30_000, marks=pytest.mark.thorough)])
+def test_it_stops_where_a_plain_search_does(times):
+    rng = random.Random(times)
+    for _ in range(times):
+        compare(rng, rng.choice(["ab", "abc", "a\N{SNOWMAN}"]), rng.choice([1, 2, 5]), rng.choice([2, 4, 9, 20]))
+
+
+def test_many_long_strings_cost_little():
+    stop, began = TextStop(["a" * (960 + i) + "b" for i in range(64)]), time.process_time()
+    for _ in range(2_000):
+        stop.push("aa")
+    assert time.process_time() - began < 5  # comparing with every beginning takes a minute
+    stop.push("b")
+    assert stop.found and stop.finish() == "a" * (4_000 - 1_023)
