@@ -20,6 +20,7 @@ from gptoss_jax import compile_cache
 from gptoss_jax.batch import shards, source
 from gptoss_jax.batch.draining import UNFINISHED, Draining
 from gptoss_jax.batch.fields import Defaults
+from gptoss_jax.batch.files import replaced
 from gptoss_jax.batch.job import Job
 from gptoss_jax.batch.progress import Progress
 from gptoss_jax.batch.shards import Shard
@@ -30,6 +31,7 @@ from gptoss_jax.weights.loading import load
 
 _MATTERS = (  # to what the results are, to the last bit
     "checkpoint", "context", "slots", "chunk", "mesh", "dtype", "cache_dtype", "experts", "max_tokens", "reasoning_effort", "seed",
+    "max_line_bytes",
 )  # fmt: skip
 
 
@@ -38,6 +40,8 @@ def define_flags(to: flags.FlagValues) -> None:
     text("input", None, "File of requests, one JSON object a line; .gz and .zst are read as such.", to)
     text("output", None, "File for the results; .gz and .zst are written as such.", to)
     flags.DEFINE_bool("overwrite", False, "Do a job whose output is there all over again.", to)
+    flags.DEFINE_bool("private", False, "Give the output and what is written on the way to it the mode 0600.", to)
+    whole("max_line_bytes", source.MAX_LINE_BYTES, "A longer line is refused, and never held as a whole.", lower_bound=1, flag_values=to)
     text("checkpoint", "nano", "Checkpoint directory, hub repository, or 'nano', the bundled one.", to)
     whole("slots", 8, "Most answers that are written side by side.", lower_bound=1, flag_values=to)
     whole("context", None, "Most tokens of a prompt and its answer; default 8,192 or the model's own limit.", lower_bound=2, flag_values=to)
@@ -78,14 +82,14 @@ def _work(given: flags.FlagValues, draining: Draining) -> int:
     if files[0].exists() and files[1].exists() and files[0].samefile(files[1]):
         raise ValueError(f"--output must be another file than --input; both are {files[0]}; give it another name.")
     shard, defaults = _shard(given, os.environ), _defaults(given)
-    if not files[1].parent.is_dir():
-        raise ValueError(f"--output must be in a folder that is there; {files[1].parent} is not; make it.")
     output = shard.path(files[1])
+    replaced(output)
     if output.exists() and not given.overwrite and not shards.partial(output).exists():
         print(f"{output} is there already, nothing is done; pass --overwrite to do it again.")
         return 0
     settings = {name: getattr(given, name) for name in _MATTERS} | {"temperature": defaults.temperature}
-    with Job(source.survey(files[0]), files[1], settings, defaults, shard) as job:
+    given_lines = source.survey(files[0], given.max_line_bytes)
+    with Job(given_lines, files[1], settings, defaults, shard, private=given.private) as job:
         if output.exists() and not given.overwrite:
             return _left_over(job)
         if job.journal.cut:
@@ -142,9 +146,12 @@ def _path(given: flags.FlagValues, name: str) -> Path:
         raise ValueError(f"--{name} must name a file; give --input=requests.jsonl --output=results.jsonl.")
     if value == "-":
         raise ValueError(f"--{name} must be a file; - is a stream, with which no job can go on after an interruption; save it first.")
-    if Path(value).is_dir():
+    path = Path(value)
+    if path.is_dir():
         raise ValueError(f"--{name} must be a file; {value} is a folder; name a file in it.")
-    return Path(value)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"--{name} must be a file; {value} is a device or a stream, with which no job can go on; save it first.")
+    return path
 
 
 def _shard(given: flags.FlagValues, environment: Mapping[str, str]) -> Shard:

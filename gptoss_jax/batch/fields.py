@@ -5,9 +5,13 @@ import dataclasses
 import hashlib
 import json
 
+from gptoss_jax.quoting import MOST, quoted
 from gptoss_jax.sampling.options import Sampling
 
+INTERNAL = "internal_error"
 MOST_ANSWERS = 128  # to one request, as in OpenAI's API
+_MOST_SECONDS = 10**9
+_MOST_PRIORITY = 2**31
 # Of a request's sampling, by the same names in every form. `max_tokens` and `logprobs` have several names or shapes.
 SAMPLING = (
     *("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
@@ -27,6 +31,21 @@ class Refused(ValueError):
     def __init__(self, message: str, code: str = "invalid_request", field: str | None = None):
         super().__init__(message)
         self.code, self.field = code, field
+
+
+def refusal_of(error: Exception) -> Refused:
+    """What the result of a line says that raised this. Raises what is not the line's: there is no memory."""
+    if isinstance(error, MemoryError):
+        raise error
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, ValueError):
+        return Refused(str(error)[: 5 * MOST])
+    return Refused(
+        f"a request must not break what answers it; this one raised {quoted(error)}; the others went on; send it again, and report it if "
+        "that does not help.",
+        INTERNAL,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +82,12 @@ def given(body: Mapping, known: Collection[str], *, without_effect: Collection[s
     present = {name: value for name, value in body.items() if value is not None}
     for name, value in present.items():
         if name in fixed and not any(type(value) is type(one) and value == one for one in fixed[name]):
-            served = " or ".join(_json_word(one) for one in fixed[name])
+            served = " or ".join(map(_json_word, fixed[name]))
             raise Refused(
                 f"{name} must be {served or 'left out'}; got {_json_word(value)}, which is not supported.", "unsupported_field", name
             )
         if name not in known and name not in without_effect and name not in fixed:
-            raise Refused(f"{name} is no field that is known here; remove it.", "unknown_field", name)
+            raise Refused(f"{name[:MOST]} is no field that is known here; remove it.", "unknown_field", name[:MOST])
     return present
 
 
@@ -88,14 +107,20 @@ def sampling(fields: Mapping, defaults: Defaults, name: str, *, max_tokens: int 
 
 def scheduling(fields: Mapping) -> dict:
     """The fields of a Task that say how many answers there are and when."""
-    n, limit = fields.get("n", 1), fields.get("time_limit")
+    n, limit, priority = fields.get("n", 1), fields.get("time_limit"), fields.get("priority", 0)
     if not _whole(n) or not 1 <= n <= MOST_ANSWERS:
-        raise Refused(f"n must be a whole number, 1 to {MOST_ANSWERS}; got {n!r}.", field="n")
-    if not _whole(fields.get("priority", 0)):
-        raise Refused(f"priority must be a whole number; got {fields['priority']!r}; those with the lowest come first.", field="priority")
-    if limit is not None and not (isinstance(limit, int | float) and not isinstance(limit, bool) and 0 < limit < float("inf")):
-        raise Refused(f"time_limit must be a number of seconds above 0; got {limit!r}.", field="time_limit")
-    return {"n": n, "priority": fields.get("priority", 0), "time_limit": limit}
+        raise Refused(f"n must be a whole number, 1 to {MOST_ANSWERS}; got {quoted(n)}.", field="n")
+    if not _whole(priority) or not -_MOST_PRIORITY <= priority < _MOST_PRIORITY:
+        raise Refused(
+            f"priority must be a whole number, -2**31 to 2**31 - 1; got {quoted(priority)}; those with the lowest come first.",
+            field="priority",
+        )
+    if limit is not None and not (isinstance(limit, int | float) and not isinstance(limit, bool) and 0 < limit <= _MOST_SECONDS):
+        raise Refused(
+            f"time_limit must be a number of seconds above 0, at most {_MOST_SECONDS:,}; got {quoted(limit)}; leave it out for no limit.",
+            field="time_limit",
+        )
+    return {"n": n, "priority": priority, "time_limit": limit}
 
 
 def tools(fields: Mapping) -> list | None:
@@ -103,7 +128,7 @@ def tools(fields: Mapping) -> list | None:
     choice, listed = fields.get("tool_choice", "auto"), fields.get("tools")
     if choice not in ("auto", "none"):
         raise Refused(
-            f'tool_choice must be "auto" or "none"; got {str(choice)[:60]!r}, which is not supported.', "unsupported_field", "tool_choice"
+            f'tool_choice must be "auto" or "none"; got {quoted(choice)}, which is not supported.', "unsupported_field", "tool_choice"
         )
     if listed is not None and not isinstance(listed, list):
         raise Refused(f"tools must be a list of function definitions; got {type(listed).__name__}.", field="tools")
@@ -135,4 +160,7 @@ def _whole(value: object) -> bool:
 
 
 def _json_word(value: object) -> str:
-    return value[:60] if isinstance(value, str) else json.dumps(value)[:60]
+    """The value as a line spells it, where that is short."""
+    if isinstance(value, str):
+        return value[:MOST]
+    return json.dumps(value) if value in (None, True, False, ["text"]) else quoted(value)

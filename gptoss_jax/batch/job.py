@@ -6,10 +6,12 @@ from pathlib import Path
 
 from gptoss_jax.batch import files, lines, results, shards, source
 from gptoss_jax.batch.draining import Draining
-from gptoss_jax.batch.fields import Defaults, Refused
+from gptoss_jax.batch.fields import INTERNAL, Defaults, Refused, refusal_of
 from gptoss_jax.batch.journal import Journal
+from gptoss_jax.batch.lines import Line
 from gptoss_jax.batch.shards import Shard
 from gptoss_jax.batch.source import Source
+from gptoss_jax.quoting import quoted
 from gptoss_jax.turns.tasks import Outcome, Task
 
 
@@ -22,18 +24,22 @@ class Job:
         settings: what must be the same when the job goes on, and in all its shards. Plain JSON.
         defaults: for requests that say nothing.
         shard: which part of the input.
+        private: the journal and the output are their owner's alone, mode 0600.
+
+    A line ends nothing but itself: whatever its reading, its answer or its result raises becomes its result, and the others go on. Memory
+    that is exhausted and a journal that cannot be written end the job.
 
     Raises:
         ValueError: another process writes this output, or what was begun was another job.
         OSError: the output's folder cannot be written.
     """
 
-    def __init__(self, given: Source, output: Path, settings: Mapping, defaults: Defaults, shard: Shard):
-        self._given, self._defaults, self._shard = given, defaults, shard
+    def __init__(self, given: Source, output: Path, settings: Mapping, defaults: Defaults, shard: Shard, *, private: bool = False):
+        self._given, self._defaults, self._shard, self._private = given, defaults, shard, private
         self.path = shard.path(output)
         self._about = {"input": given.identity, "settings": dict(settings)}
         whole = self._about | {"shard": [shard.index, shard.count]}
-        self.journal = Journal(shards.partial(self.path), whole, shard.places(given.records))
+        self.journal = Journal(shards.partial(self.path), whole, shard.places(given.records), private=private)
 
     def __enter__(self) -> "Job":
         return self
@@ -57,7 +63,7 @@ class Job:
             raise ValueError(
                 f"every request must have a result; {self.journal.missing:,} have none; leave the input as it is and start again."
             )
-        with files.written_whole(self.path) as file:
+        with files.written_whole(self.path, private=self._private) as file:
             if self._shard.count > 1:
                 file.write(shards.header(self._shard, self._about))
             for line in self.journal.results():
@@ -70,28 +76,40 @@ class Job:
         for record, number, text in source.records(self._given):
             if draining.asked:
                 return
-            line = lines.parse(text, number)
-            new = line.key is None or ids.add(line.key)
+            line, new = self._line(number, text, ids)
             place = self._shard.place(record)
             if place is None or self.journal.has(place):
                 continue
             try:
                 if not new:
-                    raise Refused(f"ids must differ; {line.id!r} is that of an earlier line too; give this one another.", "duplicate_id")
+                    raise Refused(
+                        f"ids must differ; {quoted(line.id)} is that of an earlier line too; give this one another.", "duplicate_id"
+                    )
                 request = lines.read(line, self._defaults)
                 task = Task(key=(place, request), **request.task)
-            except ValueError as error:
-                refusal = error if isinstance(error, Refused) else Refused(str(error))
+            except Exception as error:
+                refusal = refusal_of(error)
                 with draining.uninterrupted():
                     self.journal.add(place, results.refused(line, refusal), error=True)
             else:
                 yield task
 
+    def _line(self, number: int, text: bytes | None, ids: source.Ids) -> tuple[Line, bool]:
+        """A line, and whether its id is new. `text` None: it is too long."""
+        try:
+            line = lines.too_long(number, self._given.most) if text is None else lines.parse(text, number)
+            return line, line.key is None or ids.add(line.key)
+        except Exception as error:
+            return lines.unreadable(number, error), True
+
     def _keep(self, outcome: Outcome, tokenizer) -> None:
         place, request = outcome.task.key
-        if outcome.error is not None:
-            self.journal.add(place, results.refused(request.line, Refused(outcome.error)), error=True)
-            return
-        written = sum(len(answer.tokens) for answer in outcome.answers)
-        result = results.answered(request, outcome, tokenizer)
-        self.journal.add(place, result, error=False, tokens_in=outcome.prompt_tokens, tokens_out=written)
+        try:
+            if outcome.error is not None:
+                raise Refused(outcome.error, INTERNAL if outcome.failed else "invalid_request")
+            written = sum(len(answer.tokens) for answer in outcome.answers)
+            result = results.answered(request, outcome, tokenizer)
+        except Exception as error:
+            self.journal.add(place, results.refused(request.line, refusal_of(error)), error=True)
+        else:
+            self.journal.add(place, result, error=False, tokens_in=outcome.prompt_tokens, tokens_out=written)

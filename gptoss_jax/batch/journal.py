@@ -10,10 +10,12 @@ of the machine loses little. What is torn or damaged is cut off when the journal
 from array import array
 from collections.abc import Iterator, Mapping
 import dataclasses
+import errno
 import fcntl
 import json
 import os
 from pathlib import Path
+import stat
 import threading
 import zlib
 
@@ -21,6 +23,7 @@ from gptoss_jax.batch import files
 
 _MAGIC = b"gptoss-jax batch journal "
 _SYNC_SECONDS = 0.2
+_LONGEST_HEADER = 1 << 20  # bytes; results have no limit, for it was we who wrote them
 
 
 @dataclasses.dataclass
@@ -46,17 +49,18 @@ class Journal:
         path: is made where there is none; its folder must exist.
         header: what must be the same whenever the job goes on. Plain JSON.
         places: how many results the finished job has.
+        private: its mode is 0600; else a new one has what the umask leaves.
 
     Raises:
-        ValueError: another process has it open, its header is another, or it is no journal.
+        ValueError: another process has it open, its header is another, or it is no journal, or a link.
         OSError: it cannot be written.
     """
 
-    def __init__(self, path: Path, header: Mapping, places: int):
+    def __init__(self, path: Path, header: Mapping, places: int, *, private: bool = False):
         self.path, self.totals, self.cut = path, Totals(), 0
         self._offsets = array("q", [-1]) * places
         self._lock = threading.Lock()
-        self._file = _locked(path)
+        self._file = _locked(path, private)
         try:
             self._end = self._read(header)
         except BaseException:
@@ -103,7 +107,7 @@ class Journal:
 
     def results(self) -> Iterator[bytes]:
         """The results in the order of their places, each with its line break; there must be all of them."""
-        with open(self.path, "rb") as file:  # anew: a buffer may hold what was cut off
+        with open(_opened(self.path, os.O_RDONLY), "rb") as file:  # anew: a buffer may hold what was cut off
             for offset in self._offsets:
                 file.seek(offset)
                 yield file.readline().split(b" ", 5)[5]
@@ -123,7 +127,7 @@ class Journal:
     def _read(self, header: Mapping) -> int:
         """Learns what is there, cuts off what is torn, and returns where it ends."""
         first = _MAGIC + json.dumps(header, sort_keys=True).encode() + b"\n"
-        found = self._file.readline()
+        found = self._file.readline(_LONGEST_HEADER)
         if not found.endswith(b"\n") and first.startswith(found):  # new, or torn before anything was in it
             os.ftruncate(self._file.fileno(), 0)
             _write(self._file.fileno(), first)
@@ -189,10 +193,27 @@ class _Syncing:
             self._stop.wait(_SYNC_SECONDS)
 
 
-def _locked(path: Path):
+def _opened(path: Path, flags: int, mode: int = 0o666) -> int:
+    """The descriptor of a file that is no link, no device and the like. Raises ValueError for those."""
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+    raise ValueError(
+        f"{path} must be a file, for a job keeps its results there; it is a link or the like; remove it, or give --output another name."
+    )
+
+
+def _locked(path: Path, private: bool):
     """The open file, which no other process has open; a file that was removed in the meantime does not count."""
     while True:
-        file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666), "r+b")
+        descriptor = _opened(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, files.PRIVATE if private else 0o666)
+        file = open(descriptor, "r+b")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -201,7 +222,9 @@ def _locked(path: Path):
                 f"one job at a time may write an output; another one has {path} open; wait for it, or give --output another name."
             ) from None
         try:
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                if private:
+                    os.fchmod(descriptor, files.PRIVATE)
                 return file
         except FileNotFoundError:
             pass

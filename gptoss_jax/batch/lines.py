@@ -12,8 +12,11 @@ from typing import Any, Literal
 
 from gptoss_jax.batch import fields, openai_chat, openai_responses
 from gptoss_jax.batch.fields import Defaults, Refused
+from gptoss_jax.quoting import quoted
 
 Form = Literal["plain", "chat", "responses"]
+_DEEPEST = 100  # lists and objects in each other
+_TOO_DEEP = f"a line must be nested at most {_DEEPEST} deep, lists and objects together; this one is deeper; make it flatter."
 _OPENAI = ("custom_id", "method", "url", "body")
 _URLS: dict[str, Form] = {"/v1/chat/completions": "chat", "/v1/responses": "responses"}
 _CONVERSATION = ("reasoning_effort", "tools", "tool_choice", "instructions")
@@ -88,13 +91,23 @@ def parse(text: bytes, number: int) -> Line:
     openai = any(name in content for name in _OPENAI)
     key = "custom_id" if openai else "id"
     name = content.get(key)
-    problem = None
+    problem = Refused(_TOO_DEEP, "invalid_json") if _deep(text, content) else None
     usable = isinstance(name, str) and name or (not openai and isinstance(name, int) and not isinstance(name, bool))
     if not usable:
         kinds = "a string" if openai else "a string or a whole number"
-        problem = Refused(f"{key} must be {kinds} that no other line has; got {str(name)[:60]!r}; give it one.", "invalid_id", key)
+        problem = Refused(f"{key} must be {kinds} that no other line has; got {quoted(name)}; give it one.", "invalid_id", key)
     form = _form(content) if openai else "plain"
     return Line(form, name if usable else None, number, content, problem)
+
+
+def too_long(number: int, most: int) -> Line:
+    """A line that was passed over, for it has more bytes than is allowed."""
+    return _broken(number, f"a line must have at most {most:,} bytes; this one has more; raise --max_line_bytes.", "line_too_long")
+
+
+def unreadable(number: int, error: Exception) -> Line:
+    """A line whose reading raised something else."""
+    return Line("plain", None, number, {}, fields.refusal_of(error))
 
 
 def read(line: Line, defaults: Defaults) -> Request:
@@ -107,9 +120,9 @@ def read(line: Line, defaults: Defaults) -> Request:
     fields.given(line.content, _OPENAI)
     for name, served in (("method", ("POST",)), ("url", tuple(_URLS))):
         if line.content.get(name) not in served:
-            got = str(line.content.get(name))[:60]
+            got = quoted(line.content.get(name))
             raise Refused(
-                f"{name} must be {' or '.join(served)}; got {got!r}.", "unsupported_url" if name == "url" else "invalid_request", name
+                f"{name} must be {' or '.join(served)}; got {got}.", "unsupported_url" if name == "url" else "invalid_request", name
             )
     body = line.content.get("body")
     if not isinstance(body, dict):
@@ -123,7 +136,7 @@ def _plain(body: Mapping, name: str, defaults: Defaults) -> dict:
     if ("prompt" in body) == ("messages" in body):
         raise Refused('a request must have either a prompt or messages; give it one of them, {"id": "1", "prompt": "..."}.')
     if not isinstance(body.get("return_tokens", False), bool):
-        raise Refused(f"return_tokens must be true or false; got {body['return_tokens']!r}.", field="return_tokens")
+        raise Refused(f"return_tokens must be true or false; got {quoted(body['return_tokens'])}.", field="return_tokens")
     how = fields.sampling(body, defaults, name, max_tokens=body.get("max_tokens"), logprobs=body.get("logprobs"))
     task = fields.scheduling(body) | {"sampling": how, "response_format": _format(body)}
     if "prompt" in body:
@@ -147,7 +160,7 @@ def _prompt(prompt: object) -> str | list[int]:
     ids = isinstance(prompt, list) and all(isinstance(token, int) and not isinstance(token, bool) for token in prompt)
     if not ids and not isinstance(prompt, str):
         raise Refused(
-            f"prompt must be a string or a list of token ids; got {str(prompt)[:60]!r}; write a line for each prompt.", field="prompt"
+            f"prompt must be a string or a list of token ids; got {quoted(prompt)}; write a line for each prompt.", field="prompt"
         )
     return prompt
 
@@ -164,6 +177,17 @@ def _form(content: Mapping) -> Form:
 
 def _broken(number: int, message: str, code: str) -> Line:
     return Line("plain", None, number, {}, Refused(message, code))
+
+
+def _deep(text: bytes, content: object) -> bool:
+    """Whether it is nested too deeply for all that will go through it. `text` is the line."""
+    if text.count(b"[") + text.count(b"{") <= _DEEPEST:
+        return False
+    level = [content]
+    for _ in range(_DEEPEST):
+        inner = (one for outer in level for one in (outer.values() if isinstance(outer, dict) else outer))
+        level = [one for one in inner if isinstance(one, dict | list)]
+    return bool(level)
 
 
 def _number(text: str) -> float:

@@ -3,6 +3,7 @@
     python -m gptoss_jax.batch.merge --output=results.jsonl
 
 Refuses to write anything unless all shards are there and finished, of one input, and have every result once. Leaves them where they are.
+Their lines may have any length, for it was a job that wrote them.
 """
 
 from pathlib import Path
@@ -16,6 +17,7 @@ from gptoss_jax.batch import files, shards
 def define_flags(to: flags.FlagValues) -> None:
     flags.DEFINE_string("output", None, "File of the whole job, as its processes were given it.", flag_values=to)
     flags.DEFINE_bool("overwrite", False, "Write it anew where there is one.", flag_values=to)
+    flags.DEFINE_bool("private", False, "Give it the mode 0600, whatever it had.", flag_values=to)
 
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> None:
@@ -28,7 +30,7 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> None:
         if output.exists() and not given.overwrite:
             raise ValueError(f"{output} is there already; remove it, or pass --overwrite.")
         count = 0
-        with files.written_whole(output) as file:
+        with files.written_whole(output, private=given.private) as file:
             for line in shards.merged(output):
                 file.write(line)
                 count += 1

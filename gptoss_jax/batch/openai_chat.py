@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from gptoss_jax.batch import fields, replies
 from gptoss_jax.batch.fields import Defaults, Refused
+from gptoss_jax.quoting import quoted
 
 REASONING = "reasoning_content"  # where clients look for it: DeepSeek's name, which vLLM, SGLang and llama.cpp took over
 _KNOWN = (
@@ -74,14 +75,15 @@ def _choice(index: int, reply, digest: str, tokenizer) -> dict:
             for i, call in enumerate(reply.tool_calls)
         ]
     logprobs = None if reply.logprobs is None else {"content": replies.logprobs(reply, tokenizer), "refusal": None}
-    reason = "length" if reply.finish_reason == "timeout" else reply.finish_reason  # OpenAI knows no other word for an answer cut off
+    cut = reply.finish_reason in replies.CUT
+    reason = "length" if cut else reply.finish_reason  # OpenAI knows no other word for an answer cut off
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
 
 def _logprobs(body: Mapping) -> int | None:
     wanted, top = body.get("logprobs", False), body.get("top_logprobs")
     if not isinstance(wanted, bool):
-        raise Refused(f"logprobs must be true or false; got {wanted!r}; their number is top_logprobs.", field="logprobs")
+        raise Refused(f"logprobs must be true or false; got {quoted(wanted)}; their number is top_logprobs.", field="logprobs")
     if top and not wanted:
         raise Refused("top_logprobs needs logprobs to be true; set it, or remove top_logprobs.", field="top_logprobs")
     return (top or 0) if wanted else None

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from gptoss_jax.batch import fields, replies
 from gptoss_jax.batch.fields import Defaults, Refused
+from gptoss_jax.quoting import quoted
 
 _LOGPROBS = "message.output_text.logprobs"
 _KNOWN = (
@@ -60,7 +61,7 @@ def response(body: Mapping, digest: str, outcome, tokenizer) -> dict:
         digest: of the request's id; the ids of the object are made of it.
     """
     (reply,) = outcome.answers
-    cut = reply.finish_reason in ("length", "timeout")
+    cut = reply.finish_reason in replies.CUT
     how = outcome.task.sampling
     return {
         "id": f"resp_{digest}",
@@ -120,7 +121,7 @@ def _item(item: object, where: str) -> list[dict]:
         if all(isinstance(text, str) for text in texts):
             return [{"role": "assistant", "reasoning": "".join(texts)}] if any(texts) else []
     raise Refused(
-        f"{where} must be a message, a function_call, a function_call_output or reasoning in plain text; got {str(kind)[:60]!r}.",
+        f"{where} must be a message, a function_call, a function_call_output or reasoning in plain text; got {quoted(kind)}.",
         field="input",
     )
 
@@ -139,7 +140,7 @@ def _format(body: Mapping) -> Mapping | None:
 def _logprobs(body: Mapping) -> int | None:
     include, top = body.get("include", []), body.get("top_logprobs")
     if not isinstance(include, list) or any(name != _LOGPROBS for name in include):
-        raise Refused(f"include must be a list with nothing but {_LOGPROBS}; got {str(include)[:80]}.", "unsupported_field", "include")
+        raise Refused(f"include must be a list with nothing but {_LOGPROBS}; got {quoted(include)}.", "unsupported_field", "include")
     if top and not include:
         raise Refused(f'top_logprobs needs "include": ["{_LOGPROBS}"]; add it, or remove top_logprobs.', field="top_logprobs")
     return (top or 0) if include else None

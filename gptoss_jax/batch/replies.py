@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import math
 
+CUT = ("length", "timeout", "cancelled")  # finish reasons of answers that are not whole
 _LEAST = -9999.0  # for the logarithm of nothing, which JSON cannot hold; OpenAI's word for "very unlikely"
 
 

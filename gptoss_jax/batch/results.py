@@ -5,7 +5,7 @@ import hashlib
 import json
 
 from gptoss_jax.batch import openai_chat, openai_responses, replies
-from gptoss_jax.batch.fields import Refused
+from gptoss_jax.batch.fields import INTERNAL, Refused
 from gptoss_jax.batch.lines import Line, Request
 
 
@@ -25,12 +25,13 @@ def answered(request: Request, outcome, tokenizer) -> bytes:
 
 
 def refused(line: Line, refusal: Refused) -> bytes:
-    """The line of what cannot be answered."""
+    """The line of what cannot be answered, or of what failed on the way."""
     if line.form == "plain":
         where = {"id": line.id} if line.id is not None else {"id": None, "line": line.number}
         return _json(where | {"error": {"code": refusal.code, "message": str(refusal)}})
-    error = {"message": str(refusal), "type": "invalid_request_error", "param": refusal.field, "code": refusal.code}
-    return _json(_openai(line, 400, {"error": error}))
+    status, kind = (500, "server_error") if refusal.code == INTERNAL else (400, "invalid_request_error")
+    error = {"message": str(refusal), "type": kind, "param": refusal.field, "code": refusal.code}
+    return _json(_openai(line, status, {"error": error}))
 
 
 def _openai(line: Line, status: int, body: Mapping) -> dict:

@@ -177,9 +177,7 @@ def _stop(value) -> tuple[str, ...]:
     if len(strings) > MAX_STOPS:
         raise ValueError(f"stop must be at most {MAX_STOPS} strings; got {len(strings):,}; keep those that matter.")
     if (longest := max(map(len, strings), default=0)) > MAX_STOP_LETTERS:
-        raise ValueError(
-            f"a stop string must have at most {MAX_STOP_LETTERS:,} characters; got one of {longest:,}; its beginning is enough."
-        )
+        raise ValueError(f"stop must be strings of at most {MAX_STOP_LETTERS:,} characters; got one of {longest:,}; shorten it.")
     return tuple(strings) if isinstance(strings, Sequence) else tuple(sorted(strings))
 
 

@@ -115,7 +115,7 @@ def test_a_torn_journal_loses_what_is_torn_and_no_more(given, whole, tmp_path, m
             output.unlink()
 
 
-def stop_here(path):
+def stop_here(path, **_):
     raise InterruptedError
 
 

@@ -82,7 +82,7 @@ def test_a_signal_before_anything_runs_ends_it_at_once(batch, tmp_path, monkeypa
 
 def test_what_is_complete_needs_no_model(batch, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        patch.setattr("gptoss_jax.batch.job.files.written_whole", lambda path: 1 / 0)
+        patch.setattr("gptoss_jax.batch.job.files.written_whole", lambda path, **_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             batch(llm=FakeLLM())
     assert batch() == 0 and len(results(tmp_path)) == 10
