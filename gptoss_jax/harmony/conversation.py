@@ -1,5 +1,6 @@
 """OpenAI-style chat messages and tools, checked at the door, to an openai_harmony Conversation."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 import datetime
 import json
@@ -7,6 +8,7 @@ import re
 
 import openai_harmony as oh
 
+from gptoss_jax.quoting import quoted
 from gptoss_jax.tokenizer import clean, refuse_long_runs
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -101,7 +103,7 @@ def _assistant(message: Mapping, where: str, calls: dict[str, str]) -> list[oh.M
         raise ValueError(f"{where}: tool_calls must be a list; got {type(tool_calls).__name__}")
     channel = message.get("channel") or ("commentary" if tool_calls else "final")
     if channel not in CHANNELS:
-        raise ValueError(f"{where}: channel must be one of {', '.join(CHANNELS)}; got {channel!r}")
+        raise ValueError(f"{where}: channel must be one of {', '.join(CHANNELS)}; got {_show(channel)}")
     reasoning = next((message[key] for key in _REASONING if message.get(key)), None)
     if reasoning is not None:
         out.append(_said(_text(reasoning, f"{where}: reasoning"), "analysis"))
@@ -159,8 +161,8 @@ def _functions(tools: Sequence[Mapping] | None) -> list[oh.ToolDescription]:
         raise ValueError(f"tools must be a list of function definitions; got {type(tools).__name__}; put brackets around it")
     functions = [_function(tool, f"tools[{i}]") for i, tool in enumerate(tools or ())]
     names = [function.name for function in functions]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"tools must have different names; {', '.join(sorted(twice))} is there more than once")
+    if twice := sorted(name for name, times in Counter(names).items() if times > 1):
+        raise ValueError(f"tools must have different names; {', '.join(twice[:3])} is there more than once")
     return functions
 
 
@@ -184,11 +186,12 @@ def _schema(parameters: Mapping, where: str) -> dict:
         raise ValueError(f'{where} must be a JSON schema such as {{"type": "object", "properties": ...}}; got {_show(parameters)}')
     import jsonschema
 
-    schema = json.loads(_json(parameters, where))
+    text = _json(parameters, where)
     try:
+        schema = json.loads(text)
         jsonschema.Draft202012Validator.check_schema(schema)
     except jsonschema.SchemaError as error:
-        raise ValueError(f"{where} is not a valid JSON schema at {error.json_path}: {error.message[:200]}; correct it") from error
+        raise ValueError(f"{where} is not a valid JSON schema at {error.json_path[:200]}: {error.message[:200]}; correct it") from error
     except RecursionError as error:
         raise ValueError(f"{where} is nested too deeply; flatten it") from error
     if schema.setdefault("type", "object") != "object":  # without a type openai_harmony would not show the properties
@@ -231,4 +234,7 @@ def _text(text: object, where: str) -> str:
 
 
 def _show(value: object) -> str:
-    return f"{type(value).__name__} {str(value)[:60]!r}" if value is not None else "nothing"
+    if value is None:
+        return "nothing"
+    text = quoted(value, 60)
+    return f"{type(value).__name__} {text if isinstance(value, str) else repr(text)}"

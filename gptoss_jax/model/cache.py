@@ -13,6 +13,7 @@ import numpy as np
 from gptoss_jax.config import Config
 from gptoss_jax.parallel import sharding
 from gptoss_jax.parallel.sharding import Axes, Partition, check_rows
+from gptoss_jax.quoting import quoted
 from pallas_kernels.attention import Fp8Pages, fp8_pages
 
 PAGE = 64
@@ -55,7 +56,7 @@ def init_cache(
     """
     for name, value in (("batch", batch), ("context", context), ("chunk", chunk), ("page_size", page_size)):
         if value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value}.")
+            raise ValueError(f"{name} must be at least 1; got {quoted(value)}.")
     blocks = -(-context // page_size)
     ring = min(blocks, ring_blocks(config, chunk, page_size))
     own = lambda entries: np.arange(batch * entries, dtype=np.int32).reshape(batch, entries)
@@ -122,7 +123,7 @@ def pages_dtype(name: str | None, default) -> jnp.dtype:
     if name is None:
         return jnp.dtype(default)
     if not isinstance(name, str) or name != fp8_pages.DTYPE:
-        raise ValueError(f"cache_dtype must be None, for the params' own, or {fp8_pages.DTYPE!r}; got {name!r}.")
+        raise ValueError(f"cache_dtype must be None, for the params' own, or {fp8_pages.DTYPE!r}; got {quoted(name)}.")
     return jnp.dtype(fp8_pages.DTYPE)
 
 

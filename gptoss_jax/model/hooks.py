@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from gptoss_jax.config import Config
+from gptoss_jax.quoting import quoted
 
 Hook = Callable[[str, jax.Array], jax.Array]
 Change = jax.typing.ArrayLike | Callable[[jax.Array], jax.Array]
@@ -161,7 +162,9 @@ def layers_of(values: Mapping[str, jax.Array], site: str) -> jax.Array:
     """
     kept = {int(name.split(".")[1]): value for name, value in values.items() if re.fullmatch(rf"layers\.\d+\.{re.escape(site)}", name)}
     if not kept:
-        raise ValueError(f"no layer's {site!r} is among the values, which are {', '.join(list(values)[:6])}; capture 'layers.*.{site}'.")
+        raise ValueError(
+            f"no layer's {quoted(site)} is among the values, which are {', '.join(list(values)[:6])}; capture 'layers.*.{site[:40]}'."
+        )
     return jnp.stack([kept[i] for i in sorted(kept)])
 
 
@@ -278,7 +281,7 @@ def _site(name: str) -> Site:
 def _patterns(names: str | Sequence[str]) -> tuple[str, ...]:
     names = (names,) if isinstance(names, str) else tuple(names)
     if not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"names must be at least one name of a site; got {names!r}; gptoss_jax.sites(config) lists them.")
+        raise ValueError(f"names must be at least one name of a site; got {quoted(names)}; gptoss_jax.sites(config) lists them.")
     return names
 
 
@@ -287,4 +290,6 @@ def _check_used(names: Sequence[str], used: set[str], passed: Sequence[str]) -> 
         if name not in used:
             known = list(dict.fromkeys([*passed, *(site.replace("{i}", "0") for site in SITES)]))
             near = difflib.get_close_matches(name, known, n=3, cutoff=0)
-            raise ValueError(f"no site that was passed is named {name!r}; similar names are {', '.join(near)}; sites(config) lists all.")
+            raise ValueError(
+                f"no site that was passed is named {quoted(name)}; similar names are {', '.join(near)}; sites(config) lists all."
+            )

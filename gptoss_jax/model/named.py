@@ -13,6 +13,7 @@ import fnmatch
 import jax
 
 from gptoss_jax.model.params import Params
+from gptoss_jax.quoting import quoted
 
 
 def names(params: Params) -> list[str]:
@@ -60,4 +61,4 @@ def _name(path) -> str:
 
 def _refuse(name: str, known: list[str]):
     near = difflib.get_close_matches(name, known, n=3, cutoff=0)
-    raise ValueError(f"no weight is named {name!r}; similar names are {', '.join(near)}.")
+    raise ValueError(f"no weight is named {quoted(name)}; similar names are {', '.join(near)}.")

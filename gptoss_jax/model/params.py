@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from gptoss_jax.config import Config
 from gptoss_jax.parallel.sharding import Axes, Partition
+from gptoss_jax.quoting import quoted
 from pallas_kernels.low_rank import LowRank
 from pallas_kernels.mxfp4 import GROUP, Mxfp4
 from pallas_kernels.mxfp4.tiles import TILE, Tiles, tiled_shapes
@@ -175,7 +176,7 @@ def _experts(num: int, out: int, fan_in: int, axes: Axes, dtype, form: ExpertsFo
         return Spec((num, out, fan_in), dtype, axes, init)
     if form == "split":
         return tuple(Spec((out, fan_in), dtype, axes[1:], init) for _ in range(num))
-    raise ValueError(f"experts must be 'packed', 'tiled', 'stacked' or 'split'; got {form!r}.")
+    raise ValueError(f"experts must be 'packed', 'tiled', 'stacked' or 'split'; got {quoted(form)}.")
 
 
 def abstract_params(config: Config, dtype="bfloat16", experts: ExpertsForm = "packed", partition: Partition | None = None) -> Params:

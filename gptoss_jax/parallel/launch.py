@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from gptoss_jax.quoting import quoted
+
 if TYPE_CHECKING:
     import jax
 
@@ -47,8 +49,8 @@ def start(given: flags.FlagValues = flags.FLAGS) -> "jax.sharding.Mesh | None":
 def shape(text: str) -> tuple[int, int]:
     """Data and model of "DATAxMODEL". Raises ValueError where the text is something else."""
     data, cross, model = text.partition("x")
-    if not (cross and data.isdecimal() and model.isdecimal() and int(data) and int(model)):
-        raise ValueError(f"--mesh must be DATAxMODEL, two positive numbers; got {text!r}; 1x8 is one replica on eight devices.")
+    if len(text) > 40 or not (cross and data.isdecimal() and model.isdecimal() and int(data) and int(model)):
+        raise ValueError(f"--mesh must be DATAxMODEL, two positive numbers; got {quoted(text)}; 1x8 is one replica on eight devices.")
     return int(data), int(model)
 
 

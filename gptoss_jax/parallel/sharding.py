@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from gptoss_jax.config import Config
+from gptoss_jax.quoting import quoted
 
 AXES = ("data", "model")
 _INSIDE = ("data", "heads", "repeat")
@@ -127,7 +128,7 @@ def mesh(data: int = 1, model: int | None = None, *, devices: Sequence[jax.Devic
     devices = list(jax.devices() if devices is None else devices)
     for name, value in (("data", data), ("model", 1 if model is None else model)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer; got {value!r}.")
+            raise ValueError(f"{name} must be a positive integer; got {quoted(value)}.")
     model = max(1, len(devices) // data) if model is None else model
     count = data * model
     if count > len(devices):

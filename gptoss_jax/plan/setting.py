@@ -11,6 +11,7 @@ from gptoss_jax.model.params import ExpertsForm
 from gptoss_jax.parallel import sharding
 from gptoss_jax.parallel.sharding import Partition
 from gptoss_jax.plan import abstract
+from gptoss_jax.quoting import quoted
 from pallas_kernels import aot
 from pallas_kernels.mxfp4.tiles import TILE
 
@@ -70,11 +71,15 @@ class Setting:
     def __post_init__(self):
         aot.target(self.gpu)
         if not 1 <= self.num_gpus <= MOST_GPUS:
-            raise ValueError(f"num_gpus must be from 1 to {MOST_GPUS}, the GPUs of a host; got {self.num_gpus}; plan each host alone.")
+            raise ValueError(
+                f"num_gpus must be from 1 to {MOST_GPUS}, the GPUs of a host; got {quoted(self.num_gpus)}; plan each host alone."
+            )
         if self.data < 1 or self.num_gpus % self.data:
-            raise ValueError(f"data must divide num_gpus ({self.num_gpus}); got {self.data}; data=1 spreads the model over all of them.")
+            raise ValueError(
+                f"data must divide num_gpus ({self.num_gpus}); got {quoted(self.data)}; data=1 spreads the model over all of them."
+            )
         if not 0 < self.memory_fraction <= 1:
-            raise ValueError(f"memory_fraction must be above 0 and at most 1; got {self.memory_fraction}; 0.9 is usual.")
+            raise ValueError(f"memory_fraction must be above 0 and at most 1; got {quoted(self.memory_fraction)}; 0.9 is usual.")
         for name in ("filled", "prompt"):
             value = getattr(self, name)
             if value is not None and not 0 < value < self.context:
