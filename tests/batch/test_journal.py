@@ -2,6 +2,8 @@
 
 import errno
 import os
+from pathlib import Path
+import stat
 
 import pytest
 
@@ -109,3 +111,38 @@ def test_a_disk_that_fails_later_is_told_with_the_next_result(path, monkeypatch)
             journal._syncing._thread.join(0.01)
     monkeypatch.undo()
     journal.close()
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "circle", "device", "pipe", "folder"])
+def test_a_journal_is_a_file_of_its_own(path, kind):
+    victim = path.with_name("victim")
+    victim.write_text("precious")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to({"link": victim, "dangling": path.with_name("no such"), "circle": path, "device": Path("/dev/null")}[kind])
+    with pytest.raises(ValueError, match="must be a file, .* it is a link or the like"):
+        Journal(path, HEADER, 3)
+    assert victim.read_text() == "precious" and not path.with_name("no such").exists()
+
+
+def test_a_private_journal_is_its_owners_also_where_it_was_not(path):
+    mode = lambda: stat.S_IMODE(path.stat().st_mode)
+    with Journal(path, HEADER, 3) as journal:
+        journal.add(0, b"zero", error=True)
+        assert mode() & 0o600 == 0o600
+    path.chmod(0o644)
+    with Journal(path, HEADER, 3, private=True) as journal:
+        assert mode() == 0o600 and journal.has(0)
+    path.unlink()
+    with Journal(path, HEADER, 3, private=True):
+        assert mode() == 0o600
+
+
+def test_some_other_file_is_refused_without_being_read(path):
+    path.write_bytes(bytes(3_000_000))
+    with pytest.raises(ValueError, match="must be a job's journal"):
+        Journal(path, HEADER, 3)
+    assert path.stat().st_size == 3_000_000

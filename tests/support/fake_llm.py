@@ -56,9 +56,16 @@ class FakeLLM:
                 self.ahead = max(self.ahead, len(waiting))
                 if waiting:
                     time.sleep(self.seconds)
-                    yield self.answer(waiting.pop(rng.randrange(min(self.slots, len(waiting)))))
+                    yield self._outcome(waiting.pop(rng.randrange(min(self.slots, len(waiting)))))
         finally:
             self.closed = True
+
+    def _outcome(self, task: Task) -> Outcome:
+        """As `LLM.run` has it: an error ends its own task."""
+        try:
+            return self.answer(task)
+        except Exception as error:
+            return Outcome(task, (), 0, f"the task failed on the way: {error!r}.", failed=True)
 
     def answer(self, task: Task) -> Outcome:
         prompt = str(task.prompt if task.messages is None else task.messages)
@@ -93,10 +100,21 @@ class FakeLLM:
         )
 
 
-def run_job(given: Path, output: Path, llm: FakeLLM | None = None, *, shard: Shard = Shard(), drain: float = 5, **defaults) -> bool:  # noqa: B008
+def run_job(
+    given: Path,
+    output: Path,
+    llm: FakeLLM | None = None,
+    *,
+    shard: Shard = Shard(),  # noqa: B008
+    drain: float = 5,
+    most: int = source.MAX_LINE_BYTES,
+    private: bool = False,
+    **defaults,
+) -> bool:
     """A job from the beginning or from where it was; whether it is finished."""
     told = Defaults(**defaults)
-    with Draining(drain) as draining, Job(source.survey(given), output, {"seed": told.seed}, told, shard) as job:
+    lines = source.survey(given, most)
+    with Draining(drain) as draining, Job(lines, output, {"seed": told.seed}, told, shard, private=private) as job:
         job.run(llm or FakeLLM(), draining)
         if job.journal.missing:
             return False
