@@ -75,7 +75,8 @@ def write(pages: Fp8Pages, page: jax.Array, offset: jax.Array, new: jax.Array) -
     fresh = written[:, :, :1]  # [B, M, 1]
     at = jnp.minimum(ids, P - 1)
     before = jnp.where(fresh, LEAST, pages.scale[at])  # [B, M, K]
-    scale = jnp.maximum(before, scale_of(jnp.max(jnp.abs(laid), (3, 4))))
+    magnitude = jnp.where(jnp.isfinite(laid), jnp.abs(laid), 0)  # what is not finite becomes NaN, and its neighbours stay what they are
+    scale = jnp.maximum(before, scale_of(jnp.max(magnitude, (3, 4))))
     held = _floats(pages.bits[at]).astype(jnp.float32) * (before / scale)[..., None, None]
     held = jnp.where(fresh[..., None, None], 0, held)
     held = jnp.where(written[:, :, None, :, None], laid / scale[..., None, None], held)

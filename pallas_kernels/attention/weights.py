@@ -59,11 +59,14 @@ def weights(q: jax.Array, seen: Seen, lse: jax.Array, *, window: int | None) -> 
 
 
 def weighed(pattern: jax.Array, seen: Seen, dtype) -> jax.Array:  # [B, T, N, H]
-    """What heads read with these weights of keys [B, T, N, S], in the values' precision."""
+    """What heads read with these weights of keys [B, T, N, S], in the values' precision. A weight of 0 takes nothing, of NaN neither."""
     B, T, N, S = pattern.shape
     K = seen.v.shape[2]
-    grouped = pattern.reshape(B, T, K, N // K, S).astype(seen.v.dtype)
-    return dot("btkgs,bskh->btkgh", grouped, seen.v).reshape(B, T, N, -1).astype(dtype)
+    finite = jnp.all(jnp.isfinite(seen.v), (2, 3))  # [B, S]
+    pattern = jnp.where(finite[:, None, None, :] | (pattern == 0), pattern, jnp.nan)
+    values = jnp.where(finite[:, :, None, None], seen.v, 0)
+    grouped = pattern.reshape(B, T, K, N // K, S).astype(values.dtype)
+    return dot("btkgs,bskh->btkgh", grouped, values).reshape(B, T, N, -1).astype(dtype)
 
 
 def _scores(q, positions, segments, seen: Seen, window) -> jax.Array:  # [B, N, T, S]
