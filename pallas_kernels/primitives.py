@@ -6,10 +6,11 @@ with its left operand in registers, inline PTX), a function here stands in for i
 
 import jax
 from jax.experimental import pallas as pl
+from jax.experimental.mosaic import gpu as mgpu
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 from jaxlib.mlir import ir
-from jaxlib.mlir.dialects import llvm
+from jaxlib.mlir.dialects import arith, llvm
 
 from pallas_kernels.hopper import interpreting
 
@@ -83,6 +84,34 @@ def plus_product(c, a, b, staging):
         return accumulator[...]
 
     return c + pl.run_scoped(multiply, plgpu.ACC(c.shape, c.dtype))
+
+
+def clear_rows(ref, first) -> None:
+    """Zeros in rows `first` ... 63 of a tile [64, 64] of 16-bit values in shared memory, `swizzled`; wgmma may read it after `commit_smem`.
+
+    A swizzle moves nothing out of its row, which is 128 bytes in a piece: two threads write one. Loaded, chosen from and stored, the tile
+    would take registers that a block's neighbours want.
+    """
+    if interpreting():
+        ref[...] = jnp.where(iota(ref.shape, 0) < first, ref[...], jnp.zeros(ref.shape, ref.dtype))
+    else:
+        _clear_rows(ref.dtype)(ref, first)
+
+
+def _clear_rows(dtype):
+    @plgpu.inline_mgpu(arg_types=(plgpu.RefType(swizzled(64, dtype)), plgpu.Layout.WG_SPLAT))
+    def clear(_, ref, first):
+        i32 = ir.IntegerType.get_signless(32)
+        constant = lambda value: mgpu.c(value, i32)
+        thread = arith.remui(mgpu.thread_idx(), constant(128))
+        row = arith.shrui(thread, constant(1))
+        zeros = llvm.mlir_zero(ir.VectorType.get((4,), i32))
+        with mgpu.when(arith.cmpi(arith.CmpIPredicate.sge, row, first.registers.flat[0])):
+            for quarter in range(4):
+                at = arith.addi(arith.muli(thread, constant(16)), constant(4 * quarter))
+                llvm.store(zeros, mgpu.utils.getelementptr(mgpu.utils.memref_ptr(ref), [at], i32), alignment=16)
+
+    return clear
 
 
 def meeting_place(axes: tuple[str, ...], warpgroups: int) -> list:

@@ -137,12 +137,14 @@ def _attend_part(shape: Shape, part: parts.Part, keys, q_s, q_ready, ring, start
         state, ahead = carry
         slot = jax.lax.rem(j, stages)
         k_ready, v_ready = barriers(slot)
+        if visible is not None:  # before there are scores and weights in registers
+            plgpu.barrier_wait(v_ready)
+            tile.clean(v_s.at[slot], left(j))
         plgpu.barrier_wait(k_ready)
         score = tile.scores(q_s, k_s.at[slot])
         (values, top, denominator), weights = tile.softmax_step(score, visible, state)
-        plgpu.barrier_wait(v_ready)
-        if visible is not None:
-            tile.clean(v_s.at[slot], left(j))
+        if visible is None:
+            plgpu.barrier_wait(v_ready)
         values = primitives.plus_product(values, weights, v_s.at[slot], staging)
         pl.when(j + stages < part.count)(lambda: fetch(j + stages, ahead))
         return (values, top, denominator), page(j + (stages + 1))  # known a step before it is needed

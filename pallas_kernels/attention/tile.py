@@ -144,8 +144,7 @@ def clean(values, left) -> None:
 
     @pl.when(left < PAGE)
     def _():
-        held = primitives.load(values, plgpu.Layout.WGMMA)
-        values[...] = jnp.where(primitives.iota((PAGE, H), 0) < left, held, jnp.zeros_like(held))
+        primitives.clear_rows(values, left)
         plgpu.commit_smem()
 
 
