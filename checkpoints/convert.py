@@ -21,7 +21,8 @@ import jax
 from tqdm import tqdm
 
 from checkpoints import writer
-from gptoss_jax.config import Config, read_json
+from gptoss_jax.config import Config
+from gptoss_jax.config.fields import read_json
 from gptoss_jax.model.params import Params, abstract_params, expert_width, is_spec
 from gptoss_jax.parallel import launch, processes, sharding
 from gptoss_jax.parallel.sharding import Partition

@@ -6,7 +6,8 @@ from pathlib import Path
 import shutil
 
 from checkpoints import writer
-from gptoss_jax.config import Config, read_json
+from gptoss_jax.config import Config
+from gptoss_jax.config.fields import read_json
 from gptoss_jax.model.params import Params
 from gptoss_jax.tokenizer import SentencePiece
 from pallas_kernels.mxfp4 import quantize

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from safetensors.flax import load_file, save_file
 
 from gptoss_jax.adapters.factors import ATTENTION, EXPERTS, TARGETS, Adapter, Factors, check
-from gptoss_jax.config import Config, read_json
+from gptoss_jax.config import Config
+from gptoss_jax.config.fields import read_json
 from gptoss_jax.weights.orbax.whole import appearing
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -17,7 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from gptoss_jax import tokenizer
-from gptoss_jax.config import Config, read_json
+from gptoss_jax.config import Config, published
+from gptoss_jax.config.fields import read_json
 from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, form_of, is_spec, param_bytes
 from gptoss_jax.parallel import processes, sharding
 from gptoss_jax.parallel.sharding import Partition
@@ -190,9 +191,7 @@ def _config(directory: Path) -> Config:
     """config.json, and generation_config.json's further ids that end an answer."""
     config = Config.from_json(directory / "config.json")
     generation = directory / "generation_config.json"
-    more = read_json(generation) if generation.is_file() else {}
-    more = more.get("eos_token_id") if isinstance(more, dict) else None
-    more = [] if more is None else more if isinstance(more, list) else [more]
+    more = published.more_eos(read_json(generation), config.vocab_size, generation) if os.path.lexists(generation) else []
     return dataclasses.replace(config, eos_token_ids=tuple(dict.fromkeys([*config.eos_token_ids, *more])))
 
 

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from gptoss_jax.config import read_json
+from gptoss_jax.config.fields import read_json
 
 # Names of the format -> dtypes that a checkpoint may use. Others are listed by their name only.
 FLOATS = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}

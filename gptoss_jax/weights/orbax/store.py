@@ -19,7 +19,8 @@ import jax
 import numpy as np
 import tensorstore as ts
 
-from gptoss_jax.config import Config, read_json
+from gptoss_jax.config import Config
+from gptoss_jax.config.fields import read_json
 from gptoss_jax.model.params import Params, Spec, abstract_params, is_spec
 from gptoss_jax.weights import locate
 
