@@ -26,7 +26,7 @@ from gptoss_jax.config.fields import read_json
 from gptoss_jax.model.params import Params, abstract_params, expert_width, is_spec
 from gptoss_jax.parallel import launch, processes, sharding
 from gptoss_jax.parallel.sharding import Partition
-from gptoss_jax.weights import layouts, loading, locate, placing, safetensors
+from gptoss_jax.weights import layouts, locate, matching, placing, safetensors
 from gptoss_jax.weights.orbax import restoring, saving, store, whole
 from pallas_kernels.mxfp4 import Mxfp4, quantize
 
@@ -72,7 +72,7 @@ def open_source(path: str, mesh: jax.sharding.Mesh | None = None) -> Source:
     stored = safetensors.scan(directory)
     layout = layouts.detect(stored)
     sources = layouts.sources(config, layout)
-    loading.check(layouts.tensors(sources), stored, directory)
+    matching.check(layouts.tensors(sources), stored, directory)
     named = dict(_named(sources, lambda x: isinstance(x, layouts.Source)))
     read = lambda name, entry: placing.place(named[name], stored, entry, partition)
     wide = {tensor.dtype for tensor in stored.values()} - {"BF16", "U8"}

@@ -5,7 +5,7 @@ processes of a mesh hold the same one. Then each array of `Params` is placed (`g
 that the host never holds much more than a piece of one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import math
 import os
@@ -22,7 +22,9 @@ from gptoss_jax.config.fields import read_json
 from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, form_of, is_spec, param_bytes
 from gptoss_jax.parallel import processes, sharding
 from gptoss_jax.parallel.sharding import Partition
-from gptoss_jax.weights import layouts, locate, placing, safetensors
+from gptoss_jax.quoting import quoted
+from gptoss_jax.weights import layouts, locate, matching, placing, safetensors
+from gptoss_jax.weights.watching import AUTO_BYTES, Watch
 from pallas_kernels import dispatch
 from pallas_kernels.mxfp4.tiles import TILE
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from gptoss_jax.weights.orbax import store
 
 _O200K_SIZE = 201_088  # a model with fewer ids and no tokenizer of its own takes and gives token ids only
-_LISTED = 20  # of each kind of mismatch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,6 +73,8 @@ def load(
     mesh: jax.sharding.Mesh | None = None,
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     experts: Literal["auto"] | ExpertsForm = "auto",
+    check: Literal["auto", "finite"] | None = "auto",
+    verify: bool = True,
     progress: bool = True,
 ) -> Model:
     """The model of a checkpoint directory, its parameters on JAX's default device or spread over a mesh.
@@ -90,17 +93,17 @@ def load(
             "split" expand it once to dtype, which is exact and takes four or eight times the memory: one array per matrix, or one per
             expert, which XLA's CPU backend multiplies faster. "auto" is "packed"; "tiled" on a Hopper GPU where the kernels cover the
             sizes and dtype; "split" on a CPU if that fits half of the available memory.
+        check: "finite" looks at every value as it passes, and refuses NaN and infinity (of MXFP4 a scale of 0xFF) by the tensor's name;
+            None does not. "auto" is "finite" for a checkpoint of less than 1 GB, and None for a larger one.
+        verify: compare what an Orbax directory holds with the checksums that `save` wrote. Older ones have none, published files neither.
         progress: show a bar of the bytes that this process reads on stderr.
 
     Raises:
         FileNotFoundError: there is no such checkpoint, or a part of it is absent.
-        ValueError: it is damaged, not gpt-oss, or does not fit its config.json; the mesh cannot divide it; processes hold different ones;
-            or an argument is none of the above.
+        ValueError: it is damaged, not gpt-oss, or does not fit its config.json; a value is refused (`check`, `verify`); the mesh cannot
+            divide it; processes hold different ones; or an argument is none of the above.
     """
-    if dtype not in ("bfloat16", "float32"):
-        raise ValueError(f"dtype must be 'bfloat16' or 'float32'; got {dtype!r}; use one of these.")
-    if experts not in ("auto", *get_args(ExpertsForm)):
-        raise ValueError(f"experts must be one of 'auto', {', '.join(map(repr, get_args(ExpertsForm)))}; got {experts!r}.")
+    _check_arguments(dtype, experts, check, verify)
     alone = mesh is None or not mesh.is_multi_process
     with processes.together(f"load {path}", "config", "tensors", "arguments", alone=alone) as same:
         directory = locate.checkpoint(path)
@@ -111,17 +114,32 @@ def load(
         vocabulary = _tokenizer(directory, config)
         same["config"] = repr(config)
         same["tensors"] = repr(sorted((stored.name, stored.shape, str(stored.dtype)) for stored in found.stored.values()))
-        same["arguments"] = repr((dtype, experts, mesh and (mesh.shape, [device.id for device in mesh.devices.flat])))
+        same["arguments"] = repr((dtype, experts, check, verify, mesh and (mesh.shape, [device.id for device in mesh.devices.flat])))
     if not alone:  # they may have measured different memory
         form = get_args(ExpertsForm)[int(processes.broadcast(np.int32(get_args(ExpertsForm).index(form))))]
-    if found.orbax:
-        from gptoss_jax.weights.orbax import restoring
+    small = sum(stored.nbytes for stored in found.stored.values()) < AUTO_BYTES
+    watch = Watch(finite=check == "finite" or (check == "auto" and small), verify=verify, keep=not alone)
+    with processes.together(f"read {path}", alone=alone):
+        if found.orbax:
+            from gptoss_jax.weights.orbax import restoring
 
-        params = restoring.restore(found.orbax, dtype, form, partition, progress)
-    else:
-        table = abstract_params(config, dtype, form, partition)
-        params = _read(directory, layouts.sources(config, found.layout), found.stored, table, progress)
+            params = restoring.restore(found.orbax, dtype, form, partition, progress, watch)
+        else:
+            table = abstract_params(config, dtype, form, partition)
+            params = _read(directory, layouts.sources(config, found.layout), found.stored, table, progress, watch)
+        watch.end()
     return Model(config, params, vocabulary)
+
+
+def _check_arguments(dtype: str, experts: str, check: str | None, verify: bool) -> None:
+    if dtype not in ("bfloat16", "float32"):
+        raise ValueError(f"dtype must be 'bfloat16' or 'float32'; got {quoted(dtype)}; use one of these.")
+    if experts not in ("auto", *get_args(ExpertsForm)):
+        raise ValueError(f"experts must be one of 'auto', {', '.join(map(repr, get_args(ExpertsForm)))}; got {quoted(experts)}.")
+    if check not in ("auto", "finite", None):
+        raise ValueError(f"check must be 'auto', 'finite' or None; got {quoted(check)}; use one of these.")
+    if not isinstance(verify, bool):
+        raise ValueError(f"verify must be True or False; got {quoted(verify)}; pass one of them.")
 
 
 def save(model: Model, directory: str | os.PathLike) -> None:
@@ -168,11 +186,11 @@ def _examine(directory: Path, config: Config) -> _Found:
         return _Found("huggingface" if orbax.index.experts == "packed" else "huggingface-bf16", orbax.arrays, orbax)
     stored = safetensors.scan(directory)
     layout = layouts.detect(stored)
-    check(layouts.tensors(layouts.sources(config, layout)), stored, directory)
+    matching.check(layouts.tensors(layouts.sources(config, layout)), stored, directory)
     return _Found(layout, stored)
 
 
-def _read(directory: Path, sources: Params, stored: dict[str, safetensors.Stored], table: Params, progress: bool) -> Params:
+def _read(directory: Path, sources: Params, stored: dict[str, safetensors.Stored], table: Params, progress: bool, watch: Watch) -> Params:
     """The parameters of a table."""
     partition, table = table.partition, table.replace(partition=None)  # as `sources` are, or they could not be mapped together
     sizes = jax.tree.map(lambda source, entry: placing.nbytes(source, stored, entry, partition), sources, table)
@@ -180,7 +198,7 @@ def _read(directory: Path, sources: Params, stored: dict[str, safetensors.Stored
     with tqdm(total=total, unit="B", unit_scale=True, desc=f"loading {directory.name}", disable=not progress) as bar:
 
         def place(source, size, entry):
-            array = jax.block_until_ready(placing.place(source, stored, entry, partition))
+            array = jax.block_until_ready(placing.place(source, stored, entry, partition, watch))
             bar.update(size)
             return array
 
@@ -239,35 +257,6 @@ def _available_memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return 0
-
-
-def check(wanted: dict[str, layouts.Tensor], stored: dict[str, safetensors.Stored], directory: Path) -> None:
-    """Raises one ValueError that lists every difference between what config.json asks for and what the headers hold."""
-    shapes, dtypes = [], []
-    for name in wanted.keys() & stored.keys():
-        tensor, got = wanted[name], stored[name]
-        allowed = ["U8"] if tensor.packed else list(safetensors.FLOATS)
-        if got.dtype not in allowed:
-            dtypes.append(f"{name} (is {got.dtype}, must be {' or '.join(allowed)})")
-        if got.shape != tensor.shape:
-            shapes.append(f"{name} (is {list(got.shape)}, must be {list(tensor.shape)})")
-    kinds = [
-        ("missing", wanted.keys() - stored.keys()),
-        ("surplus", stored.keys() - wanted.keys()),
-        ("of the wrong shape", shapes),
-        ("of the wrong dtype", dtypes),
-    ]
-    problems = "; ".join(f"{len(names)} {kind}: {_listing(names)}" for kind, names in kinds if names)
-    if problems:
-        raise ValueError(
-            f"the tensors in {directory} must be those that its config.json describes; {problems}; "
-            "download the checkpoint again, or correct its config.json."
-        )
-
-
-def _listing(names: Iterable[str]) -> str:
-    names = sorted(names)
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
 
 
 def _mesh(partition: Partition) -> str:

@@ -22,6 +22,7 @@ from gptoss_jax.parallel import sharding
 from gptoss_jax.parallel.sharding import Axes, Partition
 from gptoss_jax.weights import forms, layouts, safetensors
 from gptoss_jax.weights.safetensors import Index, Stored
+from gptoss_jax.weights.watching import Watch
 from pallas_kernels import mxfp4
 from pallas_kernels.mxfp4 import BLOCK, GROUP, Mxfp4
 from pallas_kernels.mxfp4.tiles import LARGEST_SCALE, Tiles, fits
@@ -51,7 +52,7 @@ def nbytes(source: layouts.Source, stored: dict[str, Stored], entry: Entry, part
     )
 
 
-def place(source: layouts.Source, stored: dict[str, Stored], entry: Entry, partition: Partition | None):
+def place(source: layouts.Source, stored: dict[str, Stored], entry: Entry, partition: Partition | None, watch: Watch | None = None):
     """What an entry of the table describes, with the stored values: on its devices, or on the default one if there is no mesh.
 
     Args:
@@ -59,14 +60,15 @@ def place(source: layouts.Source, stored: dict[str, Stored], entry: Entry, parti
         stored: where they lie.
         entry: of `abstract_params` for the same partition.
         partition: how arrays lie on a mesh.
+        watch: looks at what is read.
 
     Returns:
         An array; of an expert matrix Mxfp4, Tiles, [E, out, in], or a tuple of [out, in].
 
     Raises:
-        ValueError: a file has become unreadable, or tiles cannot hold the experts.
+        ValueError: a file has become unreadable, holds what `watch` refuses, or tiles cannot hold the experts.
     """
-    arrays = (_assemble(carrier, partition) for carrier in _carriers(source, stored, entry, partition))
+    arrays = (_assemble(carrier, partition, watch) for carrier in _carriers(source, stored, entry, partition))
     if not source.is_experts:
         return next(arrays)
     shape, axes, dtype = _matrix(entry)
@@ -140,11 +142,11 @@ def _pieces(shape: tuple[int, ...], axes: Axes, partition: Partition | None) -> 
     return found
 
 
-def _assemble(carrier: _Carrier, partition: Partition | None) -> jax.Array:
+def _assemble(carrier: _Carrier, partition: Partition | None, watch: Watch | None) -> jax.Array:
     """The array: its pieces are read and put on their devices one after another."""
     arrays = []
     for index, devices in _pieces(carrier.shape, carrier.axes, partition).items():
-        piece = carrier.join([safetensors.read(part, carrier.dtype, cut) for part, cut in carrier.cuts(index)])
+        piece = carrier.join([safetensors.read(part, carrier.dtype, cut, watch) for part, cut in carrier.cuts(index)])
         arrays += jax.block_until_ready([jax.device_put(piece, device) for device in devices])
     if partition is None:
         return arrays[0]

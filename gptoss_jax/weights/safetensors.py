@@ -3,17 +3,17 @@
 Headers first, all of them, so that a damaged download is refused before memory is spent. Knows no model and no device.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 import math
-import os
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from gptoss_jax.config.fields import read_json
+from gptoss_jax.quoting import quoted
+from gptoss_jax.weights import headers
+from gptoss_jax.weights.headers import Stored
+from gptoss_jax.weights.watching import Watch
 
 # Names of the format -> dtypes that a checkpoint may use. Others are listed by their name only.
 FLOATS = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
@@ -27,17 +27,6 @@ Index = tuple[slice, ...]
 """A range (start and stop, no step) of every axis."""
 
 
-@dataclass(frozen=True)
-class Stored:
-    """Where a tensor lies, and what its file's header says of it."""
-
-    name: str
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str  # the format's name: "BF16", "U8", ...
-    nbytes: int
-
-
 def scan(path: Path) -> dict[str, Stored]:
     """Every tensor of a directory (its index's shards, else model.safetensors, else every *.safetensors) or of one file.
 
@@ -49,10 +38,11 @@ def scan(path: Path) -> dict[str, Stored]:
     """
     found: dict[str, Stored] = {}
     for file in [path] if path.is_file() else _shards(path):
-        for stored in _header(file):
+        for stored in headers.header(file):
             if stored.name in found:
                 other = found[stored.name].file
-                raise ValueError(f"a tensor must lie in one file; {stored.name} is in {other.name} and {file.name}; remove the stale one.")
+                name = quoted(stored.name)[1:-1]
+                raise ValueError(f"a tensor must lie in one file; {name} is in {other.name} and {file.name}; remove the stale one.")
             found[stored.name] = stored
     return found
 
@@ -62,7 +52,7 @@ def has_shards(directory: Path) -> bool:
     return any(directory.glob("*.safetensors")) or any(directory.glob("*.safetensors.index.json"))
 
 
-def read(stored: Stored, dtype: np.typing.DTypeLike, index: Index | None = None) -> np.ndarray:
+def read(stored: Stored, dtype: np.typing.DTypeLike, index: Index | None = None, watch: Watch | None = None) -> np.ndarray:
     """A tensor, or a part of it, as dtype: a fresh array, aligned so that a CPU device takes it over as it is.
 
     The file is mapped for the length of the call, or the process would keep all of it resident. Other parts are not read.
@@ -71,10 +61,12 @@ def read(stored: Stored, dtype: np.typing.DTypeLike, index: Index | None = None)
         stored: which tensor.
         dtype: of the result.
         index: a range of every axis; what it covers beyond the tensor's end is zero.
+        watch: looks at the values, as dtype.
 
     Raises:
-        ValueError: the file has become unreadable.
+        ValueError: the file has become unreadable, or holds what `watch` refuses.
     """
+    watch = watch or Watch()
     index = tuple(slice(0, size) for size in stored.shape) if index is None else index
     inside = _inside(stored, index)
     out = _empty(tuple(part.stop - part.start for part in index), dtype)
@@ -94,9 +86,11 @@ def read(stored: Stored, dtype: np.typing.DTypeLike, index: Index | None = None)
                 end = min(begin + step, stop)
                 to[axis] = slice(begin - start, end - start)
                 out[tuple(to)] = view[(*inside[:axis], slice(begin, end), *inside[axis + 1 :])]
-            return out
+                watch.look(stored.name, out[tuple(to)], stored.file)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{stored.name} of {stored.file} must be readable; got: {error}; load again once the file is whole.") from error
+        reason = f"{stored.name} of {stored.file} must be readable; got: {str(error)[:200]}; load again once the file is whole."
+        watch.found(reason, error)
+    return out
 
 
 def nbytes(stored: Stored, index: Index) -> int:
@@ -118,44 +112,10 @@ def _empty(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
 
 def _shards(directory: Path) -> list[Path]:
     """The files that make up a directory's checkpoint."""
-    indices = sorted(directory.glob("*.safetensors.index.json"))
-    if not indices:
-        single = directory / "model.safetensors"
-        files = [single] if single.is_file() else sorted(directory.glob("*.safetensors"))
-        if not files:
-            raise FileNotFoundError(f"there are no safetensors files in {directory}; give a directory that holds some.")
-        return files
-    index = read_json(indices[0])
-    names = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise ValueError(f"{indices[0]} must hold a weight_map of tensor names to file names; download it again.")
-    files = [directory / name for name in sorted(set(names.values()))]
-    if missing := [file.name for file in files if not file.is_file()]:
-        raise FileNotFoundError(
-            f"{indices[0].name} names {len(files)} shards; absent from {directory}: {', '.join(missing)}; download the missing files."
-        )
+    if indices := sorted(directory.glob("*.safetensors.index.json")):
+        return headers.shards(indices[0])
+    single = directory / "model.safetensors"
+    files = [single] if single.is_file() else sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"there are no safetensors files in {directory}; give a directory that holds some.")
     return files
-
-
-def _header(file: Path) -> Iterator[Stored]:
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            for name in opened.keys():
-                view = opened.get_slice(name)
-                shape, dtype = tuple(view.get_shape()), view.get_dtype()
-                yield Stored(name, file, shape, dtype, _nbytes(shape, dtype))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no file {file}; check the path.") from None
-    except (OSError, SafetensorError) as error:
-        if "not fully covered" in str(error):
-            raise ValueError(
-                f"{file} is cut short or damaged: its {os.path.getsize(file):,} bytes are not those that its header promises; "
-                "download this file again."
-            ) from error
-        remedy = "download it again, or run `git lfs pull` if it is a git-lfs pointer."
-        raise ValueError(f"{file} is not a safetensors file ({error}); {remedy}") from error
-
-
-def _nbytes(shape: tuple[int, ...], dtype: str) -> int:
-    bits = "".join(c for c in dtype.split("_")[0] if c.isdigit())  # BF16, F8_E4M3, I64
-    return math.prod(shape) * int(bits or 8) // 8  # BOOL has none

@@ -217,7 +217,7 @@ refused(good if mine == 0 else missing, experts="packed")
 refused(good, experts=("packed", "stacked")[mine])
 
 counted, read = [], safetensors.read
-safetensors.read = lambda stored, dtype, index: (counted.append(safetensors.nbytes(stored, index)), read(stored, dtype, index))[1]
+safetensors.read = lambda stored, dtype, index, watch: (counted.append(safetensors.nbytes(stored, index)), read(stored, dtype, index))[1]
 loading.load(expanded, mesh=mesh, progress=False)
 print("read:", sum(counted), flush=True)
 safetensors.read = read

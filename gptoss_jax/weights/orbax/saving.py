@@ -15,7 +15,7 @@ from gptoss_jax.config import Config
 from gptoss_jax.model.params import DOWN_AXES, GATE_UP_AXES, Layer, Params, Spec, expert_width, form_of, has_adapter
 from gptoss_jax.parallel import processes
 from gptoss_jax.weights import forms, locate
-from gptoss_jax.weights.orbax import store, whole
+from gptoss_jax.weights.orbax import store, sums, whole
 
 _CHUNK_BYTES = 8 << 20  # of a stored array: a device's part is read in whole chunks
 
@@ -84,17 +84,21 @@ def write(
             described = {"config.json": (json.dumps(config.to_dict(), indent=1) + "\n").encode()} | dict(files or {})
             for name, data in described.items():
                 (partial / name).write_bytes(data)
+        checksums: dict[str, list[int]] = {}
         for name, piece in pieces:
             arguments = [_save_args(wanted.pop(store.name_of(name, key), None), key, leaf) for key, leaf in store.named_leaves(piece)]
             arguments = jax.tree.unflatten(jax.tree.structure(piece), arguments)
             checkpointer.save(params / name, args=ocp.args.PyTreeSave(piece, save_args=arguments))
+            checksums |= sums.of_piece(params / name, piece)
             del piece
         if wanted:
             raise ValueError(f"every piece of the model must be given; absent: {store.listing(wanted)}; give all of `store.split`.")
+        checksums = sums.gathered(checksums, partial)
         if first:
             sizes = {path.relative_to(params).as_posix(): path.stat().st_size for path in sorted(params.rglob("*")) if path.is_file()}
-            index = {"version": store.VERSION} | dataclasses.asdict(store.Index(experts, dtype, config.intermediate_size, width, sizes))
-            (params / locate.INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+            index = store.Index(experts, dtype, config.intermediate_size, width, sizes, checksums, sums.of_files(params, sizes))
+            index = {"version": store.VERSION} | dataclasses.asdict(index)
+            (params / locate.INDEX).write_text(json.dumps(index) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

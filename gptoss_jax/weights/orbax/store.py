@@ -2,7 +2,7 @@
 
     config.json, tokenizer.model, ...                    as in a published checkpoint
     params/embedding  params/layers.0 ... params/final   each an Orbax checkpoint (OCDBT)
-    params/index.json                                    how experts are stored, and the size of every file
+    params/index.json                                    how experts are stored, every file's size, every chunk's checksum
 
 Experts are stored packed or as arrays [E, out, in], as wide as they were held. This room knows what such a directory must hold and
 finds what it does; `saving` writes one, `restoring` reads its arrays.
@@ -10,7 +10,6 @@ finds what it does; `saving` writes one, `restoring` reads its arrays.
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,9 +19,10 @@ import numpy as np
 import tensorstore as ts
 
 from gptoss_jax.config import Config
-from gptoss_jax.config.fields import read_json
+from gptoss_jax.config.fields import INDEX, Many, Text, Whole, parse, read_json, take
 from gptoss_jax.model.params import Params, Spec, abstract_params, is_spec
-from gptoss_jax.weights import locate
+from gptoss_jax.quoting import quoted
+from gptoss_jax.weights import headers, locate
 
 Form = Literal["packed", "stacked"]
 
@@ -32,6 +32,24 @@ CONTEXT = {"file_io_concurrency": {"limit": 128}, "cache_pool#ocdbt": {"total_by
 VERSION = 1
 _HEADER = b"/.zarray"
 _LISTED = 20  # of each kind of mismatch
+_SUM = Whole(0, (1 << 32) - 1)
+_INDEX = {
+    "version": Whole(VERSION, VERSION),
+    "experts": Text(get_args(Form)),
+    "dtype": Text(("bfloat16", "float32")),
+    "intermediate_size": Whole(1, 1 << 20),
+    "expert_hidden": Whole(1, 1 << 20),
+    "files": Many(Whole(0, 1 << 60), "sizes of files", most=1_000_000, named=True),
+    "checksums": Many(Many(_SUM, "checksums", most=1_000_000), "lists of checksums", most=100_000, named=True, default={}),
+    "file_checksums": Many(_SUM, "checksums", most=1_000_000, named=True, default={}),
+}
+_ARRAY = {  # of zarr's headers
+    "shape": Many(Whole(0, 1 << 40), "sizes", most=16),
+    "chunks": Many(Whole(1, 1 << 40), "sizes", most=16),
+    "dtype": Text(("bfloat16", "<f4", "|u1")),
+    "order": Text(("C",)),
+    "dimension_separator": Text((".",), default="."),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +62,8 @@ class Index:
         intermediate_size: the experts' hidden width by config.json.
         expert_hidden: the same as stored, more where a mesh had widened it with zeros.
         files: the size of every other file under params/, by its path there.
+        checksums: CRC-32 of the chunks of each array, in the order of their grid, by names in `Params`; older directories have none.
+        file_checksums: the same of small files under params/, which hold more than chunks.
     """
 
     experts: Form
@@ -51,6 +71,8 @@ class Index:
     intermediate_size: int
     expert_hidden: int
     files: dict[str, int]
+    checksums: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    file_checksums: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,17 +83,24 @@ class Stored:
         name: as in `Params`: "embedding", "layers.3.attention.norm", "layers.3.moe.down.blocks".
         piece: the directory of the Orbax checkpoint that holds it.
         key: its name there.
+        chunks: sizes of what it is cut into; the last of an axis may reach beyond the array.
     """
 
     name: str
     piece: Path
     key: str
     shape: tuple[int, ...]
+    chunks: tuple[int, ...]
     dtype: np.dtype
 
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """How many chunks it has along every axis."""
+        return tuple(-(-size // chunk) for size, chunk in zip(self.shape, self.chunks, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,36 +153,50 @@ def read_index(directory: Path) -> Index:
             f"{directory} must be a whole Orbax directory; its params/{locate.INDEX}, which is written last, is absent: a conversion was "
             "stopped, or files were lost; convert or copy it again."
         )
-    values = read_json(params / locate.INDEX)
-    fields = {field.name for field in dataclasses.fields(Index)}
-    known = isinstance(values, dict) and values.get("version") == VERSION and fields <= values.keys()
-    if not known or values["experts"] not in get_args(Form) or not isinstance(values["files"], dict):
-        raise ValueError(f"{params / locate.INDEX} must be of version {VERSION}; it is not; convert the checkpoint again.")
-    index = Index(**{name: values[name] for name in fields})
+    path = params / locate.INDEX
+    values = read_json(path, INDEX)
+    if not isinstance(values, dict) or values.get("version") != VERSION:
+        raise ValueError(f"{path} must be of version {VERSION}; it is not; convert the checkpoint again.")
+    values = take(values, _INDEX, path)
+    if missing := [name for name, value in values.items() if value is None]:
+        raise ValueError(f"{path} must have {', '.join(missing)}; absent; convert the checkpoint again.")
+    index = Index(**{field.name: values[field.name] for field in dataclasses.fields(Index)})
+    for name in index.files:
+        headers.inside(params, name, path)
     wrong = [name for name, size in index.files.items() if not (params / name).is_file() or (params / name).stat().st_size != size]
     if wrong:
         raise ValueError(f"the files under {params} must be as they were written; absent or cut off: {listing(wrong)}; copy them again.")
     return index
 
 
-def scan(directory: Path) -> dict[str, Stored]:
-    """Every array of an Orbax directory by its name in `Params`, from headers, which are read all at once.
+def scan(pieces: Path | Iterable[Path]) -> dict[str, Stored]:
+    """Every array of an Orbax directory by its name in `Params`, or of some of its pieces, from headers, which are read all at once.
 
     Raises:
         ValueError: a piece is not whole.
     """
+    if isinstance(pieces, Path):
+        pieces = sorted(path for path in (pieces / "params").iterdir() if path.is_dir())
     context = ts.Context(CONTEXT)
-    pieces = sorted(path for path in (directory / "params").iterdir() if path.is_dir())
     opening = {piece: ts.KvStore.open(kvstore(piece), context=context) for piece in pieces}
     stores = {piece: _result(piece, future) for piece, future in opening.items()}
     listing = {piece: each.list() for piece, each in stores.items()}
-    headers = [(piece, name) for piece, future in listing.items() for name in _result(piece, future) if name.endswith(_HEADER)]
+    heads = [(piece, name) for piece, future in listing.items() for name in _result(piece, future) if name.endswith(_HEADER)]
     found = {}
-    for (piece, header), future in zip(headers, [stores[piece].read(name) for piece, name in headers], strict=True):
-        values, key = json.loads(_result(piece, future).value), header.removesuffix(_HEADER).decode()
-        name = name_of(piece.name, key)
-        found[name] = Stored(name, piece, key, tuple(values["shape"]), np.dtype(values["dtype"]))
+    for (piece, head), future in zip(heads, [stores[piece].read(name) for piece, name in heads], strict=True):
+        stored = _stored(piece, head.removesuffix(_HEADER).decode(errors="replace"), _result(piece, future).value)
+        found[stored.name] = stored
     return found
+
+
+def _stored(piece: Path, key: str, header: bytes) -> Stored:
+    name = name_of(piece.name, key)
+    where = f"the header of {quoted(name)} in {piece}"
+    values = parse(header, where)
+    found = take(values, _ARRAY, where)
+    if None in found.values() or len(found["chunks"]) != len(found["shape"]) or values.get("compressor") or values.get("filters"):
+        raise ValueError(f"{where} must be of an array that is not compressed, with shape and chunks; it is not; convert it again.")
+    return Stored(name, piece, key, tuple(found["shape"]), tuple(found["chunks"]), np.dtype(found["dtype"]))
 
 
 def kvstore(piece: Path, key: str = "") -> dict[str, Any]:
@@ -195,6 +238,10 @@ def examine(directory: Path, config: Config) -> Store:
             f"the arrays in {directory} must be those that its config.json describes; {problems}; convert the checkpoint again, or correct "
             "its config.json."
         )
+    wrong = [name for name, sums in index.checksums.items() if name not in found or len(sums) != math.prod(found[name].grid)]
+    if wrong:
+        path = directory / "params" / locate.INDEX
+        raise ValueError(f"{path} must hold a checksum of every chunk of its arrays; it does not for {listing(wrong)}; copy it again.")
     return Store(directory, config, index, found)
 
 
@@ -206,4 +253,4 @@ def first_line(error: BaseException) -> str:
 def listing(names: Iterable[str]) -> str:
     """Names for a sentence."""
     names = sorted(names)
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+    return ", ".join(quoted(name)[1:-1] for name in names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
