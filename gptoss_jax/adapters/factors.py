@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gptoss_jax.config import Config
+from gptoss_jax.quoting import quoted
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 EXPERTS = ("gate_up_proj", "down_proj")
@@ -61,12 +62,12 @@ def init(
         ValueError: an argument is none of the above.
     """
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ValueError(f"rank must be a positive integer; got {rank!r}.")
+        raise ValueError(f"rank must be a positive integer; got {quoted(rank)}.")
     if not targets or not set(targets) <= set(TARGETS):
-        raise ValueError(f"targets must be some of {', '.join(TARGETS)}; got {list(targets)}.")
+        raise ValueError(f"targets must be some of {', '.join(TARGETS)}; got {quoted(list(targets))}.")
     chosen = range(config.num_hidden_layers) if layers is None else list(layers)
     if not set(chosen) <= set(range(config.num_hidden_layers)):
-        raise ValueError(f"layers must lie in 0 ... {config.num_hidden_layers - 1}; got {list(chosen)}.")
+        raise ValueError(f"layers must lie in 0 ... {config.num_hidden_layers - 1}; got {quoted(list(chosen))}.")
     names = [f"layers.{i}.{target}" for i in chosen for target in TARGETS if target in targets]
     adapter = {}
     for name, own in zip(names, jax.random.split(key, len(names)), strict=True):
@@ -77,7 +78,7 @@ def init(
     return adapter
 
 
-def shape(config: Config, name: str) -> tuple[int, ...]:
+def shape(config: Config, name: str, what: str = "an adapter") -> tuple[int, ...]:
     """[out, in], or [E, out, in], of the matrix that an adapter's name means. Raises ValueError where it means none."""
     D, F, H, E = config.hidden_size, config.intermediate_size, config.head_dim, config.num_local_experts
     N, K = config.num_attention_heads, config.num_key_value_heads
@@ -86,23 +87,23 @@ def shape(config: Config, name: str) -> tuple[int, ...]:
         "q_proj": (N * H, D), "k_proj": (K * H, D), "v_proj": (K * H, D), "o_proj": (D, N * H),
         "gate_up_proj": (E, 2 * F, D), "down_proj": (E, D, F),
     }  # fmt: skip
-    number = re.fullmatch(r"layers\.(\d+)", layer)
+    number = re.fullmatch(r"layers\.([0-9]{1,4})", layer)
     if target not in shapes or not number or int(number[1]) >= config.num_hidden_layers:
         raise ValueError(
-            f"an adapter's names are layers.0 to layers.{config.num_hidden_layers - 1} with {', '.join(TARGETS)}; got {name!r}."
+            f"{what} has names layers.0 to layers.{config.num_hidden_layers - 1} with {', '.join(TARGETS)}; got {quoted(name)}."
         )
     return shapes[target]
 
 
-def check(config: Config, adapter: Adapter) -> None:
-    """Raises one ValueError that lists every matrix of an adapter that is not one of the model's."""
+def check(config: Config, adapter: Adapter, what: str = "the adapter") -> None:
+    """Raises one ValueError that lists every matrix of an adapter, which the error calls so, that is not one of the model's."""
     problems = []
     for name, factors in adapter.items():
-        *experts, out, width = shape(config, name)
+        *experts, out, width = shape(config, name, what)
         r = factors.rank
         if factors.a.shape != (*experts, r, width) or factors.b.shape != (*experts, out, r):
             problems.append(
                 f"{name} needs a {(*experts, 'r', width)} and b {(*experts, out, 'r')}, has {factors.a.shape} and {factors.b.shape}"
             )
     if problems:
-        raise ValueError(f"the adapter must be one of this model; {'; '.join(problems)}; it was made for another geometry.")
+        raise ValueError(f"{what} must be one of this model; {'; '.join(problems)}; it was made for another geometry.")

@@ -4,7 +4,7 @@ What a file could ask for and this package does not compute is refused by name, 
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 import math
 import os
@@ -13,23 +13,42 @@ import re
 
 import jax
 import jax.numpy as jnp
-from safetensors.flax import load_file, save_file
+import numpy as np
+from safetensors.flax import save_file
 
 from gptoss_jax.adapters.factors import ATTENTION, EXPERTS, TARGETS, Adapter, Factors, check
+from gptoss_jax.adapters.patterns import Patterns
 from gptoss_jax.config import Config
-from gptoss_jax.config.fields import read_json
+from gptoss_jax.config.fields import Field, Flag, Many, Number, Text, Whole, read_json, take
+from gptoss_jax.quoting import quoted
+from gptoss_jax.weights import headers, safetensors
+from gptoss_jax.weights.headers import Stored
 from gptoss_jax.weights.orbax.whole import appearing
+from gptoss_jax.weights.watching import Watch
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_ATTENTION = re.compile(r"(?:base_model\.model\.)?model\.layers\.(\d+)\.self_attn\.([qkvo]_proj)\.lora_([AB])\.weight")
-_EXPERTS = re.compile(r"(?:base_model\.model\.)?model\.layers\.(\d+)\.mlp\.experts((?:\.base_layer)*)\.lora_([AB])\.weight")
-_READ = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "peft_type", "bias", "init_lora_weights"}
+_ATTENTION = re.compile(r"(?:base_model\.model\.)?model\.layers\.([0-9]{1,4})\.self_attn\.([qkvo]_proj)\.lora_([AB])\.weight")
+_EXPERTS = re.compile(r"(?:base_model\.model\.)?model\.layers\.([0-9]{1,4})\.mlp\.experts((?:\.base_layer)*)\.lora_([AB])\.weight")
+_ALPHA = Number(1e9, positive=False)
+_READ = {
+    "peft_type": Text(),
+    "bias": Text(default="none"),
+    "init_lora_weights": Field(default=True),
+    "r": Whole(1, 1 << 20),
+    "lora_alpha": Number(1e9, positive=False, default=8),
+    "use_rslora": Flag(default=False),
+    "rank_pattern": Many(Whole(1, 1 << 20), "ranks", most=10_000, named=True),
+    "alpha_pattern": Many(_ALPHA, "numbers", most=1_000, named=True, default={}),
+}
+_VERSION = {"peft_version": Text(default="0.0")}
 _HARMLESS = {  # they say where an adapter comes from or how it was trained, not what it computes
     "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules", "inference_mode",
     "layers_pattern", "layers_to_transform", "lora_dropout", "lora_ga_config", "megatron_core", "peft_version", "qalora_group_size",
     "revision", "runtime_config", "target_modules", "target_parameters", "task_type",
 }  # fmt: skip
 _UNCHANGED = (True, False, None, "default", "gaussian", "orthogonal", "eva")  # initialisations that leave the base weights alone
+_DTYPES = safetensors.FLOATS | {"F16": np.float32}  # as which a dtype of the files is held
+_LISTED = 5
 
 
 def load(directory: str | os.PathLike, config: Config) -> dict[str, Factors]:
@@ -42,26 +61,26 @@ def load(directory: str | os.PathLike, config: Config) -> dict[str, Factors]:
         config: of the model that it belongs to.
 
     Returns:
-        Factors by name, in the files' dtype.
+        Factors by name, in the files' dtype, float16 as float32.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: it is not LoRA, asks for something that is not computed here, or is for another model.
+        ValueError: it is not LoRA, asks for something that is not computed here, is for another model, or a file is damaged: a value that
+            is not finite, an expression in alpha_pattern that does not come to an end.
     """
     directory = Path(os.path.expanduser(directory))
     for name in (CONFIG, WEIGHTS):
-        if not (directory / name).is_file():
+        if not os.path.lexists(directory / name):
             held = ", ".join(sorted(entry.name for entry in directory.iterdir())[:5]) if directory.is_dir() else "no directory"
             raise FileNotFoundError(f"{directory} must hold {CONFIG} and {WEIGHTS}, as PEFT's save_pretrained writes them; it is {held}.")
-    settings = read_json(directory / CONFIG)
-    _check_settings(settings, directory)
-    adapter, unknown = _read(load_file(directory / WEIGHTS), settings, config)
-    if unknown:
-        raise ValueError(
-            f"the tensors in {directory / WEIGHTS} must be of attention's projections and experts; {len(unknown)} are not: "
-            f"{', '.join(sorted(unknown)[:5])}; train an adapter without these modules."
-        )
-    check(config, adapter)
+    settings = _settings_of(directory / CONFIG)
+    path = directory / WEIGHTS
+    stored = {each.name: each for each in headers.header(path)}
+    _check_tensors(stored, path)
+    watch = Watch(finite=True)
+    tensors = {name: jnp.asarray(safetensors.read(each, _DTYPES[each.dtype], watch=watch)) for name, each in stored.items()}
+    adapter = _read(tensors, settings, config, directory)
+    check(config, adapter, f"the adapter in {path}")
     return adapter
 
 
@@ -92,53 +111,76 @@ def save(adapter: Adapter, directory: str | os.PathLike, *, base: str = "openai/
         (partial / CONFIG).write_text(json.dumps(_settings(adapter, base), indent=2) + "\n", encoding="utf-8")
 
 
-def _check_settings(settings: Mapping, directory: Path) -> None:
+def _settings_of(path: Path) -> dict:
+    """What adapter_config.json says of what is computed; refuses what is not."""
+    values = read_json(path)
+    settings = take(values, _READ, path) | take(values, _VERSION, path)
     problems = []
-    if settings.get("peft_type") != "LORA":
-        problems.append(f"peft_type is {settings.get('peft_type')!r}, must be 'LORA'")
-    if settings.get("bias", "none") != "none":
-        problems.append(f"bias is {settings['bias']!r}, must be 'none'")
-    if settings.get("init_lora_weights", True) not in _UNCHANGED:
-        problems.append(f"init_lora_weights is {settings['init_lora_weights']!r}, which changes the base weights too")
-    problems += [f"{key} is {value!r}" for key, value in settings.items() if value and key not in _READ | _HARMLESS]
+    if settings["peft_type"] != "LORA":
+        problems.append(f"peft_type is {quoted(settings['peft_type'])}, must be 'LORA'")
+    if settings["bias"] != "none":
+        problems.append(f"bias is {quoted(settings['bias'])}, must be 'none'")
+    if settings["init_lora_weights"] not in _UNCHANGED:
+        problems.append(f"init_lora_weights is {quoted(settings['init_lora_weights'])}, which changes the base weights too")
+    others = [key for key, value in values.items() if value and key not in _READ.keys() | _HARMLESS]
+    problems += [f"{quoted(key)[1:-1]} is {quoted(values[key])}" for key in others[:_LISTED]]
     if problems:
+        raise ValueError(f"{path} must be of a plain LoRA; {'; '.join(problems)}; merge that adapter with PEFT and load the result.")
+    return settings | {"alpha_pattern": Patterns(settings["alpha_pattern"], path)}
+
+
+def _check_tensors(stored: Mapping[str, Stored], path: Path) -> None:
+    """By headers: tensors of attention's projections and experts, which are matrices of floating-point numbers."""
+    unknown = [name for name in stored if not _ATTENTION.fullmatch(name) and not _EXPERTS.fullmatch(name)]
+    if unknown:
         raise ValueError(
-            f"{directory / CONFIG} must be of a plain LoRA; {'; '.join(problems)}; merge that adapter with PEFT and load the result."
+            f"the tensors in {path} must be of attention's projections and experts; {len(unknown)} are not: {_listing(unknown)}; train an "
+            "adapter without these modules."
+        )
+    wrong = [name for name, each in stored.items() if len(each.shape) != 2 or 0 in each.shape or each.dtype not in _DTYPES]
+    if wrong:
+        raise ValueError(
+            f"the tensors in {path} must be matrices of {', '.join(_DTYPES)}; {len(wrong)} are not: {_listing(wrong)}; save it again."
         )
 
 
-def _read(tensors: Mapping[str, jax.Array], settings: Mapping, config: Config) -> tuple[dict[str, Factors], list[str]]:
-    """Factors by name, and the names of tensors that are of neither attention nor experts."""
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(quoted(name)[1:-1] for name in sorted(names)[:_LISTED])
+
+
+def _read(tensors: Mapping[str, jax.Array], settings: Mapping, config: Config, directory: Path) -> dict[str, Factors]:
+    """Factors by name."""
     found: dict[tuple[int, str], dict[str, jax.Array]] = {}
-    unknown = []
     for name, tensor in tensors.items():
-        match = _ATTENTION.fullmatch(name) or _EXPERTS.fullmatch(name)
-        if match is None:
-            unknown.append(name)
-            continue
-        layer, module, side = match.groups()
-        found.setdefault((int(layer), module), {})[side] = tensor if tensor.dtype != jnp.float16 else tensor.astype(jnp.float32)
+        layer, module, side = (_ATTENTION.fullmatch(name) or _EXPERTS.fullmatch(name)).groups()
+        sides = found.setdefault((int(layer), module), {})
+        if side in sides:
+            raise ValueError(
+                f"layer {layer}'s {module or 'experts'} must have one lora_{side} in {directory / WEIGHTS}; got two; save it again."
+            )
+        sides[side] = tensor
     adapter = {}
-    turned = _turned([sides for (_, module), sides in found.items() if module not in ATTENTION], settings, config)
+    turned = _turned([sides for (_, module), sides in found.items() if module not in ATTENTION], settings, config, directory)
     for (layer, module), sides in sorted(found.items()):
         if sides.keys() != {"A", "B"}:
             raise ValueError(
-                f"layer {layer}'s {module or 'experts'} must have lora_A and lora_B; got only lora_{next(iter(sides))}; save it again."
+                f"layer {layer}'s {module or 'experts'} must have lora_A and lora_B in {directory / WEIGHTS}; got only "
+                f"lora_{next(iter(sides))}; save it again."
             )
         a, b = sides["A"], sides["B"]
         target, place = module, "self_attn"
         if target not in ATTENTION:
-            a, b = _experts(config, a, b, turned)
-            target, place = _which(config, a, b), "mlp.experts"
+            a, b = _experts(config, a, b, turned, directory)
+            target, place = _which(config, a, b, directory), "mlp.experts"
         name = f"layers.{layer}.{target}"
         if name in adapter:
-            raise ValueError(f"{name} must have one adapter; got two; save it again.")
+            raise ValueError(f"{name} must have one adapter in {directory / WEIGHTS}; got two; save it again.")
         adapter[name] = Factors(a, b, _scale(settings, f"model.layers.{layer}.{place}.{target}", a.shape[-2]))
     order = lambda name: (int(name.split(".")[1]), TARGETS.index(name.split(".")[2]))
-    return {name: adapter[name] for name in sorted(adapter, key=order)}, unknown
+    return {name: adapter[name] for name in sorted(adapter, key=order)}
 
 
-def _turned(experts: list[Mapping[str, jax.Array]], settings: Mapping, config: Config) -> bool:
+def _turned(experts: list[Mapping[str, jax.Array]], settings: Mapping, config: Config, directory: Path) -> bool:
     """Whether experts' factors lead from a matrix' output to its input, which PEFT from 0.19 on does beside transformers before 5.
 
     Widths tell, but for a down_proj that is square and alone.
@@ -149,41 +191,41 @@ def _turned(experts: list[Mapping[str, jax.Array]], settings: Mapping, config: C
     told = {pair in turned for pair in widths if (pair in turned) != (pair in straight)}
     if told:
         return told == {True}
-    version = re.match(r"(\d+)\.(\d+)", str(settings.get("peft_version") or "0.0"))
+    version = re.match(r"([0-9]{1,6})\.([0-9]{1,6})", settings["peft_version"])
     if widths and version and (int(version[1]), int(version[2])) >= (0, 19):
         raise ValueError(
-            f"an adapter on down_proj alone, {D} by {D}, does not tell which way its factors lead: PEFT {settings['peft_version']} writes "
-            "either; train it on gate_up_proj too, or merge it with PEFT and load the result."
+            f"an adapter on down_proj alone, {D} by {D}, does not tell which way its factors lead: PEFT {version[0]} (by "
+            f"{directory / CONFIG}) writes either; train it on gate_up_proj too, or merge it with PEFT and load the result."
         )
     return False
 
 
-def _experts(config: Config, a: jax.Array, b: jax.Array, turned: bool) -> tuple[jax.Array, jax.Array]:
+def _experts(config: Config, a: jax.Array, b: jax.Array, turned: bool, directory: Path) -> tuple[jax.Array, jax.Array]:
     """PEFT's factors [E*r, in] and [out, r*E] as [E, r, in] and [E, out, r]."""
     E = config.num_local_experts
     if a.shape[0] % E or b.shape[1] != a.shape[0]:
         raise ValueError(
-            f"factors of {E} experts must be [{E}*r, in] and [out, r*{E}]; got {a.shape} and {b.shape}; it is of another model."
+            f"factors of {E} experts must be [{E}*r, in] and [out, r*{E}]; got {a.shape} and {b.shape} in {directory / WEIGHTS}; "
+            "it is of another model."
         )
     a, b = a.reshape(E, -1, a.shape[1]), jnp.transpose(b.reshape(b.shape[0], -1, E), (2, 0, 1))
     return (b.swapaxes(1, 2), a.swapaxes(1, 2)) if turned else (a, b)
 
 
-def _which(config: Config, a: jax.Array, b: jax.Array) -> str:
+def _which(config: Config, a: jax.Array, b: jax.Array, directory: Path) -> str:
     """Which expert matrix factors belong to: PEFT's names do not tell, their widths do."""
     D, F = config.hidden_size, config.intermediate_size
     for target, widths in (("gate_up_proj", (D, 2 * F)), ("down_proj", (F, D))):
         if (a.shape[2], b.shape[1]) == widths:
             return target
-    got = f"{a.shape[2]} to {b.shape[1]}"
+    got = f"{a.shape[2]} to {b.shape[1]} in {directory / WEIGHTS}"
     raise ValueError(f"factors of experts must lead from {D} to {2 * F}, or from {F} to {D}; got {got}; it is of another model.")
 
 
 def _scale(settings: Mapping, module: str, rank: int) -> float:
-    """alpha / r or alpha / sqrt(r), where a pattern may name another alpha: the first that ends the module's name, as PEFT has it."""
-    patterns = settings.get("alpha_pattern") or {}
-    alpha = next((alpha for key, alpha in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), settings.get("lora_alpha", 8))
-    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+    """alpha / r or alpha / sqrt(r), where a pattern may name another alpha."""
+    alpha = float(settings["alpha_pattern"].alpha(module, settings["lora_alpha"]))
+    return alpha / (math.sqrt(rank) if settings["use_rslora"] else rank)
 
 
 def _settings(adapter: Adapter, base: str) -> dict:

@@ -37,7 +37,7 @@ def scan(path: Path) -> dict[str, Stored]:
         ValueError: a file is truncated or not safetensors, the index is not one, or two files hold a tensor of the same name.
     """
     found: dict[str, Stored] = {}
-    for file in [path] if path.is_file() else _shards(path):
+    for file in _shards(path) if path.is_dir() else [path]:
         for stored in headers.header(file):
             if stored.name in found:
                 other = found[stored.name].file
