@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from gptoss_jax.grammar.formats import read_format
-from gptoss_jax.grammar.matcher import Matcher, compiled
+from gptoss_jax.grammar.compiling import compiled
+from gptoss_jax.grammar.matcher import NO_MORE, Matcher
 from gptoss_jax.grammar.vocabulary import vocabulary
 from gptoss_jax.tokenizer import Tokenizer
 
@@ -16,7 +17,9 @@ class Constraint:
     Attributes:
         pauses: ids after which `mask` must be asked again before the next token is drawn, where it said that its words hold on;
             () if they never do.
-        problem: why the answer ends, or ended, without what was asked for; "" if it does not.
+        problem: why the answer ends, or ended, without what was asked for, such as a limit of the grammar's; "" if it does not. To be
+            looked at after every `mask` and `advance`. Once there is one only the ends are allowed, and any token is taken: where
+            `advance` met it, the token is no part of what the grammar ruled.
     """
 
     pauses: tuple[int, ...] = ()
@@ -29,7 +32,7 @@ class Constraint:
         """Takes the next token of the answer.
 
         Raises:
-            ValueError: the answer is constrained, and `mask` does not allow the token.
+            ValueError: the answer is constrained, and `mask` does not allow the token. A limit of the grammar's raises nothing.
         """
         raise NotImplementedError
 
@@ -68,20 +71,25 @@ class Body:
         self.problem = ""
 
     def advance(self, token: int) -> None:
-        """Takes a token of text or an end; raises a ValueError for any other."""
+        """Takes a token of text or an end, and anything once there is a problem; raises a ValueError for any other."""
         if token in self._end_ids and (self.ended or self.problem or self._matcher.complete):
             self.ended = True
-        elif self.ended or not self._matcher.take(token):
+            return
+        if self.problem:
+            return
+        taken = not self.ended and self._matcher.take(token)
+        self.problem = self._matcher.problem
+        if not taken:
             raise ValueError(f"a constrained answer must get tokens that its mask allows; got {token}; apply the mask before drawing")
 
     def mask(self, out: np.ndarray) -> None:
         """Writes what may come: text, the ends where the text is complete, nothing but the ends where text cannot go on."""
-        more = not self.ended and self._matcher.allow(out)
-        if self.ended:
+        more = not self.ended and not self.problem and self._matcher.allow(out)
+        if not more:
             out[:] = 0
         complete = self.ended or self._matcher.complete
         if not complete and not more:
-            self.problem = self._matcher.problem or "the grammar allows no further token"
+            self.problem = self.problem or self._matcher.problem or NO_MORE
         if complete or not more:
             allow(out, self._end_ids)
 

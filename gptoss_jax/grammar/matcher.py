@@ -1,105 +1,133 @@
-"""A compiled grammar and how far an answer has come in it: llguidance behind three questions."""
+"""How far an answer has come in a grammar: llguidance behind three questions, none of which raises.
 
-import functools
-import json
+What the library cannot do within its limits is a `problem` of the one text where it happened. Texts of one grammar share the library's
+automaton, which stays broken once a limit was met in it, whoever met it: the others take the grammar anew and go on where they were.
+"""
+
+from collections.abc import Callable
+import re
+from typing import Protocol
 
 from llguidance import LLMatcher
 import numpy as np
 
-from gptoss_jax.grammar.formats import Format
-from gptoss_jax.grammar.schema import subschemas
 from gptoss_jax.grammar.vocabulary import Vocabulary
 
-# Where JSON allows blanks: none, one, or a line break and an indent. More, and a model could write blanks for ever.
-_BLANKS = {"whitespace_pattern": r" |\n {0,16}"}
+NO_MORE = "the grammar allows no further token"
+# The library's words for its limits, and ours. Those of the first group are of one text, whatever others did.
+_OF_ONE_TEXT = (
+    (r"Current row has [\d]+ items; max is (\d+)", "more than {} alternatives are open at one place of the grammar"),
+    (r"Too many items \(limit (\d+)", "the grammar takes more than {} steps for one token"),
+)
+_OF_THE_AUTOMATON = (
+    (r"too many expressions constructed()", "the grammar's regular expressions take too many steps for one token"),
+    (r"too many states: \d+ >= (\d+)", "the grammar's regular expressions take more than {} states"),
+)
+
+
+class Source(Protocol):
+    """Where a text gets its grammar from: `compiling.Grammar`."""
+
+    def begin(self) -> tuple[LLMatcher, int]:
+        """A text at the beginning, and the generation of the automaton that it shares."""
+
+    def spoil(self, generation: int) -> None:
+        """Says that the automaton of this generation is of no more use."""
 
 
 class Matcher:
     """The state of one text in one grammar.
 
     Attributes:
-        problem: why the library could not go on, such as a limit of its parser; "" as long as it can.
+        problem: the limit that the grammar met, such as "more than 20000 alternatives are open ..."; "" as long as it met none. From
+            then on the text stays as it is: every token is said to be taken, and none may come.
     """
 
-    def __init__(self, vocabulary: Vocabulary, library: LLMatcher):
-        self._vocabulary = vocabulary
-        self._library = library
+    def __init__(self, vocabulary: Vocabulary, grammar: Source):
+        self._vocabulary, self._grammar = vocabulary, grammar
+        self._library, self._generation = grammar.begin()
+        self._taken: list[int] = []
         self.problem = ""
 
     @property
     def complete(self) -> bool:
         """Whether the text so far satisfies the grammar."""
-        return self._library.is_accepting()
+        return bool(self._ask(LLMatcher.is_accepting))
 
     def take(self, token: int) -> bool:
-        """Appends a token of text; False, and nothing changes, if the grammar does not allow it."""
-        return token in self._vocabulary and self._library.try_consume_tokens([token]) == 1
+        """Appends a token of text; False, and nothing changes, if the grammar does not allow it.
+
+        True if it meets a limit: then the token is no part of the text, and `problem` says which.
+        """
+        if self.problem:
+            return True
+        if token not in self._vocabulary:
+            return False
+        for _ in range(2):
+            if self._ask(lambda library: library.try_consume_tokens([token])):
+                self._taken.append(token)
+                return True
+            generation = self._generation
+            mask = np.zeros(self._vocabulary.words, np.uint32)
+            if not self.allow(mask) or not mask[token // 32] >> np.uint32(token % 32) & 1:
+                return bool(self.problem)
+            if generation == self._generation:  # else the automaton broke where it was asked for the token
+                break
+        self.problem = "the grammar allows a token that it then refuses"
+        return True
 
     def allow(self, out: np.ndarray) -> bool:
         """Writes the ids that may come next; False if there are none. Words past the tokenizer's vocabulary become 0."""
         words = self._vocabulary.words
         out[words:] = 0
         part = out[:words]
-        self._library.unsafe_compute_mask_ptr(part.ctypes.data, part.nbytes)
-        if self._library.is_error():  # also where nothing can follow; then there is no problem if the text is complete
-            self.problem = _first_line(self._library.get_error())
+        self._ask(lambda library: library.unsafe_compute_mask_ptr(part.ctypes.data, part.nbytes))
+        if self.problem or self._library.is_error():
             part[:] = 0
         part &= self._vocabulary.text
         return bool(part.any())
 
     def copy(self) -> "Matcher":
-        """Another text at the same place."""
-        return Matcher(self._vocabulary, self._library.deep_copy())
+        """Another text of the grammar, at its beginning."""
+        return Matcher(self._vocabulary, self._grammar)
 
+    def _ask[T](self, question: Callable[[LLMatcher], T]) -> T | None:
+        """The library's answer, if need be from an automaton made anew; None, and there is a problem, if that breaks too."""
+        for last in (False, True):
+            if self.problem:
+                return None
+            answer, error = None, ""
+            try:
+                answer = question(self._library)
+            except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+                raise
+            except BaseException as raised:  # a panic of the library's derives from nothing less
+                error = str(raised) or type(raised).__name__
+            error = error or self._library.get_error()
+            if not error or error.startswith("NoExtension"):
+                return answer
+            if last or any(re.search(pattern, error) for pattern, _ in _OF_ONE_TEXT):
+                self.problem = said(error)
+            else:
+                self._anew()
+        return None
 
-def compiled(vocabulary: Vocabulary, format: Format, where: str) -> Matcher:
-    """The grammar at the beginning of a text. Compiled once for equal formats; every call returns a Matcher of its own.
-
-    Raises:
-        ValueError: the library cannot honour the grammar, or no text satisfies it.
-    """
-    try:
-        return _compiled(vocabulary, format).copy()
-    except _Refused as refused:
-        got = _innermost(vocabulary, format, str(refused)) if format.kind == "json" else str(refused)
-        raise ValueError(f"{where} must be a grammar that can be followed; got {got}; change or drop that part") from None
-
-
-class _Refused(Exception):
-    """What is wrong with a grammar, in a few words."""
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled(vocabulary: Vocabulary, format: Format) -> Matcher:
-    return _compile(vocabulary, format)
-
-
-def _compile(vocabulary: Vocabulary, format: Format) -> Matcher:
-    if format.kind == "json":
-        grammar = LLMatcher.grammar_from_json_schema(format.text, overrides=_BLANKS)
-    else:
-        grammar = {"regex": LLMatcher.grammar_from_regex, "lark": LLMatcher.grammar_from_lark}[format.kind](format.text)
-    library = LLMatcher(vocabulary.library, grammar, log_level=0)
-    if library.is_error():
-        raise _Refused(_first_line(library.get_error()))
-    if not Matcher(vocabulary, library.deep_copy()).allow(np.zeros(vocabulary.words, np.uint32)):
-        raise _Refused("it accepts no text" if not library.is_accepting() else "it accepts nothing but the empty text")
-    return Matcher(vocabulary, library)
-
-
-def _innermost(vocabulary: Vocabulary, format: Format, refused: str) -> str:
-    """What is wrong and where, "... at $.properties.x": the innermost schema that is refused for it, if it stands for itself."""
-    for path, part in reversed(list(subschemas(json.loads(format.text)))):
-        text = json.dumps(part, ensure_ascii=False)
-        if '"$ref"' in text:
-            continue
+    def _anew(self) -> None:
+        """The same text on an automaton that is not broken."""
+        self._grammar.spoil(self._generation)
         try:
-            _compile(vocabulary, Format("json", text))
-        except _Refused as same:
-            if str(same) == refused or "unsatisfiable" in refused:
-                return f"{same} at {path}"
-    return refused
+            self._library, self._generation = self._grammar.begin()
+            if self._taken and self._library.try_consume_tokens(self._taken) < len(self._taken):
+                self.problem = said(self._library.get_error() or "the text was refused the second time")
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+            raise
+        except BaseException as raised:
+            self.problem = said(str(raised) or type(raised).__name__)
 
 
-def _first_line(error: str) -> str:
-    return " ".join(error.partition("\n<state>")[0].partition("\n<backtrace>")[0].split())[:200]
+def said(error: str) -> str:
+    """What the library says went wrong, in few words, those of its limits in ours."""
+    for pattern, words in _OF_ONE_TEXT + _OF_THE_AUTOMATON:
+        if found := re.search(pattern, error):
+            return words.format(found[1])
+    return " ".join(error.partition("\n<")[0].split())[:200]

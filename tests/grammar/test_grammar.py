@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from small_vocabulary import small_vocabulary
 
-from gptoss_jax.grammar import for_text, matcher
+from gptoss_jax.grammar import compiling, for_text
 from gptoss_jax.grammar.vocabulary import vocabulary
 from gptoss_jax.tokenizer import CONTROL
 
@@ -229,6 +229,7 @@ def test_the_library_giving_up_ends_the_answer_and_is_told(small, monkeypatch):
         is_error=lambda: True, is_accepting=lambda: False, get_error=lambda: "too complex", unsafe_compute_mask_ptr=lambda at, size: None
     )
     monkeypatch.setattr(rules._body._matcher, "_library", given_up)
+    monkeypatch.setattr(rules._body._matcher, "_grammar", types.SimpleNamespace(spoil=lambda _: None, begin=lambda: (given_up, 1)))
 
     assert allowed(rules, small).tolist() == [end_of(small)]
     rules.advance(end_of(small))
@@ -237,8 +238,8 @@ def test_the_library_giving_up_ends_the_answer_and_is_told(small, monkeypatch):
 
 def test_one_schema_is_compiled_once_for_all_its_requests(small, monkeypatch):
     calls = []
-    compile = matcher._compile
-    monkeypatch.setattr(matcher, "_compile", lambda *args: calls.append(args) or compile(*args))
+    compile = compiling.Grammar
+    monkeypatch.setattr(compiling, "Grammar", lambda *args: calls.append(args) or compile(*args))
     first, second = object_of(["once"], once={"const": 1}), object_of(["once"], once={"const": 2})
     made = [constraint(small, {"type": "json_schema", "schema": json.loads(json.dumps(first))}) for _ in range(1000)]
     assert len(calls) == 1
