@@ -79,7 +79,7 @@ def soak(
     pool = list(_pool(rng, max(8, requests // 4), context, page, model.config.vocab_size))
     answers: dict[int, list] = {}
     ended, compared, began = Counter(), 0, time.perf_counter()
-    with _compilations() as compiled:
+    with compilations() as compiled:
         while (left := requests - ended.total()) > 0:
             numbers = rng.integers(0, len(pool), min(left, int(rng.integers(1, round_size, endpoint=True)))).tolist()
             refused = [number for number in numbers if rng.random() < _REFUSED]
@@ -167,7 +167,7 @@ def _round(engine: Engine, asked: Sequence[Request], rng: np.random.Generator) -
 
 
 @contextlib.contextmanager
-def _compilations() -> Iterator[list[str]]:
+def compilations() -> Iterator[list[str]]:
     """Names of JAX's events about compiling, as they come."""
     names = []
     listener = lambda name, *_, **__: names.append(name) if "compile" in name else None

@@ -4,21 +4,22 @@
     python -m benchmarks.faults.streams --rounds=5 --json  # JSON alone, to compare commits in turn
 
 Every form answers the same questions to nano, greedily and through end-of-turn tokens, so that each gives the same tokens, and that is
-checked. Forms take turns; of each the median of its rounds counts, and ratios are of runs of the same round. `first` is the time from the
-call to a stream's first piece, which counts waiting for a slot; `silence` the longest wait between two pieces of a stream after that, or
-for its end, the worst of all streams. A reader does nothing with its pieces but to note when they came.
+checked. Forms take turns; of each the median of its rounds counts, and ratios are of runs of the same round: of tokens a second, and "by
+CPU" of tokens a CPU second, which a busy machine changes less. The single stream stands beside the single chat. `first` is the time from
+the call to a stream's first piece, which counts waiting for a slot; `silence` the longest wait between two pieces of a stream after that,
+or for its end, the worst of all streams. A reader does nothing with its pieces but to note when they came.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
 import dataclasses
 import json
+import os
 import statistics
 import threading
 import time
 
 from absl import app, flags
-import jax
 
 from benchmarks import device
 import gptoss_jax as gj
@@ -201,18 +202,22 @@ def compare(llm: gj.LLM, counts: Sequence[int], *, loops: int, rounds: int, samp
         results[name] = {key: (max if key in ("first", "silence") else statistics.median)(one[key] for one in each) for key in each[0]}
         results[name] |= {"rounds": [one["tokens_per_second"] for one in each], "round_cpu": [one["cpu_seconds"] for one in each]}
         if beside is not None:
-            pairs = zip(runs[name], runs[beside], strict=True)
-            ratios = [a.figures()["tokens_per_second"] / b.figures()["tokens_per_second"] for a, b in pairs]
+            others = [run.figures() for run in runs[beside]]
+            ratios = [one["tokens_per_second"] / other["tokens_per_second"] for one, other in zip(each, others, strict=True)]
+            per_cpu = [other["cpu_seconds"] / one["cpu_seconds"] for one, other in zip(each, others, strict=True)]
             results[name] |= {"beside": beside, "ratio": statistics.median(ratios), "ratio_least": min(ratios), "ratio_most": max(ratios)}
+            results[name]["cpu_ratio"] = statistics.median(per_cpu)
     return results
 
 
 def table(results: dict[str, dict]) -> str:
     """As lines."""
-    lines = [f"{'':24} {'tokens/s':>9} {'CPU s':>7} {'ratio':>6} {'(least-most)':>13} {'first, s':>9} {'silence, s':>11}"]
+    lines = [f"{'':24} {'tokens/s':>9} {'CPU s':>7} {'ratio':>6} {'(least-most)':>13} {'by CPU':>7} {'first, s':>9} {'silence, s':>11}"]
     for name, figures in results.items():
         line = f"{name:24} {figures['tokens_per_second']:9.0f} {figures['cpu_seconds']:7.2f}"
-        line += f" {figures['ratio']:6.2f} ({figures['ratio_least']:5.2f}-{figures['ratio_most']:5.2f})" if "ratio" in figures else " " * 21
+        if "ratio" in figures:
+            line += f" {figures['ratio']:6.2f} ({figures['ratio_least']:5.2f}-{figures['ratio_most']:5.2f}) {figures['cpu_ratio']:7.2f}"
+        line = line.ljust(72)
         line += f" {figures['first']:9.2f} {figures['silence']:11.3f}" if "first" in figures else ""
         lines.append(line)
     return "\n".join(lines)
@@ -234,7 +239,8 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     llm = gj.LLM(gj.load(given.checkpoint, progress=False), slots=given.slots, context=512)
     llm.prepare()
-    about = device.about() | {"slots": given.slots, "tokens": given.tokens, "rounds": given.rounds, "cores": jax.local_device_count()}
+    about = device.about() | {"slots": given.slots, "tokens": given.tokens, "rounds": given.rounds}
+    about["cores"] = len(os.sched_getaffinity(0))
     sampling = gj.Sampling(temperature=0, max_tokens=given.tokens, ignore_eos=True)
     results = compare(llm, list(map(int, given.streams)), loops=given.loops, rounds=given.rounds, sampling=sampling)
     if not given.json:
