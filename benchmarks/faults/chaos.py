@@ -12,7 +12,7 @@ requests give way to each other. Prints what was asked and how it ended, then wh
 - no page, slot or place in a queue is held afterwards; nothing was compiled; memory did not grow in the second half.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import gc
@@ -47,13 +47,24 @@ class Weather:
     failures: list[str]
 
 
-def storm(model: gj.Model, *, minutes: float, threads: int, seed: int, count: int = 24, **sizes) -> Weather:
+def storm(
+    model: gj.Model,
+    *,
+    minutes: float,
+    threads: int,
+    seed: int,
+    faults: Sequence[str] = (),
+    interrupts: bool = True,
+    count: int = 24,
+    **sizes,
+) -> Weather:
     """Runs one. For the main thread.
 
     Args:
       minutes: how long, the time to learn the answers alone not counted.
       threads: callers, the main thread among them.
       seed: of what is asked, though not of what happens then.
+      faults: kinds of them, all where none is named; interrupts: whether the main thread gets some.
       count: innocent requests of each kind.
       sizes: of the engine.
     """
@@ -63,7 +74,7 @@ def storm(model: gj.Model, *, minutes: float, threads: int, seed: int, count: in
     pool = innocents.pool(llm, count, np.random.default_rng(seed))
     for ask in innocents.ASK.values():
         ask(llm, pool, np.random.default_rng(seed))
-    over, began = Storm(llm, pool, token), time.monotonic()
+    over, began = Storm(llm, pool, token, faults), time.monotonic()
     all_told = [Told() for _ in range(threads)]
     others = [threading.Thread(target=over.caller, args=(told, seed + i), daemon=True) for i, told in enumerate(all_told[1:], 1)]
     memory: list[tuple[float, float]] = []
@@ -71,7 +82,7 @@ def storm(model: gj.Model, *, minutes: float, threads: int, seed: int, count: in
         watch = threading.Thread(target=_watch, args=(over.over, minutes * 60, memory), daemon=True)
         for thread in (*others, watch):
             thread.start()
-        over.caller(all_told[0], seed, interrupted=True)
+        over.caller(all_told[0], seed, interrupted=interrupts)
         seconds = time.monotonic() - began
         stuck = _stuck(others, all_told[1:])
         failures = _afterwards(llm, pool)
@@ -179,16 +190,19 @@ def define_flags(to: flags.FlagValues) -> None:
     flags.DEFINE_float("minutes", 20, "How long.", lower_bound=0.01, flag_values=to)
     flags.DEFINE_integer("threads", 16, "Callers, the main thread among them.", lower_bound=2, flag_values=to)
     flags.DEFINE_integer("seed", 0, "Of what is asked.", lower_bound=0, flag_values=to)
+    flags.DEFINE_list("faults", [], "Kinds of what goes wrong, as the table names them. [all]", to)
+    flags.DEFINE_bool("interrupts", True, "Interrupt the main thread.", to)
     flags.DEFINE_integer("slots", 8, "Requests that decode side by side.", lower_bound=1, flag_values=to)
     flags.DEFINE_integer("context", 256, "Most tokens of a prompt and its answer.", lower_bound=256, flag_values=to)
-    flags.DEFINE_integer("cache_tokens", 512, "Tokens that the cache holds.", lower_bound=256, flag_values=to)
+    flags.DEFINE_integer("cache_tokens", 384, "Tokens that the cache holds.", lower_bound=256, flag_values=to)
 
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     sizes = {"slots": given.slots, "context": given.context, "cache_tokens": given.cache_tokens}
-    told = {"minutes": given.minutes, "threads": given.threads, "seed": given.seed} | sizes
+    told = {"minutes": given.minutes, "threads": given.threads, "seed": given.seed}
+    told |= {"faults": given.faults, "interrupts": given.interrupts} | sizes
     print(f"nano, {', '.join(f'{name} {value}' for name, value in told.items())}", flush=True)
     weather = storm(gj.load("nano", progress=False), **told)
     whole = weather.told

@@ -43,14 +43,18 @@ class Known:
         """Raises Wrong or Failed where these are not the same."""
         for answer in answers:
             no_error(answer)
-        if tuple(map(facts, answers)) != self.answers:
-            raise Wrong(f"{self.task.key}: {[one.tokens for one in answers]} is not {[one[0] for one in self.answers]}")
+        if len(answers) != len(self.answers):
+            raise Failed(f"{self.task.key}: {len(self.answers)} answers were asked for; {len(answers)} came.")
+        for was, now in zip(self.answers, map(facts, answers), strict=True):
+            if was != now:
+                differ = [f"{name} was {a}, is {b}" for name, a, b in zip(_FACTS, was, now, strict=True) if a != b]
+                raise Wrong(f"{self.task.key}: {'; '.join(differ)}")
 
     def check_beginning(self, answer: gj.Completion | gj.Reply) -> None:
         """The same of the first answer where it was ended before its time."""
         no_error(answer)
-        if answer.tokens != self.answers[0][0][: len(answer.tokens)]:
-            raise Wrong(f"{self.task.key}: {answer.tokens} is no beginning of {self.answers[0][0]}")
+        if answer.tokens != self.answers[0][2][: len(answer.tokens)]:
+            raise Wrong(f"{self.task.key}: {answer.tokens} is no beginning of {self.answers[0][2]}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +71,12 @@ class Pool:
     scored: list[tuple[list[int], list[int], np.ndarray]]
 
 
+_FACTS = ("the reason", "the text", "the tokens", "the log-probabilities")
+
+
 def facts(answer: gj.Completion | gj.Reply) -> tuple:
-    """What must be the same of an answer, without an error or what follows from it."""
-    return answer.tokens, answer.finish_reason, answer.text, answer.logprobs
+    """What must be the same of an answer."""
+    return answer.finish_reason, answer.text, answer.tokens, answer.logprobs
 
 
 def no_error(answer: gj.Completion | gj.Reply) -> None:
@@ -83,7 +90,7 @@ def no_error(answer: gj.Completion | gj.Reply) -> None:
 def pool(llm: gj.LLM, count: int, rng: np.random.Generator) -> Pool:
     """About so many of each kind, asked one at a time, and without the poisoned token."""
     common = llm.tokenizer.encode("What is 27 + 58? In columns: ones, tens, carry 1. So 85, 27 is less; 49 - 30 is bigger.")
-    prefixes = [rng.choice(common, 80).tolist() for _ in range(2)]
+    prefixes = [rng.choice(common, 130).tolist() for _ in range(2)]
     chats, texts, scored = [], [], []
     for i in range(2 * count):
         sampling = gj.Sampling(seed=i, max_tokens=int(rng.integers(5, 70)), logprobs=0, **_DRAWS[i % len(_DRAWS)])
@@ -101,11 +108,11 @@ def pool(llm: gj.LLM, count: int, rng: np.random.Generator) -> Pool:
             raise RuntimeError(f"an innocent request must not be refused: {outcome.error}")
         answers = tuple(map(facts, outcome.answers))
         (chats if i % 2 else texts).append(Known(task, answers))
-        prompt, tokens = llm.render(f"What is {a} + {b}?"), list(answers[0][0])
+        prompt, tokens = llm.render(f"What is {a} + {b}?"), list(answers[0][2])
         if i % 4 == 0:
             scored.append((prompt, tokens, llm.score(prompt, tokens)))
     rare = set(llm.tokenizer.encode(RARE))
-    clean = lambda known: not any(rare & set(tokens) for tokens, *_ in known.answers)
+    clean = lambda known: not any(rare & set(tokens) for _, _, tokens, _ in known.answers)
     return Pool(list(filter(clean, chats)), list(filter(clean, texts)), [one for one in scored if not rare & set(one[1])])
 
 
@@ -154,7 +161,7 @@ def score(llm: gj.LLM, pool: Pool, rng: np.random.Generator) -> None:
 def replay(llm: gj.LLM, pool: Pool, rng: np.random.Generator) -> None:
     """What was drawn is taken again: its log-probabilities to the bit."""
     known = pool.texts[int(rng.integers(len(pool.texts)))]
-    tokens, _, _, want = known.answers[0]
+    _, _, tokens, want = known.answers[0]
     again = llm.replay(known.task.prompt, tokens)
     no_error(again)
     if again.logprobs != want or again.tokens != tokens:

@@ -42,7 +42,7 @@ class Told:
 
     def suffered(self, kind: str, error: Exception) -> None:
         """Notes what an innocent request came to."""
-        name = f"{kind}: {type(error).__name__}: {str(error)[:150]}"
+        name = f"{kind}: {type(error).__name__}: {str(error)[:400]}"
         if isinstance(error, Wrong):
             self.wrongs += 1
             self.wrong += [name] * (len(self.wrong) < _KEPT)
@@ -58,9 +58,13 @@ class Storm:
       llm: of a model with a poisoned token.
       pool: innocent requests.
       token: the poisoned one.
+      faults: kinds that come, all where none is named.
+
+    Raises:
+      ValueError: there is no such kind.
     """
 
-    def __init__(self, llm: gj.LLM, pool: Pool, token: int):
+    def __init__(self, llm: gj.LLM, pool: Pool, token: int, faults: Sequence[str] = ()):
         self.llm, self.pool, self.token = llm, pool, token
         self.over = threading.Event()
         self.innocents = {name: self._innocent(ask) for name, ask in innocents.ASK.items()}
@@ -79,7 +83,10 @@ class Storm:
             "refused": self._refused,
         }
         if hasattr(llm, "astream"):
-            self.faults["in a loop, some cancelled"] = lambda rng: asyncio.run(self._loop(rng))
+            self.faults["loop, some cancelled"] = lambda rng: asyncio.run(self._loop(rng))
+        if unknown := set(faults) - set(self.faults):
+            raise ValueError(f"faults must be of {', '.join(self.faults)}; got {', '.join(sorted(unknown))}; name some of those.")
+        self.faults = {name: act for name, act in self.faults.items() if name in (faults or self.faults)}
 
     def call(self, told: Told, rng: np.random.Generator, interrupted: bool = False) -> None:
         """One call of a random kind. What innocent requests suffer in it is noted; nothing is raised."""
