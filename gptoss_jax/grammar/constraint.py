@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gptoss_jax.grammar.formats import read_format
 from gptoss_jax.grammar.compiling import compiled
+from gptoss_jax.grammar.formats import read_format
 from gptoss_jax.grammar.matcher import NO_MORE, Matcher
 from gptoss_jax.grammar.vocabulary import vocabulary
 from gptoss_jax.tokenizer import Tokenizer
