@@ -83,8 +83,10 @@ def _work(given: flags.FlagValues, draining: Draining) -> int:
         raise ValueError(f"--output must be another file than --input; both are {files[0]}; give it another name.")
     shard, defaults = _shard(given, os.environ), _defaults(given)
     output = shard.path(files[1])
-    replaced(output)
-    if output.exists() and not given.overwrite and not shards.partial(output).exists():
+    journal = shards.partial(output)
+    if os.path.realpath(journal) in (os.path.realpath(files[0]), str(replaced(output))):
+        raise ValueError(f"--input and --output must be other files than {journal}, which keeps the results on the way; give another name.")
+    if output.exists() and not given.overwrite and not journal.exists():
         print(f"{output} is there already, nothing is done; pass --overwrite to do it again.")
         return 0
     settings = {name: getattr(given, name) for name in _MATTERS} | {"temperature": defaults.temperature}

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import stat
 
 from absl import flags
 from fake_llm import FakeLLM
@@ -127,6 +128,8 @@ def test_flags_from_a_file(batch, tmp_path):
         (["--input=/nowhere/at/all"], "No such file"),
         (["--output=/nowhere/at/all"], "in a folder that is there"),
         (["--output=/tmp"], "is a folder"),
+        (["--output=/dev/null"], "is a device or a stream"),
+        (["--input=/dev/null"], "is a device or a stream"),
         (["--shard_index=1"], "go together"),
         (["--shard_index=2", "--shard_count=2"], "must lie in"),
         (["--distributed", "--mesh=1x2"], "give each a shard"),
@@ -140,6 +143,43 @@ def test_what_cannot_work_is_refused_before_the_model_is_loaded(batch, tmp_path,
         batch(*arguments)
     assert str(caught.value).startswith("error: ") and "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["requests.jsonl"]
+
+
+def test_a_private_job_and_its_longest_line(batch, tmp_path):
+    output = tmp_path / "out.jsonl"
+    assert batch("--private", "--max_line_bytes=36", llm=Signalled(3)) == 75
+    assert stat.S_IMODE((tmp_path / "out.jsonl.partial").stat().st_mode) == 0o600
+    with pytest.raises(SystemExit, match="another settings.max_line_bytes"):
+        batch("--private")
+    with open(tmp_path / "requests.jsonl", "rb") as file:
+        assert {len(line) for line in file} == {len('{"id": 1, "prompt": "question 1"}\n'), 5}
+    assert batch("--private", "--max_line_bytes=36", llm=FakeLLM()) == 0 and stat.S_IMODE(output.stat().st_mode) == 0o600
+    assert batch("--overwrite", "--max_line_bytes=20", llm=FakeLLM()) == 0 and stat.S_IMODE(output.stat().st_mode) == 0o600
+    assert [one["error"]["code"] for one in results(tmp_path)] == ["line_too_long"] * 9 + ["invalid_json"]
+
+
+def test_an_output_that_is_a_link_is_written_through(batch, tmp_path):
+    output, away = tmp_path / "out.jsonl", tmp_path / "away"
+    away.mkdir()
+    output.symlink_to(away / "results")
+    assert batch(llm=FakeLLM()) == 0
+    assert output.is_symlink() and [path.name for path in away.iterdir()] == ["results"] and len(results(tmp_path)) == 10
+
+
+@pytest.mark.parametrize(
+    "target, words",
+    [
+        ("out.jsonl", "leads to itself"),
+        ("no/such", "in a folder that is there"),
+        ("/dev/null", "a device or a stream"),
+        ("out.jsonl.partial", "must be other files than"),
+    ],
+)
+def test_an_output_that_is_a_link_to_what_cannot_be_replaced_is_refused(batch, tmp_path, target, words):
+    (tmp_path / "out.jsonl").symlink_to(target)
+    with pytest.raises(SystemExit, match=words):
+        batch()
+    assert {path.name for path in tmp_path.iterdir()} == {"requests.jsonl", "out.jsonl"}
 
 
 def test_an_output_that_is_the_input_is_refused(batch, given):
