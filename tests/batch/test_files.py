@@ -147,7 +147,7 @@ def plainly(data: bytes, most: int) -> list:
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.lists(st.sampled_from([b"a", b" ", b"\n", b"aaaa", b"    ", b"\0"]), max_size=30).map(b"".join),
     st.integers(1, 6),

@@ -93,6 +93,7 @@ def test_fifty_kills_at_random_moments_change_nothing(server, given, whole, tmp_
             assert after.startswith(kept)  # what was done was not done again
             redone.append(len(after) - len(kept))
     assert any(redone), "the kills left no job in the middle"
+    assert not list(tmp_path.glob("*.tmp"))  # what was killed while it wrote the output left some, the next job removed them
 
 
 @pytest.mark.thorough
