@@ -22,6 +22,7 @@ STOP = ("<|return|>", "<|call|>")  # what ends an assistant turn
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
 _CONTROL_NAMES = re.compile("(" + "|".join(map(re.escape, CONTROL)) + ")")
 
+_LARGEST = 64 << 20  # bytes of a tokenizer.model; 256,000 pieces take 4 MB
 _O200K_RANKS = 199_998  # ids from here on are control tokens
 _O200K_SIZE = 201_088
 _O200K_PATTERN = "|".join((
@@ -126,6 +127,8 @@ class SentencePiece(Tokenizer):
     def __init__(self, path: str | os.PathLike) -> None:
         if not Path(path).is_file():
             raise FileNotFoundError(f"no SentencePiece model at {path}; pass the path of a tokenizer.model")
+        if (size := Path(path).stat().st_size) > _LARGEST:
+            raise ValueError(f"{path} must have at most {_LARGEST:,} bytes; it has {size:,}; copy it again or train it anew")
         import sentencepiece
 
         try:
@@ -136,7 +139,10 @@ class SentencePiece(Tokenizer):
         self.special = {name: self._model.piece_to_id(name) for name in CONTROL}
         if missing := [name for name, i in self.special.items() if not self._model.is_control(i)]:
             raise ValueError(f"{path} lacks the control symbols {', '.join(missing)}; train it with them in control_symbols")
-        self._bytes = [self._piece_bytes(i) for i in range(self.vocab_size)]
+        try:
+            self._bytes = [self._piece_bytes(i) for i in range(self.vocab_size)]
+        except ValueError as error:  # a piece that is no UTF-8, or a byte that is none
+            raise ValueError(f"{path} is not a SentencePiece model ({error}); copy it again or train it anew") from error
         # A blank is U+2581 inside a piece. A U+2581 of the text itself is spelled by its bytes, or it would come back as a blank.
         self._blank_ids = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in "\u2581".encode()]
         probe = "  a b\n\n\t\u2581\N{GRINNING FACE}\ufb01 <|start|>\x00 "
@@ -220,9 +226,9 @@ def load(directory: str | os.PathLike, config=None) -> Tokenizer:
     if not directory.is_dir():
         raise FileNotFoundError(f"no checkpoint directory at {directory}; pass the directory that holds config.json")
     path = directory / "tokenizer.model"
-    tokenizer = SentencePiece(path) if path.exists() else o200k()
+    tokenizer = SentencePiece(path) if os.path.lexists(path) else o200k()
     if config is not None and tokenizer.vocab_size > config.vocab_size:
-        name = "tokenizer.model" if path.exists() else "o200k_harmony (there is no tokenizer.model)"
+        name = "tokenizer.model" if os.path.lexists(path) else "o200k_harmony (there is no tokenizer.model)"
         raise ValueError(
             f"the model in {directory} has {config.vocab_size:,} token ids but {name} has {tokenizer.vocab_size:,}; "
             "put the tokenizer.model that the model was trained with beside its config.json"

@@ -182,9 +182,15 @@ class Many(Field):
     most: int
     named: bool = False
 
+    def allows(self, value: Any) -> bool:
+        return not self.problem("", value)
+
+    def words(self) -> str:
+        return f"{'an object' if self.named else 'a list'} of {self.plural}"
+
     def problem(self, name: str, value: Any) -> str:
         if not isinstance(value, dict if self.named else list | tuple):
-            return f"{name} must be {'an object' if self.named else 'a list'} of {self.plural}, got {quoted(value)}"
+            return f"{name} must be {self.words()}, got {quoted(value)}"
         if len(value) > self.most:
             return f"{name} must have at most {self.most:,} entries, got {len(value):,}"
         for key, one in value.items() if self.named else enumerate(value):

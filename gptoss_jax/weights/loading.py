@@ -216,7 +216,7 @@ def _config(directory: Path) -> Config:
 def _tokenizer(directory: Path, config: Config) -> tokenizer.Tokenizer | None:
     homes = [directory, directory.parent] if directory.name == "original" else [directory]
     for home in homes:
-        if (home / "tokenizer.model").is_file():
+        if os.path.lexists(home / "tokenizer.model"):
             return tokenizer.load(home, config)
     return tokenizer.load(directory, config) if config.vocab_size >= _O200K_SIZE else None
 

@@ -29,6 +29,8 @@ def check(wanted: dict[str, layouts.Tensor], stored: dict[str, Stored], director
     ]
     problems = "; ".join(f"{len(names)} {kind}: {listing(names)}" for kind, names in kinds if names)
     if problems:
+        files = sorted({each.file.name for name, each in stored.items() if name not in wanted or each.shape != wanted[name].shape})
+        problems += f"; see {listing(files)}" if files else ""
         raise ValueError(
             f"the tensors in {directory} must be those that its config.json describes; {problems}; "
             "download the checkpoint again, or correct its config.json."

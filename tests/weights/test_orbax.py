@@ -243,7 +243,7 @@ def test_arrays_that_are_not_those_of_the_config_are_listed(copy):
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
     change(intermediate_size=32)
-    refused(copy, "holds experts of hidden width 64, and its config.json says 32; put back")
+    refused(copy, "holds experts of hidden width 64 by its params/index.json, and its config.json says 32; put back")
     change(intermediate_size=64, num_hidden_layers=3, layer_types=list(TINY.layer_types[:3]))
     refused(copy, "15 surplus: layers.3.attention.norm")
     change(num_hidden_layers=5, layer_types=[*TINY.layer_types, "full_attention"], vocab_size=640)

@@ -16,6 +16,7 @@ import zlib
 import numpy as np
 import tensorstore as ts
 
+from gptoss_jax.weights import locate
 from gptoss_jax.weights.orbax import store
 from gptoss_jax.weights.orbax.store import Stored
 from gptoss_jax.weights.watching import Watch
@@ -106,8 +107,8 @@ class Chunks:
         sums = self._checksums.get(stored.name) if self._watch.verify else None
         if sums is not None and sums[int(np.ravel_multi_index(place, stored.grid)) if place else 0] != checksum(values):
             self._watch.found(
-                f"{stored.name} in {stored.piece} must be as it was saved; chunk {key} has another checksum: a file was damaged; copy the "
-                "directory again, or pass verify=False to load it so."
+                f"{stored.name} in {stored.piece} must be as it was saved; chunk {key} has another checksum than {locate.INDEX} says; copy "
+                "the directory again, or pass verify=False to load it so."
             )
         return values
 

@@ -165,7 +165,9 @@ def read_index(directory: Path) -> Index:
         headers.inside(params, name, path)
     wrong = [name for name, size in index.files.items() if not (params / name).is_file() or (params / name).stat().st_size != size]
     if wrong:
-        raise ValueError(f"the files under {params} must be as they were written; absent or cut off: {listing(wrong)}; copy them again.")
+        raise ValueError(
+            f"by {path}, the files under {params} must be as they were written; absent or cut off: {listing(wrong)}; copy them again."
+        )
     return index
 
 
@@ -221,8 +223,8 @@ def examine(directory: Path, config: Config) -> Store:
     index = read_index(directory)
     if index.intermediate_size != config.intermediate_size or index.expert_hidden < config.intermediate_size:
         raise ValueError(
-            f"{directory} holds experts of hidden width {index.intermediate_size}, and its config.json says {config.intermediate_size}; "
-            "put back its own config.json."
+            f"{directory} holds experts of hidden width {index.intermediate_size} by its params/{locate.INDEX}, and its config.json says "
+            f"{config.intermediate_size}; put back its own config.json."
         )
     found = scan(directory)
     wanted = table(config, index.dtype, index.experts, index.expert_hidden)
@@ -235,8 +237,8 @@ def examine(directory: Path, config: Config) -> Store:
     problems = "; ".join(f"{len(names)} {kind}: {listing(names)}" for kind, names in kinds if names)
     if problems:
         raise ValueError(
-            f"the arrays in {directory} must be those that its config.json describes; {problems}; convert the checkpoint again, or correct "
-            "its config.json."
+            f"the arrays in {directory} must be those that its config.json and params/{locate.INDEX} describe; {problems}; convert the "
+            "checkpoint again, or correct its config.json."
         )
     wrong = [name for name, sums in index.checksums.items() if name not in found or len(sums) != math.prod(found[name].grid)]
     if wrong:

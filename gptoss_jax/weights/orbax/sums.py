@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from gptoss_jax.parallel import processes
+from gptoss_jax.weights import locate
 from gptoss_jax.weights.orbax import chunks, store
 from gptoss_jax.weights.orbax.store import Index, Stored
 from gptoss_jax.weights.watching import Watch
@@ -80,6 +81,6 @@ def check_files(params: Path, index: Index, watch: Watch) -> None:
     got = of_files(params, {name: index.files[name] for name in wanted if name in index.files})
     if wrong := [name for name, checksum in got.items() if checksum != wanted[name]]:
         watch.found(
-            f"the files under {params} must be as they were saved; other checksums have: {store.listing(wrong)}; copy them again, or pass "
-            "verify=False to load it so."
+            f"the files under {params} must be as they were saved; other checksums than {locate.INDEX} says have: {store.listing(wrong)}; "
+            "copy them again, or pass verify=False to load it so."
         )
