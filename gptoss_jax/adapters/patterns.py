@@ -14,7 +14,8 @@ import regex
 from gptoss_jax.quoting import quoted
 
 _LONGEST = 256  # characters of a pattern
-_SECONDS = 2.0  # of this thread, for all patterns of an adapter on all modules
+_SECONDS = 1.0  # of this thread, for all patterns of an adapter on all modules
+_REPEATS = set("*+?{|(")  # an expression without them takes a step for each of its characters
 _NOT_IN_RE = regex.compile(r"(?<!\\)(?:\\\\)*\{(?![0-9]*,?[0-9]*\})")  # {e<=1}: what looks about alike, in `regex` alone
 
 
@@ -36,6 +37,10 @@ class Patterns:
     def alpha(self, module: str, default: float) -> float:
         """That of the first expression that ends the module's name, as PEFT has it. Raises ValueError when the time is spent."""
         for key, compiled, alpha in self._compiled:
+            if isinstance(compiled, re.Pattern):
+                if compiled.match(module):
+                    return alpha
+                continue
             began = time.thread_time()
             try:
                 matched = self._left > 0 and compiled.match(module, timeout=self._left)
@@ -52,7 +57,7 @@ class Patterns:
                 )
         return default
 
-    def _compile(self, key: str) -> regex.Pattern:
+    def _compile(self, key: str) -> re.Pattern | regex.Pattern:
         if len(key) > _LONGEST:
             raise ValueError(f"an expression in alpha_pattern of {self._path} must have at most {_LONGEST} characters; got {len(key):,}.")
         try:
@@ -61,6 +66,8 @@ class Patterns:
                 if _NOT_IN_RE.search(key):
                     raise ValueError("a brace that is no count")
                 re.compile(key)  # refuses the rest of what is `regex`' own, recursion above all
+                if not _REPEATS & set(key):
+                    return re.compile(rf"(.*\.)?({key})$")
                 return regex.compile(rf"(.*\.)?({key})$", regex.VERSION0)
         except (re.error, regex.error, ValueError, OverflowError, RecursionError, Warning) as error:
             raise ValueError(

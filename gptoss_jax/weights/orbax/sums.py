@@ -19,7 +19,7 @@ from gptoss_jax.weights.orbax.store import Index, Stored
 from gptoss_jax.weights.watching import Watch
 
 _UNKNOWN = -1
-_SMALL = 1 << 16  # bytes of a file that is compared as a whole
+_SMALL = 1 << 20  # bytes of a file that is compared as a whole
 
 
 def of_piece(piece: Path, tree: Any) -> dict[str, list[int]]:
