@@ -104,12 +104,17 @@ def _clear_rows(dtype):
         i32 = ir.IntegerType.get_signless(32)
         constant = lambda value: mgpu.c(value, i32)
         thread = arith.remui(mgpu.thread_idx(), constant(128))
-        row = arith.shrui(thread, constant(1))
-        zeros = llvm.mlir_zero(ir.VectorType.get((4,), i32))
-        with mgpu.when(arith.cmpi(arith.CmpIPredicate.sge, row, first.registers.flat[0])):
-            for quarter in range(4):
-                at = arith.addi(arith.muli(thread, constant(16)), constant(4 * quarter))
-                llvm.store(zeros, mgpu.utils.getelementptr(mgpu.utils.memref_ptr(ref), [at], i32), alignment=16)
+        at = mgpu.utils.getelementptr(mgpu.utils.memref_ptr(ref), [arith.muli(thread, constant(16))], i32)
+        operands = [
+            llvm.ptrtoint(i32, at),
+            arith.shrui(thread, constant(1)),
+            first.registers.flat[0],
+            constant(0),
+        ]
+        # A branch would leave it to ptxas where the threads of a warp meet again.
+        stores = " ".join(f"@clear st.shared.v4.b32 [$0+{16 * i}], {{$3, $3, $3, $3}};" for i in range(4))
+        code = f"{{ .reg .pred clear; setp.ge.s32 clear, $1, $2; {stores} }}"
+        llvm.inline_asm(ir.Type.parse("!llvm.void"), operands, code, "r,r,r,r,~{memory}", has_side_effects=True)
 
     return clear
 

@@ -210,14 +210,6 @@ def test_noise_is_finite_at_both_ends(extreme, monkeypatch):
 HUGE = float(np.finfo(np.float32).max)
 FILTERS = [{"temperature": 0}, {}, {"temperature": 1e-4}, {"top_p": 0.5}, {"top_k": 3}, {"min_p": 0.5}]
 FILTERS += [{"top_p": 0.5, "top_k": 5, "min_p": 0.1}]
-    {"temperature": 0},
-    {},
-    {"temperature": 1e-4},
-    {"top_p": 0.5},
-    {"top_k": 3},
-    {"min_p": 0.5},
-    {"top_p": 0.5, "top_k": 5, "min_p": 0.1},
-]
 
 
 def drawn_with(bias, masks=None, cold=None, repetition=1.0, **filters):
