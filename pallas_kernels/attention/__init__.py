@@ -65,14 +65,15 @@ def paged_attention(
         R = 3, 5 blocks written:   entry 0 -> block 3   entry 1 -> block 4   entry 2 -> block 2
 
     A query at a position past its row's length (of a row that appends nothing, or padding) gets values that mean nothing, but are
-    finite; a tile of nothing else reads no page. On a Hopper GPU the call is one launch (where groups of heads are a multiple of 8; others
+    finite where the pages are; a tile of nothing else reads no page. On a Hopper GPU the call is one launch (where groups of heads are a multiple of 8; others
     are packed before), and a row's result is the same to the bit whatever other rows there are, at a given R and T: how its keys are cut
     into parts that are attended to at once depends on its positions alone.
 
     Args:
       q: query heads, after RoPE.
-      k_pages, v_pages: the pages of one layer; finite, also where nothing has been written yet. `Fp8Pages` are read as the queries'
-        dtype, by XLA's form only.
+      k_pages, v_pages: the pages of one layer. What no query sees of them may be anything, NaN included: what other sequences left there,
+        the rest of the newest page. (The kernels take a key that another query of its sequence sees to be finite.) `Fp8Pages` are read as
+        the queries' dtype, by XLA's form only.
       table: page of each entry; every entry is a page that exists.
       q_positions: position of each query; a query sees keys at positions up to its own. Those of a row are consecutive:
         q_positions[b, t] = q_positions[b, 0] + t.

@@ -1,9 +1,11 @@
 """The model through Hopper kernels, held against the plain layers and against the float64 oracle, on nano."""
 
+import contextlib
 import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
@@ -105,6 +107,33 @@ def test_prompts_through_kernels_are_as_close_to_float32_as_plain_bfloat16():
     exact = np.stack([oracle.forward(weights, config, row)[-1] for row in tokens])
     error, plain_error = oracle.error(got, exact), oracle.error(plain, exact)
     assert error <= 2 * plain_error and error <= GOLDEN_BF16
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_row_of_nan_reaches_no_other(dtype):
+    """In bfloat16 every kernel of a step in the interpreter, beside pages that hold NaN where nothing was written."""
+    config, tiled = model(dtype, "tiled", 2)
+    bad = sequences()[1][-STEPS]
+    nan = tiled.replace(embedding=tiled.embedding.at[bad].set(np.nan))
+    assert not any(bad in sequences()[row][-STEPS:] for row in (0, 2))
+    cache = filled(config, tiled)
+    left = dataclasses.replace(
+        cache, **{name: tuple(_filled(p, cache, config.window(i)) for i, p in enumerate(getattr(cache, name))) for name in "kv"}
+    )
+    with hopper.interpret() if dtype == "bfloat16" else contextlib.nullcontext():
+        got, wanted = steps(config, nan, left)[0], steps(config, tiled, cache)[0]
+    np.testing.assert_array_equal(got[:, [0, 2]], wanted[:, [0, 2]])
+    assert np.isfinite(wanted).all() and np.isnan(got[:, 1]).all()
+
+
+def _filled(pages, cache, window):
+    """Pages with NaN from each row's length on, and in pages of nobody."""
+    table, size = np.asarray(cache.table(window)), pages.shape[2]
+    held = np.zeros((pages.shape[0], size), bool)
+    for row, length in enumerate(np.asarray(cache.length)):
+        for at in range(max(0, length - table.shape[1] * size), length):
+            held[table[row, at // size % table.shape[1]], at % size] = True
+    return jnp.where(held[:, None, :, None], pages, jnp.asarray(np.nan, pages.dtype))
 
 
 def test_rows_that_are_not_active_leave_their_cache_alone():
