@@ -66,11 +66,11 @@ class _Constraint:
 def marked_ones_raise() -> Iterator[None]:
     """Lets what bears a mark fail, in all threads."""
     forms = {name: getattr(grammar, name) for name in ("for_text", "for_chat")}
-    builders = {(kind, name): getattr(kind, name) for kind in (CompletionBuilder, ReplyBuilder) for name in ("__init__", "add")}
+    builders = {(kind, name): getattr(kind, name) for kind in (CompletionBuilder, ReplyBuilder) for name in ("__init__", "_add", "_result")}
     for name, make in forms.items():
         setattr(grammar, name, _constraining(make))
     for (kind, name), method in builders.items():
-        setattr(kind, name, _marking(method) if name == "__init__" else _raising(method))
+        setattr(kind, name, _marking(method) if name == "__init__" else _raising(method, name))
     try:
         yield
     finally:
@@ -91,17 +91,16 @@ def _constraining(make: Callable) -> Callable:
 def _marking(method: Callable) -> Callable:
     def init(self, request, *given, **more):
         method(self, request, *given, **more)
-        self.raises_after = 2 if (request.sampling.seed or 0) >= SEEDS else None
+        seed = request.sampling.seed or 0
+        self.raises_in = None if seed < SEEDS else ("_add", "_result")[seed % 2]
 
     return init
 
 
-def _raising(method: Callable) -> Callable:
-    def add(self, piece):
-        if self.raises_after is not None:
-            self.raises_after -= 1
-            if self.raises_after < 0:
-                raise Broken("this builder raises where it is given a piece.")
-        return method(self, piece)
+def _raising(method: Callable, name: str) -> Callable:
+    def raising(self, *given):
+        if self.raises_in == name and (name == "_result" or self._tokens):
+            raise Broken(f"this builder raises in {name}.")
+        return method(self, *given)
 
-    return add
+    return raising

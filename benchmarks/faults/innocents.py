@@ -90,7 +90,7 @@ def no_error(answer: gj.Completion | gj.Reply) -> None:
 def pool(llm: gj.LLM, count: int, rng: np.random.Generator) -> Pool:
     """About so many of each kind, asked one at a time, and without the poisoned token."""
     common = llm.tokenizer.encode("What is 27 + 58? In columns: ones, tens, carry 1. So 85, 27 is less; 49 - 30 is bigger.")
-    prefixes = [rng.choice(common, 130).tolist() for _ in range(2)]
+    prefixes = [rng.choice(common, 70).tolist() for _ in range(2)]
     chats, texts, scored = [], [], []
     for i in range(2 * count):
         sampling = gj.Sampling(seed=i, max_tokens=int(rng.integers(5, 70)), logprobs=0, **_DRAWS[i % len(_DRAWS)])
@@ -101,7 +101,7 @@ def pool(llm: gj.LLM, count: int, rng: np.random.Generator) -> Pool:
             effort = ("low", "medium", "high")[int(rng.integers(3))]
             task = gj.Task(key=f"chat {i}", messages=f"What is {a} {'+-'[i % 4 // 2]} {b}?", reasoning_effort=effort, **more)
         else:
-            prompts = f"{a} + {b}", llm.render(f"What is {a} + {b}?"), prefixes[i % 4 // 2] + rng.choice(common, 9).tolist()
+            prompts = f"{a} + {b}", llm.render(f"What is {a} + {b}?"), prefixes[i % 4 // 2] + rng.choice(common, 80).tolist()
             task = gj.Task(key=f"text {i}", prompt=prompts[int(rng.integers(3))], **more)
         [outcome] = llm.run([task])
         if outcome.error is not None:
