@@ -185,7 +185,8 @@ def check_run(llm: gj.LLM, tasks, some: Sequence[Known]) -> int:
 def mixed(pool: Pool, rng: np.random.Generator) -> list[Known]:
     """Some tasks, none of them twice."""
     both = pool.chats + pool.texts
-    return [both[i] for i in rng.choice(len(both), rng.integers(1, 6), replace=False).tolist()]
+    count = rng.integers(1, min(5, len(both)), endpoint=True)
+    return [both[i] for i in rng.choice(len(both), count, replace=False).tolist()]
 
 
 def first_of(pool: Pool, rng: np.random.Generator) -> Known:
