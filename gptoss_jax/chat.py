@@ -85,6 +85,8 @@ class Conversation:
         reply = stream.reply
         if reply.finish_reason == "length" and not stopped:
             self.console.print(Text("[cut off: --max_tokens or --context is reached]", style="yellow"))
+        if reply.error:
+            self.console.print(Text(f"[ended by a fault: {reply.error}]", style="yellow"))
         if reply.malformed:
             self.console.print(Text(f"[the model broke its format: {'; '.join(reply.parsed.problems)}]", style="yellow"))
         self.messages = asked + reply.messages

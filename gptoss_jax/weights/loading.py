@@ -20,7 +20,7 @@ from gptoss_jax import tokenizer
 from gptoss_jax.config import Config, published
 from gptoss_jax.config.fields import read_json
 from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, form_of, is_spec, param_bytes
-from gptoss_jax.parallel import processes, sharding
+from gptoss_jax.parallel import memory, processes, sharding
 from gptoss_jax.parallel.sharding import Partition
 from gptoss_jax.quoting import quoted
 from gptoss_jax.weights import layouts, locate, matching, placing, safetensors
@@ -241,22 +241,9 @@ def _form(experts: str, layout: layouts.Layout, config: Config, dtype: str, part
     if not bf16 and tiles and dtype == "bfloat16" and own == jax.default_backend() and dispatch.for_hopper():
         return "tiled"
     devices = 1 if partition is None else len(partition.mesh.local_devices)
-    if own == "cpu" and (bf16 or devices * param_bytes(config, dtype, "split", partition) < _available_memory() / 2):
+    if own == "cpu" and (bf16 or devices * param_bytes(config, dtype, "split", partition) < memory.host() / 2):
         return "split"
     return "stacked" if bf16 else "packed"
-
-
-def _available_memory() -> int:
-    """Bytes that this machine can still give out; 0 where it does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        pass
-    try:  # not Linux: all of it, of which half is asked for at most
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 0
 
 
 def _mesh(partition: Partition) -> str:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from checkpoints import synthesize, writer
 from gptoss_jax.config import TINY
 from gptoss_jax.model.params import abstract_params, is_spec, param_bytes
-from gptoss_jax.parallel import sharding
+from gptoss_jax.parallel import memory, sharding
 from gptoss_jax.weights import loading, safetensors
 from pallas_kernels import mxfp4
 from pallas_kernels.mxfp4 import Mxfp4
@@ -176,7 +176,7 @@ def test_auto_and_what_the_model_says(tiny, monkeypatch):
     assert repr(model).startswith("Model(1.11 M weights, ")
     need = 8 * param_bytes(TINY, "bfloat16", "split", model.params.partition)
     for available, kind in ((2 * need - 2, Mxfp4), (2 * need + 2, tuple)):
-        monkeypatch.setattr(loading, "_available_memory", lambda available=available: available)
+        monkeypatch.setattr(memory, "host", lambda available=available: available)
         assert isinstance(load(tiny, experts="auto", mesh=sharding.mesh(2, 4)).params.layers[0].moe.down, kind)
 
 
@@ -196,7 +196,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", 4)
 jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, int(sys.argv[1]))
 import numpy as np
-from gptoss_jax.parallel import processes, sharding
+from gptoss_jax.parallel import memory, processes, sharding
 from gptoss_jax.weights import loading, safetensors
 
 mine = int(sys.argv[1])
@@ -223,7 +223,7 @@ print("read:", sum(counted), flush=True)
 safetensors.read = read
 
 plain = loading.load(good, experts="split", progress=False)
-loading._available_memory = lambda: (1 << 40, 1)[mine]  # what process 0 decides from it is what counts
+memory.host = lambda: (1 << 40, 1)[mine]  # what process 0 decides from it is what counts
 model = loading.load(good, mesh=mesh, progress=False)
 for x, one in zip(jax.tree.leaves(model.params), jax.tree.leaves(plain.params), strict=True):
     for shard in x.addressable_shards:

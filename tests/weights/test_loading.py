@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from checkpoints import writer
 from gptoss_jax.config import TINY
 from gptoss_jax.model.params import abstract_params, is_spec
+from gptoss_jax.parallel import memory
 from gptoss_jax.weights import loading
 from pallas_kernels import dispatch
 from pallas_kernels.mxfp4 import Mxfp4
@@ -184,13 +185,13 @@ def test_fine_tunes_with_expanded_experts(tiny, tmp_path, kind):
 
 def test_auto_expands_on_a_cpu_only_where_memory_is_plenty(tiny, monkeypatch):
     assert isinstance(load(tiny, experts="auto").params.layers[0].moe.down, tuple)
-    monkeypatch.setattr(loading, "_available_memory", lambda: 1 << 20)
+    monkeypatch.setattr(memory, "host", lambda: 1 << 20)
     assert isinstance(load(tiny, experts="auto").params.layers[0].moe.down, Mxfp4)
     assert isinstance(load(tiny, experts="split").params.layers[0].moe.down, tuple)
 
 
 def test_available_memory_is_plausible():
-    assert 1 << 26 < loading._available_memory() < 1 << 46
+    assert 1 << 26 < memory.host() < 1 << 46
 
 
 def test_the_model_says_what_it_is(tiny, copy):
