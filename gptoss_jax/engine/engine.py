@@ -90,14 +90,14 @@ class Engine:
         """Raises ValueError where a prompt is empty, holds an id outside the vocabulary, or leaves no room in the context."""
         check_prompt(prompt, self.config, self.context, room=room)
 
-    def run(self, requests: Iterable[Request]) -> Iterator[Piece]:
+    def run(self, requests: Iterable[Request | None]) -> Iterator[Piece | None]:
         """Pieces of all requests as they come; those of one request come in order, and the last one says why it ends; see `Piece`.
 
         Several calls, also of several threads, share the slots. Leaving one early ends its requests.
 
         Args:
-          requests: a sequence is checked and taken as a whole; another iterable as they are taken up, two a slot ahead. What it raises is
-            raised here, after the last piece of those before.
+          requests: a sequence is checked and taken as a whole; another iterable as they are taken up, two a slot ahead. A None in it comes
+            out as one, at once: so its owner gets to say something. What it raises is raised here, after the last piece of those before.
 
         Raises:
           ValueError: a request that `check_request` refuses.
@@ -116,6 +116,10 @@ class Engine:
             self.prepare()
             while True:
                 source.pull(reader)
+                if source.marked:
+                    yield None
+                    if not reader.open or not (reader.ready or self._several):  # several processes make a round whatever has come
+                        continue
                 if not reader.open:
                     break
                 yield from reader.take()
@@ -187,23 +191,25 @@ class _Source:
       whole: hands over as many as may wait at once, however long it takes them to come.
 
     Attributes:
+      marked: the last that came was None.
       error: what the iterable raised, or None. It gives no more then.
     """
 
     def __init__(self, engine: Engine, requests: Iterator[Request], most: int, whole: bool):
         self._engine, self._requests, self._most, self._whole = engine, requests, most, whole
-        self._exhausted = False
+        self._exhausted = self.marked = False
         self.error: Exception | None = None
 
     def pull(self, reader: Reader) -> None:
         """Asks for more requests where few of those before still wait."""
-        outlet = reader.outlet
+        outlet, self.marked = reader.outlet, False
         while not self._exhausted:
             outlet.hungry = self._most  # before it is looked at how many wait: who is taken up meanwhile wakes the reader
             if outlet.waiting >= self._most:
                 break
-            reader.ask(self._gather(outlet, self._most - outlet.waiting))
-            if reader.ready:
+            if lives := self._gather(outlet, self._most - outlet.waiting):
+                reader.ask(lives)
+            if self.marked or reader.ready:
                 break
 
     def _gather(self, outlet: Outlet, most: int) -> list[Live]:
@@ -211,9 +217,9 @@ class _Source:
         lives, until = [], time.monotonic() + _GATHERED_SECONDS
         while len(lives) < most and (self._whole or not lives or time.monotonic() < until):
             try:
-                request = next(self._requests, None)
-                if request is None:
-                    self._exhausted = True
+                request = next(self._requests, self)
+                self._exhausted, self.marked = request is self, request is None
+                if self._exhausted or self.marked:
                     break
                 self._engine.check_request(request)
             except Exception as error:

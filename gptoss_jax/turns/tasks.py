@@ -157,7 +157,7 @@ def run(llm, tasks: Iterable[Task]) -> Iterator[Outcome]:
     jobs: dict[Request, Job] = {}
     left: dict[Request, int] = {}  # requests of a job that have not ended, by its first
 
-    def requests() -> Iterator[Request]:
+    def requests() -> Iterator[Request | None]:
         for task in tasks:
             try:
                 job = begin(llm, task)
@@ -166,6 +166,7 @@ def run(llm, tasks: Iterable[Task]) -> Iterator[Outcome]:
                 raise
             except Exception as error:
                 refused.append(_refused(task, error))
+                yield None  # so that it is told now
                 continue
             left[job.requests[0]] = len(job.requests)
             jobs.update(dict.fromkeys(job.requests, job))
@@ -175,7 +176,8 @@ def run(llm, tasks: Iterable[Task]) -> Iterator[Outcome]:
     try:
         for piece in pieces:
             yield from _all_of(refused)
-            if (job := jobs.get(piece.request)) is None:  # it ended with a stop string; this is the word that it was cancelled
+            job = piece and jobs.get(piece.request)
+            if job is None:  # nothing but a refusal, or the word that what has ended with a stop string was cancelled
                 continue
             job.add(piece)
             if piece.finish_reason or piece.request.cancelled:
@@ -184,7 +186,6 @@ def run(llm, tasks: Iterable[Task]) -> Iterator[Outcome]:
                 if left[job.requests[0]] == 0:
                     del left[job.requests[0]]
                     yield job.outcome
-        yield from _all_of(refused)
     finally:
         pieces.close()
 

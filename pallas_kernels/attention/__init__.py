@@ -65,9 +65,9 @@ def paged_attention(
         R = 3, 5 blocks written:   entry 0 -> block 3   entry 1 -> block 4   entry 2 -> block 2
 
     A query at a position past its row's length (of a row that appends nothing, or padding) gets values that mean nothing, but are
-    finite where the pages are; a tile of nothing else reads no page. On a Hopper GPU the call is one launch (where groups of heads are a multiple of 8; others
-    are packed before), and a row's result is the same to the bit whatever other rows there are, at a given R and T: how its keys are cut
-    into parts that are attended to at once depends on its positions alone.
+    finite where the pages are; a tile of nothing else reads no page. On a Hopper GPU the call is one launch (where groups of heads are a
+    multiple of 8; others are packed before), and a row's result is the same to the bit whatever other rows there are, at a given R and T:
+    how its keys are cut into parts that are attended to at once depends on its positions alone.
 
     Args:
       q: query heads, after RoPE.

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 
 from byte_tokenizer import ByteTokenizer
 import pytest
@@ -117,6 +118,21 @@ def test_an_iterable_that_raises_loses_nothing_that_was_asked_for(llm):
 def test_numbers_without_measure_are_refused_in_a_short_sentence(llm, options):
     [done] = llm.run([gj.Task(prompt="x", sampling=GREEDY, **options)])
     assert next(iter(options)) in done.error and len(done.error) < 400 and not done.failed
+
+
+def test_refused_tasks_come_back_at_once_however_many_there_are(llm):
+    def tasks():
+        yield gj.Task(key="long", prompt="x", sampling=dataclasses.replace(GREEDY, max_tokens=100))
+        for i in itertools.count():
+            yield gj.Task(key=i, prompt="")
+
+    seen = []
+    for one in llm.run(tasks()):
+        seen.append(one.task.key)
+        if len(seen) > 200 and "long" in seen:
+            break
+    assert [key for key in seen if key != "long"] == list(range(len(seen) - 1))
+    assert llm.engine.wait_idle()
 
 
 # Event loops
