@@ -1,16 +1,14 @@
 """The chunks in which an Orbax directory holds its arrays: read whole, compared with their checksums, looked at, and copied where they go.
 
-Orbax reads through TensorStore into memory that JAX copies once more. Here a chunk's bytes are copied once, into memory that a CPU device
-takes over as it is, and whatever a mesh or a form wants of an array, what it takes has been checked, for a chunk is checked as a whole.
+Orbax reads through TensorStore into memory that JAX copies once more. Here TensorStore reads into memory that a CPU device takes over as
+it is. Whatever a mesh or a form wants of an array, what it takes has been compared, for a chunk is read and compared as a whole.
 """
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 import dataclasses
 import itertools
-import math
 import os
-from pathlib import Path
 import zlib
 
 import numpy as np
@@ -63,7 +61,7 @@ class Chunks:
 
     def __init__(self, checksums: dict[str, list[int]], watch: Watch) -> None:
         self._checksums, self._watch = checksums, watch
-        self._context, self._stores = ts.Context(store.CONTEXT), {}
+        self._context = ts.Context(store.CONTEXT)
         self._pool = ThreadPoolExecutor(min(_READERS, 4 * (os.cpu_count() or 1)))
 
     def begin(self, stored: Stored, targets: Sequence[Target]) -> list[Future]:
@@ -74,45 +72,50 @@ class Chunks:
                 target.out[...] = np.zeros((), target.out.dtype)
             for place in touched(stored, target.box):
                 wanted.setdefault(place, []).append(target)
-        return [self._pool.submit(self._fill, stored, place, each) for place, each in wanted.items()]
+        source = self._open(stored)
+        return [self._pool.submit(self._fill, stored, source, place, each) for place, each in wanted.items()]
 
-    def _fill(self, stored: Stored, place: tuple[int, ...], targets: Sequence[Target]) -> None:
+    def _fill(self, stored: Stored, source: ts.Future, place: tuple[int, ...], targets: Sequence[Target]) -> None:
+        """Reads a chunk into a target that wants all of it as it is, if there is one, and copies from there to the others."""
         box = box_of(stored, place)
-        values = self._read(stored, place, box)
-        if values is None:
-            return
-        for target in targets:
-            both = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(box, target.box, strict=True)]
-            here, there = (
-                tuple(slice(a - start, b - start) for (a, b), (start, _) in zip(both, of, strict=True)) for of in (box, target.box)
-            )
-            target.out[there] = values[here]
-            self._watch.look(stored.name, target.out[there], stored.piece)
-
-    def _read(self, stored: Stored, place: tuple[int, ...], box: Box) -> np.ndarray | None:
-        """A chunk's values within its array, as they are stored; None if what is wrong with them is told later."""
-        key = f"{stored.key}/{'.'.join(map(str, place)) or '0'}"
+        shape = tuple(stop - start for start, stop in box)
+        parts = [_common(box, target) for target in targets]
+        whole = next((into for _, into in parts if into.shape == shape and into.dtype == stored.dtype), None)
+        values = np.empty(shape, stored.dtype) if whole is None else whole
         try:
-            got = self._store(stored.piece).read(key).result()
-            nbytes = math.prod(stored.chunks) * stored.dtype.itemsize
-            if got.state != "value" or len(got.value) != nbytes:
-                raise ValueError(f"chunk {key} is absent or not of its {nbytes:,} bytes")
+            ts.array(values).write(source.result()[tuple(slice(start, stop) for start, stop in box)]).result()
         except Exception as error:  # TensorStore's have no type of their own
-            self._watch.found(
-                f"{stored.name} in {stored.piece} must be readable; got: {store.first_line(error)}; copy the directory again.", error
-            )
-            return None
-        values = np.frombuffer(got.value, np.uint8).view(stored.dtype).reshape(stored.chunks)
-        values = values[tuple(slice(0, stop - start) for start, stop in box)]
+            reason = f"{stored.name} in {stored.piece} must be readable; got: {store.first_line(error)}; copy the directory again."
+            self._watch.found(reason, error)
+            return
+        self._compare(stored, place, values)
+        for cut, into in parts:
+            if into is not whole:
+                into[...] = values[cut]
+            self._watch.look(stored.name, into, stored.piece)
+
+    def _compare(self, stored: Stored, place: tuple[int, ...], values: np.ndarray) -> None:
+        """A chunk's values with its checksum."""
         sums = self._checksums.get(stored.name) if self._watch.verify else None
         if sums is not None and sums[int(np.ravel_multi_index(place, stored.grid)) if place else 0] != checksum(values):
             self._watch.found(
-                f"{stored.name} in {stored.piece} must be as it was saved; chunk {key} has another checksum than {locate.INDEX} says; copy "
-                "the directory again, or pass verify=False to load it so."
+                f"{stored.name} in {stored.piece} must be as it was saved; chunk {'.'.join(map(str, place))} has another checksum than "
+                f"{locate.INDEX} says; copy the directory again, or pass verify=False to load it so."
             )
-        return values
 
-    def _store(self, piece: Path) -> ts.KvStore:
-        if piece not in self._stores:
-            self._stores[piece] = ts.KvStore.open(store.kvstore(piece), context=self._context).result()
-        return self._stores[piece]
+    def _open(self, stored: Stored) -> ts.Future:
+        spec = {
+            "driver": "zarr",
+            "kvstore": store.kvstore(stored.piece, stored.key),
+            "recheck_cached_data": False,
+            "recheck_cached_metadata": False,
+            "fill_missing_data_reads": False,  # or an absent chunk would read as zeros
+        }
+        return ts.open(spec, open=True, read=True, context=self._context)
+
+
+def _common(box: Box, target: Target) -> tuple[tuple[slice, ...], np.ndarray]:
+    """Where in a chunk lies what a target wants of it, and the memory for that."""
+    both = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(box, target.box, strict=True)]
+    here, there = (tuple(slice(a - start, b - start) for (a, b), (start, _) in zip(both, of, strict=True)) for of in (box, target.box))
+    return here, target.out[there]
