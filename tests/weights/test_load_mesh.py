@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 from pathlib import Path
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,12 +13,14 @@ import jax
 import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from checkpoints import synthesize, writer
 from gptoss_jax.config import TINY
 from gptoss_jax.model.params import abstract_params, is_spec, param_bytes
 from gptoss_jax.parallel import memory, sharding
-from gptoss_jax.weights import loading, safetensors
+from gptoss_jax.weights import loading, locate, safetensors
+from gptoss_jax.weights.orbax import saving, sums
 from pallas_kernels import mxfp4
 from pallas_kernels.mxfp4 import Mxfp4
 from pallas_kernels.mxfp4.tiles import fits, from_tiles
@@ -191,6 +194,7 @@ def test_a_mesh_that_cannot_divide_the_model_is_refused_before_memory_is_spent(t
 
 
 _PROCESS = """
+import json
 import sys
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
@@ -200,7 +204,7 @@ from gptoss_jax.parallel import memory, processes, sharding
 from gptoss_jax.weights import loading, safetensors
 
 mine = int(sys.argv[1])
-good, expanded, damaged, missing = sys.argv[3:]
+good, expanded, damaged, missing, spoilt, saved = sys.argv[3:]
 assert processes.is_first() == (mine == 0)
 value = np.array([1 << 40, 3 + mine])
 np.testing.assert_array_equal(processes.broadcast(value), [1 << 40, 3])
@@ -215,6 +219,15 @@ mesh = sharding.mesh(1, 8)
 refused(good if mine == 0 else damaged, experts="packed")
 refused(good if mine == 0 else missing, experts="packed")
 refused(good, experts=("packed", "stacked")[mine])
+
+for path in (spoilt, saved):  # what only the second process reads of them is bad: neither waits for the other
+    refused(path, experts="packed", check="finite")
+    refused(path, experts="tiled", check="finite")
+    loading.load(path, mesh=mesh, progress=False, experts="packed", check=None, verify=False)
+both = saved + "-by-both"
+loading.save(loading.load("nano", mesh=mesh, progress=False, experts="packed"), both)
+loading.load(both, mesh=mesh, progress=False)
+print("sums:", len(json.load(open(both + "/params/index.json"))["checksums"]), flush=True)
 
 counted, read = [], safetensors.read
 safetensors.read = lambda stored, dtype, index, watch: (counted.append(safetensors.nbytes(stored, index)), read(stored, dtype, index))[1]
@@ -232,13 +245,31 @@ print("done", flush=True)
 """
 
 
+def spoilt_for_the_second(home):
+    """nano with a NaN among the last rows of lm_head, and with a changed byte in the last chunk of the unembedding."""
+    nano = locate.checkpoint("nano")
+    shutil.copytree(nano, home / "spoilt")
+    tensors = load_file(home / "spoilt" / "model.safetensors")
+    tensors["lm_head.weight"][-1, 3] = np.nan
+    save_file(tensors, home / "spoilt" / "model.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saving, "_CHUNK_BYTES", 1 << 17)
+        patch.setattr(sums, "_SMALL", 0)  # of files as a whole, which every process would see
+        model = load("nano")
+        loading.save(model, home / "saved")
+    last = np.asarray(model.params.unembedding)[-1].tobytes()
+    [file] = [file for file in (home / "saved" / "params" / "final").rglob("d/*") if last in file.read_bytes()]
+    file.write_bytes(file.read_bytes().replace(last, last[:-1] + bytes([last[-1] ^ 1])))
+    return str(home / "spoilt"), str(home / "saved")
+
+
 @pytest.mark.thorough
 def test_two_processes_each_read_their_half_and_agree_or_all_refuse(paths, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
-    arguments = [port, *(str(paths[name]) for name in ("tiny", "bf16", "uneven")), str(tmp_path / "none")]
+    arguments = [port, *(str(paths[name]) for name in ("tiny", "bf16", "uneven")), str(tmp_path / "none"), *spoilt_for_the_second(tmp_path)]
     running = [
         subprocess.Popen(
             [sys.executable, "-c", _PROCESS, str(number), *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -246,12 +277,12 @@ def test_two_processes_each_read_their_half_and_agree_or_all_refuse(paths, tmp_p
         for number in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=120) for process in running]
+        outputs = [process.communicate(timeout=300) for process in running]
     finally:
         for process in running:
             process.kill()
     assert all(process.returncode == 0 for process in running), outputs
-    outputs = [[line for line in out.splitlines() if line.startswith(("refused", "read", "done"))] for out, _ in outputs]
+    outputs = [[line for line in out.splitlines() if line.startswith(("refused", "read", "done", "sums"))] for out, _ in outputs]
     first, second = outputs
     same = "give all of them the same files and arguments."
     differs = f"refused: every process must load PATH alike; of 2, process 1 has other config and tensors than process 0; {same}"
@@ -261,4 +292,8 @@ def test_two_processes_each_read_their_half_and_agree_or_all_refuse(paths, tmp_p
     assert first[2] == second[2] == differs.replace("config and tensors", "arguments")
     whole = ("norm.weight", "router.weight", "router.bias", "o_proj.bias", "down_proj_bias")  # what every device holds all of
     half = sum(tensor.nbytes if name.endswith(whole) else tensor.nbytes // 2 for name, tensor in safetensors.scan(paths["bf16"]).items())
-    assert first[3:] == second[3:] == [f"read: {half}", "done"]
+    other = "refused: every process must be able to read PATH; process 1 could not, for a reason in its own error; "
+    assert all(line.startswith(other) for line in first[3:7]) and len(first) == 10
+    assert all("'lm_head.weight' of PATH/model.safetensors must hold finite numbers" in line for line in second[3:5])
+    assert all("unembedding in PATH/params/final must be as it was saved; chunk" in line for line in second[5:7])
+    assert first[7:] == second[7:] == ["sums: 63", f"read: {half}", "done"]
