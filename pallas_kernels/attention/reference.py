@@ -24,13 +24,13 @@ class _Keys(NamedTuple):
     first: jax.Array  # [B, blocks] int32 least position in each block
     last: jax.Array  # [B, blocks] int32 greatest position in it; -1 where it is empty
     at: Callable  # j -> positions [B, S] (-1: nothing there) and segments [B, S] or None
-    read: Callable  # j -> keys and values [B, K, S, H]
+    read: Callable  # j -> keys and values [B, K, S, H], and which of them are finite [B, S]; None where that was not looked at
 
 
 def attention(q, k, v, sinks, *, window, segment_ids):
     B, T = q.shape[:2]
     block = min(T, KEY_BLOCK)
-    k, v = (_pad(x, 1, block) for x in (k, v))
+    k, v, finite = _finite(*(_pad(x, 1, block) for x in (k, v)), (2, 3))
     positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None, :], (B, T))
     key_positions = _pad(positions, 1, block, -1)
     key_segments = None if segment_ids is None else _pad(segment_ids, 1, block, -1)
@@ -41,7 +41,7 @@ def attention(q, k, v, sinks, *, window, segment_ids):
         blocks[:, :, 0],
         jnp.max(blocks, -1),
         lambda j: (cut(key_positions, j), None if key_segments is None else cut(key_segments, j)),
-        lambda j: (cut(k, j).swapaxes(1, 2), cut(v, j).swapaxes(1, 2)),
+        lambda j: (cut(k, j).swapaxes(1, 2), cut(v, j).swapaxes(1, 2), cut(finite, j)),
     )
     return _attend(q, positions, segment_ids, sinks, window, keys)
 
@@ -64,7 +64,8 @@ def paged_attention(q, k_pages, v_pages, table, q_positions, lengths, sinks, *, 
     def read(j):
         ids = jax.lax.dynamic_slice_in_dim(table, j * pages, pages, 1)
         read = lambda x: fp8_pages.take(x, ids, q.dtype) if isinstance(x, fp8_pages.Fp8Pages) else x[ids]
-        return tuple(jnp.moveaxis(read(x), 2, 1).reshape(B, x.shape[1], -1, x.shape[3]) for x in (k_pages, v_pages))
+        k, v = (jnp.moveaxis(read(x), 2, 1).reshape(B, x.shape[1], -1, x.shape[3]) for x in (k_pages, v_pages))
+        return (k, v, None) if q.shape[1] == 1 else _finite(k, v, (1, 3))
 
     starts = first.reshape(B, -1, pages)
     last = jnp.max(starts, -1)
@@ -105,11 +106,13 @@ def _attend_rows(q, positions, segments, sinks, window, keys: _Keys):
 
     def add(carry, j):
         top, denominator, value = carry
-        k, v = keys.read(j)  # [B, K, S, H]
+        k, v, finite = keys.read(j)  # [B, K, S, H]
         K = k.shape[1]
         grouped = jnp.moveaxis(q.reshape(B, T, K, N // K, H), 1, 3).reshape(B, K, -1, H)  # [B, K, G*T, H]
         seen = visible(*keys.at(j))
-        k, v, masked = _fenced(k, v, seen)
+        if finite is None:  # of one query: what it does not see is zeros
+            v = jnp.where(seen[..., None], v, 0)
+        masked = jnp.where(seen, 0.0 if finite is None else jnp.where(finite, 0.0, jnp.nan)[:, None], -jnp.inf)
         scores = dot("bkmh,bksh->bkms", grouped, k).reshape(B, N, T, -1) * H**-0.5
         scores = jnp.where(masked[:, None] == 0, scores, masked[:, None])
         higher = jax.lax.stop_gradient(jnp.maximum(top, jnp.max(scores, -1)))
@@ -141,16 +144,13 @@ def _attend_rows(q, positions, segments, sinks, window, keys: _Keys):
     return (value / denominator[..., None]).swapaxes(1, 2).astype(q.dtype)
 
 
-def _fenced(k, v, seen):
-    """Keys and values [B, K, S, H] that may be multiplied by zero, and what stands for a score [B, T, S]: 0 for the score itself.
+def _finite(k, v, axes):
+    """Keys and values with zeros for those of which one is not finite, and which are, over heads and width: `axes`.
 
-    A weight of zero, or a cotangent, makes NaN of what is not finite. What is not is zeros here; whoever sees it gets NaN for a score.
+    A weight of zero, or a cotangent, makes NaN of what is not finite. Whoever sees such a key gets NaN for its score instead.
     """
-    if seen.shape[1] == 1:  # of one query: what it does not see is zeros
-        return k, jnp.where(seen[..., None], v, 0), jnp.where(seen, 0.0, -jnp.inf)
-    finite = jnp.all(jnp.isfinite(k) & jnp.isfinite(v), (1, 3))  # [B, S]
-    k, v = (jnp.where(finite[:, None, :, None], x, 0) for x in (k, v))
-    return k, v, jnp.where(seen, jnp.where(finite, 0.0, jnp.nan)[:, None], -jnp.inf)
+    finite = jnp.all(jnp.isfinite(k) & jnp.isfinite(v), axes)
+    return *(jnp.where(jnp.expand_dims(finite, axes), x, 0) for x in (k, v)), finite
 
 
 def dot(formula, a, b):
