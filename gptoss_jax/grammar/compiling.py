@@ -11,7 +11,7 @@ import numpy as np
 
 from gptoss_jax.grammar.formats import Format
 from gptoss_jax.grammar.matcher import Matcher, said
-from gptoss_jax.grammar.schema import subschemas
+from gptoss_jax.grammar.pointers import subschemas
 from gptoss_jax.grammar.vocabulary import Vocabulary
 
 # Where JSON allows blanks: none, one, or a line break and an indent. More, and a model could write blanks for ever.
@@ -19,9 +19,9 @@ _BLANKS = {"whitespace_pattern": r" |\n {0,16}"}
 # What the library may spend: on a grammar (fuel: some 30 ns and 200 bytes each), and on one token of one text.
 _LIMITS = {
     "initial_lexer_fuel": 300_000,
-    "step_lexer_fuel": 200_000,
-    "step_max_items": 50_000,
-    "max_items_in_row": 20_000,
+    "step_lexer_fuel": 100_000,
+    "step_max_items": 20_000,
+    "max_items_in_row": 2_000,
     "max_lexer_states": 20_000,
     "max_grammar_size": 200_000,
     "verbose_errors": False,
@@ -53,10 +53,11 @@ class Grammar:
                 self._library, self._generation, self._spoilt = self._compiled(), self._generation + 1, False
             return self._library.deep_copy(), self._generation
 
-    def spoil(self, generation: int) -> None:
-        """Says that a limit was met in the automaton of this generation: the next text gets a new one."""
+    def alone(self, generation: int) -> LLMatcher:
+        """A text at the beginning with an automaton of its own, for one that met a limit in that of this generation."""
         with self._lock:
-            self._spoilt |= generation == self._generation
+            self._spoilt |= generation == self._generation  # the next text gets a new one
+        return self._compiled()
 
     def _compiled(self) -> LLMatcher:
         kind, text = self._format.kind, self._format.text
@@ -110,6 +111,9 @@ class Kept[T]:
             ):
                 self._kept.popitem(last=False)
         return made
+
+    def _size(self) -> int:
+        return sum(size for _, size in self._kept.values())
 
 
 _kept: Kept[Grammar] = Kept(_KEPT, _KEPT_CHARACTERS)

@@ -11,13 +11,13 @@
 
 from collections.abc import Mapping
 import dataclasses
-import re
 
+from gptoss_jax.grammar.budget import count_choices, count_lark, count_regex, lark_schemas, without_literals
 from gptoss_jax.grammar.schema import canonical
+from gptoss_jax.quoting import quoted
 
 _TYPES = ("text", "json_object", "json_schema", "regex", "choice", "lark")
 _ABOUT_SCHEMA = ("name", "description", "schema", "strict")
-_LARK_LITERAL = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|#[^\n]*|/(?:\\.|[^/\\\n])+/')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ def read_format(response_format: object, where: str = "response_format") -> Form
         raise ValueError(f'{where} must be a dict such as {{"type": "json_object"}}; got {type(response_format).__name__}')
     kind = response_format.get("type")
     if kind not in _TYPES:
-        raise ValueError(f"{where}: type must be one of {', '.join(_TYPES)}; got {str(kind)[:60]!r}; pass one of them")
+        raise ValueError(f"{where}: type must be one of {', '.join(_TYPES)}; got {quoted(kind, 60)}; pass one of them")
     if kind in ("text", "json_object"):
         _refuse_others(response_format, ("type",), where)
         return None if kind == "text" else ANY_OBJECT
@@ -61,8 +61,10 @@ def read_format(response_format: object, where: str = "response_format") -> Form
     if kind == "choice":
         return Format("regex", "|".join(_literal(choice) for choice in _choices(value, where)))
     text = _text(value, f"{where}: {field}")
-    if kind == "lark" and "<" in _LARK_LITERAL.sub("", text):
-        raise ValueError(f"{where}: lark must not name control tokens, which end or begin messages; got a < outside quotes; drop it")
+    if kind == "lark":
+        _check_lark(text, where)
+    else:
+        count_regex([text], f"{where}: regex")
     return Format(kind, text)
 
 
@@ -98,15 +100,25 @@ def _refuse_others(given: Mapping, known: tuple[str, ...], where: str) -> None:
         raise ValueError(f"{where} may hold {', '.join(known)}; got {', '.join(others)} too; drop that")
 
 
+def _check_lark(text: str, where: str) -> None:
+    count_lark(text, f"{where}: lark")
+    bare = without_literals(text)
+    if "<" in bare:
+        raise ValueError(f"{where}: lark must not name control tokens, which end or begin messages; got a < outside quotes; drop it")
+    for schema in lark_schemas(text):
+        canonical(schema, f"{where}: %json in lark")
+
+
 def _choices(choices: object, where: str) -> list[str]:
     if not isinstance(choices, list | tuple) or not choices:
-        raise ValueError(f"{where}: choices must be a list of at least one string; got {str(choices)[:60]!r}; name the answers")
+        raise ValueError(f"{where}: choices must be a list of at least one string; got {quoted(choices, 60)}; name the answers")
+    count_choices(choices, where)
     return [_text(choice, f"{where}: choices[{i}]") for i, choice in enumerate(choices)]
 
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{where} must be a string with something in it; got {str(value)[:60]!r}; write it out")
+        raise ValueError(f"{where} must be a string with something in it; got {quoted(value, 60)}; write it out")
     try:
         value.encode()
     except UnicodeEncodeError as error:

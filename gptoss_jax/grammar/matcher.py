@@ -31,8 +31,8 @@ class Source(Protocol):
     def begin(self) -> tuple[LLMatcher, int]:
         """A text at the beginning, and the generation of the automaton that it shares."""
 
-    def spoil(self, generation: int) -> None:
-        """Says that the automaton of this generation is of no more use."""
+    def alone(self, generation: int) -> LLMatcher:
+        """A text at the beginning with an automaton of its own, for one that met a limit in that of this generation."""
 
 
 class Matcher:
@@ -46,6 +46,7 @@ class Matcher:
     def __init__(self, vocabulary: Vocabulary, grammar: Source):
         self._vocabulary, self._grammar = vocabulary, grammar
         self._library, self._generation = grammar.begin()
+        self._alone = False
         self._taken: list[int] = []
         self.problem = ""
 
@@ -67,11 +68,11 @@ class Matcher:
             if self._ask(lambda library: library.try_consume_tokens([token])):
                 self._taken.append(token)
                 return True
-            generation = self._generation
+            alone = self._alone
             mask = np.zeros(self._vocabulary.words, np.uint32)
             if not self.allow(mask) or not mask[token // 32] >> np.uint32(token % 32) & 1:
                 return bool(self.problem)
-            if generation == self._generation:  # else the automaton broke where it was asked for the token
+            if alone == self._alone:  # else the automaton broke where it was asked for the token
                 break
         self.problem = "the grammar allows a token that it then refuses"
         return True
@@ -92,10 +93,8 @@ class Matcher:
         return Matcher(self._vocabulary, self._grammar)
 
     def _ask[T](self, question: Callable[[LLMatcher], T]) -> T | None:
-        """The library's answer, if need be from an automaton made anew; None, and there is a problem, if that breaks too."""
-        for last in (False, True):
-            if self.problem:
-                return None
+        """The library's answer, if need be from an automaton of this text's own; None, and there is a problem, if that breaks too."""
+        while not self.problem:
             answer, error = None, ""
             try:
                 answer = question(self._library)
@@ -106,17 +105,17 @@ class Matcher:
             error = error or self._library.get_error()
             if not error or error.startswith("NoExtension"):
                 return answer
-            if last or any(re.search(pattern, error) for pattern, _ in _OF_ONE_TEXT):
+            if self._alone or any(re.search(pattern, error) for pattern, _ in _OF_ONE_TEXT):
                 self.problem = said(error)
             else:
-                self._anew()
+                self._go_alone()
         return None
 
-    def _anew(self) -> None:
-        """The same text on an automaton that is not broken."""
-        self._grammar.spoil(self._generation)
+    def _go_alone(self) -> None:
+        """Puts the same text on an automaton of its own: the one that it shared is broken, whoever broke it."""
+        self._alone = True
         try:
-            self._library, self._generation = self._grammar.begin()
+            self._library = self._grammar.alone(self._generation)
             if self._taken and self._library.try_consume_tokens(self._taken) < len(self._taken):
                 self.problem = said(self._library.get_error() or "the text was refused the second time")
         except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):

@@ -3,16 +3,17 @@
 llguidance refuses most of what it cannot honour, in `matcher.py`. Here is refused what it would let through.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
-import functools
 import json
-import re
-from urllib.parse import unquote
 
-_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
-_MAPS = ("properties", "patternProperties", "$defs", "definitions")
-_SINGLE = ("items", "additionalProperties")
+from gptoss_jax.grammar.budget import CHARACTERS, at_most, count_json
+from gptoss_jax.grammar.pointers import reachable, resolve
+from gptoss_jax.grammar.schema_budget import count_schema
+from gptoss_jax.grammar.validity import fault
+from gptoss_jax.quoting import quoted
+
+_LOOKS = 200_000  # at schemas for an end
 
 
 def canonical(schema: object, where: str) -> str:
@@ -29,44 +30,27 @@ def canonical(schema: object, where: str) -> str:
         raise ValueError(f"{where} must accept some value; got false, which accepts none; pass a schema of an object")
     if schema is not True and not isinstance(schema, Mapping):
         raise ValueError(f'{where} must be a JSON schema such as {{"type": "object", ...}}; got {type(schema).__name__}; pass a dict')
+    count_json(schema, where)
     try:
         text = json.dumps({} if schema is True else schema, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{where} must hold nothing but JSON; got {str(error)[:200]}; convert the values first") from error
+    at_most(len(text), CHARACTERS, "characters as JSON", where)
     _check(text, where)
     return text
 
 
-@functools.lru_cache(maxsize=256)
 def _check(text: str, where: str) -> None:
-    import jsonschema
-
     schema = json.loads(text, parse_int=lambda digits: _exact(digits, int, where), parse_float=lambda digits: _exact(digits, float, where))
-    if "x-guidance" in schema:
-        raise ValueError(f"{where} must not set x-guidance, which would change the grammar's rules; got it at $; drop it")
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-        _refuse_the_endless(schema, where)
-    except jsonschema.SchemaError as error:
-        raise ValueError(f"{where} must be a valid JSON schema; got at {error.json_path}: {error.message[:200]}; correct it") from error
-    except RecursionError as error:
-        raise ValueError(f"{where} must not be nested as deeply as Python's recursion limit; flatten it") from error
-
-
-def subschemas(schema: object, path: str = "$") -> Iterator[tuple[str, Mapping]]:
-    """Every schema inside schema with its path, itself first, those it refers to only where they stand."""
     if not isinstance(schema, Mapping):
         return
-    yield path, schema
-    for key in _SINGLE:
-        yield from subschemas(schema.get(key), f"{path}.{key}")
-    for key in _LISTS:
-        for i, part in enumerate(schema.get(key, ())):
-            yield from subschemas(part, f"{path}.{key}[{i}]")
-    for key in _MAPS:
-        for name, part in schema.get(key, {}).items():
-            yield from subschemas(part, f"{path}.{key}.{name}")
+    if "x-guidance" in schema:
+        raise ValueError(f"{where} must not set x-guidance, which would change the grammar's rules; got it at $; drop it")
+    if found := fault(schema):
+        raise ValueError(f"{where} must be a valid JSON schema; got {found}; correct it")
+    count_schema(schema, where)
+    _refuse_the_endless(schema, where)
 
 
 def _exact(digits: str, kind: type, where: str) -> int | float:
@@ -82,59 +66,54 @@ def _exact(digits: str, kind: type, where: str) -> int | float:
 def _refuse_the_endless(schema: Mapping, where: str) -> None:
     """Refuses schemas that only an endless value satisfies, and counts of properties that the grammar cannot keep."""
     targets: dict[str, object] = {}
-    todo = [("$", schema)]
-    while todo:
-        start, inner = todo.pop()
-        for path, part in subschemas(inner, start):
-            least, named = part.get("minProperties", 0), len(part.get("required", ()))
-            if least > max(1, named):
-                raise ValueError(
-                    f"{where} must require by name as many properties as its minProperties; got {least} and {named} at {path}; the names "
-                    "that a model invents may repeat, name more in required"
-                )
-            if (ref := part.get("$ref")) is not None and ref not in targets:
-                targets[ref] = _resolve(schema, ref)
-                todo.append((ref, targets[ref]))
-    finite = {ref for ref, target in targets.items() if target is None}  # llguidance says what is wrong with those
-    while more := {ref for ref, target in targets.items() if ref not in finite and _finite(target, finite)}:
-        finite |= more
-    endless = sorted(targets.keys() - finite)
-    if endless and not _finite(schema, finite):
+    for path, part in reachable(schema):
+        least, named = part.get("minProperties", 0), len(part.get("required", ()))
+        if least > max(1, named):
+            raise ValueError(
+                f"{where} must require by name as many properties as its minProperties; got {quoted(least)} and {named} at {path}; the "
+                "names that a model invents may repeat, name more in required"
+            )
+        if (ref := part.get("$ref")) is not None and ref not in targets:
+            targets[ref] = resolve(schema, ref)
+    ends = _Ends(where)
+    ends.known |= {ref for ref, target in targets.items() if target is None}  # llguidance says what is wrong with those
+    more = True
+    while more:
+        before = len(ends.known)
+        for ref, target in reversed(targets.items()):  # what others refer to comes first, mostly
+            if ref not in ends.known and ends.finite(target):
+                ends.known.add(ref)
+        more = len(ends.known) > before
+    endless = sorted(targets.keys() - ends.known)
+    if endless and not ends.finite(schema):
         raise ValueError(
-            f"{where} must accept some value that ends; got {', '.join(endless)}, which always requires itself; "
+            f"{where} must accept some value that ends; got {quoted(endless[0])[1:-1]}, which always requires itself; "
             'let the recursion end, with "anyOf": [..., {"type": "null"}] or without "required"'
         )
 
 
-def _finite(schema: object, known: set[str]) -> bool:
-    """False if no finite value satisfies schema when the $refs outside known are satisfied by none."""
-    if not isinstance(schema, Mapping):
-        return schema is not False
-    if "$ref" in schema and schema["$ref"] not in known:
-        return False
-    parts = list(schema.get("allOf", ()))
-    if schema.get("type") in ("object", ["object"]):
-        rest = True if "patternProperties" in schema else schema.get("additionalProperties", True)
-        parts += [schema.get("properties", {}).get(name, rest) for name in schema.get("required", ())]
-    if schema.get("type") in ("array", ["array"]):
-        first, least = schema.get("prefixItems", []), schema.get("minItems", 0)
-        parts += first[: int(least)] + [schema.get("items", True)] * (least > len(first))
-    if not all(_finite(part, known) for part in parts):
-        return False
-    return all(any(_finite(part, known) for part in schema[key]) for key in ("anyOf", "oneOf") if key in schema)
+class _Ends:
+    """Which schemas a finite value satisfies, if those that the references in known name are satisfied by one, and no others are."""
 
+    def __init__(self, where: str):
+        self.known: set[str] = set()
+        self._where, self._looks = where, 0
 
-def _resolve(schema: Mapping, ref: str) -> object:
-    """What a pointer such as "#/$defs/node" names; None for every other kind of reference and where there is nothing."""
-    if not re.fullmatch(r"#(/.*)?", ref, re.DOTALL):
-        return None
-    here: object = schema
-    for step in unquote(ref).split("/")[1:]:
-        step = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(here, list) and step.isdecimal() and int(step) < len(here):
-            here = here[int(step)]
-        elif isinstance(here, Mapping) and step in here:
-            here = here[step]
-        else:
-            return None
-    return here
+    def finite(self, schema: object) -> bool:
+        """Raises a ValueError after too many looks."""
+        self._looks += 1
+        at_most(self._looks, _LOOKS, "schemas to look at for an end, each once for every reference that it is in", self._where)
+        if not isinstance(schema, Mapping):
+            return schema is not False
+        if "$ref" in schema and schema["$ref"] not in self.known:
+            return False
+        parts = list(schema.get("allOf", ()))
+        if schema.get("type") in ("object", ["object"]):
+            rest = True if "patternProperties" in schema else schema.get("additionalProperties", True)
+            parts += [schema.get("properties", {}).get(name, rest) for name in schema.get("required", ())]
+        if schema.get("type") in ("array", ["array"]):
+            first, least = schema.get("prefixItems", []), schema.get("minItems", 0)
+            parts += first[: int(least)] + [schema.get("items", True)] * (least > len(first))
+        if not all(self.finite(part) for part in parts):
+            return False
+        return all(any(self.finite(part) for part in schema[key]) for key in ("anyOf", "oneOf") if key in schema)

@@ -16,7 +16,7 @@ def object_of(required, **properties):
 
 REFUSED = [
     ([], " must be a dict"),
-    ({}, "type must be one of text, json_object, json_schema, regex, choice, lark; got 'None'"),
+    ({}, "type must be one of text, json_object, json_schema, regex, choice, lark; got None"),
     ({"type": "json"}, "type must be one of .* got 'json'"),
     ({"type": ["text"]}, "type must be one of"),
     ({"type": "text", "text": "x"}, "may hold type; got text too"),
@@ -38,7 +38,7 @@ REFUSED = [
     ({"type": "choice", "choices": []}, "choices must be a list of at least one string"),
     ({"type": "choice", "choices": "ab"}, "choices must be a list of at least one string"),
     ({"type": "choice", "choices": ["a", ""]}, r"choices\[1\] must be a string with something in it"),
-    ({"type": "choice", "choices": ["a", 3]}, r"choices\[1\] must be a string with something in it; got '3'"),
+    ({"type": "choice", "choices": ["a", 3]}, r"choices\[1\] must be a string with something in it; got 3"),
     ({"type": "lark", "lark": "start: foo"}, "unknown name"),
     ({"type": "lark", "lark": 'start: "<|end|>" <|end|>'}, "must not name control tokens"),
     ({"type": "lark", "lark": "start: <[3]>"}, "must not name control tokens"),

@@ -229,7 +229,7 @@ def test_the_library_giving_up_ends_the_answer_and_is_told(small, monkeypatch):
         is_error=lambda: True, is_accepting=lambda: False, get_error=lambda: "too complex", unsafe_compute_mask_ptr=lambda at, size: None
     )
     monkeypatch.setattr(rules._body._matcher, "_library", given_up)
-    monkeypatch.setattr(rules._body._matcher, "_grammar", types.SimpleNamespace(spoil=lambda _: None, begin=lambda: (given_up, 1)))
+    monkeypatch.setattr(rules._body._matcher, "_grammar", types.SimpleNamespace(alone=lambda _: given_up))
 
     assert allowed(rules, small).tolist() == [end_of(small)]
     rules.advance(end_of(small))
