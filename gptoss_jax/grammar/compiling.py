@@ -74,7 +74,7 @@ class Grammar:
         """Writes the beginnings of some texts, and refuses a grammar that has none or that meets a limit there."""
         out, end = np.zeros(self._vocabulary.words, np.uint32), time.monotonic() + _WALK_SECONDS
         for walk in range(_WALKS):
-            text, draw = Matcher(self._vocabulary, self), np.random.default_rng(walk)
+            text, draw = Matcher(self._vocabulary, self, alone=True), np.random.default_rng(walk)
             for step in range(_STEPS):
                 more = text.allow(out)
                 if text.problem:

@@ -85,12 +85,11 @@ class Body:
     def mask(self, out: np.ndarray) -> None:
         """Writes what may come: text, the ends where the text is complete, nothing but the ends where text cannot go on."""
         more = not self.ended and not self.problem and self._matcher.allow(out)
-        if not more:
-            out[:] = 0
         complete = self.ended or self._matcher.complete
-        if not complete and not more:
-            self.problem = self.problem or self._matcher.problem or NO_MORE
-        if complete or not more:
+        self.problem = self.problem or self._matcher.problem or ("" if more or complete else NO_MORE)
+        if self.problem or not more:
+            out[:] = 0
+        if self.problem or complete:
             allow(out, self._end_ids)
 
 

@@ -43,17 +43,18 @@ class Matcher:
             then on the text stays as it is: every token is said to be taken, and none may come.
     """
 
-    def __init__(self, vocabulary: Vocabulary, grammar: Source):
+    def __init__(self, vocabulary: Vocabulary, grammar: Source, *, alone: bool = False):
+        """alone: nobody shares the automaton, so that a limit met in it is this text's own."""
         self._vocabulary, self._grammar = vocabulary, grammar
         self._library, self._generation = grammar.begin()
-        self._alone = False
+        self._alone = alone
         self._taken: list[int] = []
         self.problem = ""
 
     @property
     def complete(self) -> bool:
         """Whether the text so far satisfies the grammar."""
-        return bool(self._ask(LLMatcher.is_accepting))
+        return bool(self._ask(lambda library: library.is_accepting()))
 
     def take(self, token: int) -> bool:
         """Appends a token of text; False, and nothing changes, if the grammar does not allow it.
