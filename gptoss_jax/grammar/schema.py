@@ -49,8 +49,11 @@ def _check(text: str, where: str) -> None:
         raise ValueError(f"{where} must not set x-guidance, which would change the grammar's rules; got it at $; drop it")
     if found := fault(schema):
         raise ValueError(f"{where} must be a valid JSON schema; got {found}; correct it")
-    count_schema(schema, where)
-    _refuse_the_endless(schema, where)
+    try:
+        count_schema(schema, where)
+        _refuse_the_endless(schema, where)
+    except RecursionError as error:
+        raise ValueError(f"{where} must not be nested as deeply as Python's recursion limit; flatten it") from error
 
 
 def _exact(digits: str, kind: type, where: str) -> int | float:

@@ -8,12 +8,12 @@ import math
 from gptoss_jax.grammar.budget import LITERAL, PATTERNS, at_most, count_regex
 from gptoss_jax.grammar.pointers import reachable, resolve
 
-SCHEMAS = 20_000  # in each other or in $defs
+SCHEMAS = 20_000
 PROPERTIES, OPTIONAL = 5_000, 2_000  # names in one object; of them, names that are not required
 SQUARES = 30_000_000  # of the names of all objects, each object's by itself
 PATTERN_PROPERTIES = 32  # in one patternProperties
 VALUES = 10_000  # in all of enum and const
-DEPTH = 200  # schemas in each other, references followed
+DEPTH = 250  # schemas in each other, references followed
 COMBINED, COPIED = 20_000, 5_000_000  # schemas that allOf and its like make of each other; those that are copied for it
 REGEXES = 4  # that one text must match
 MULTIPLE = 10_000  # the least number that is a multiple of all that multipleOf asks for
@@ -27,7 +27,7 @@ def count_schema(schema: Mapping, where: str) -> None:
     patterns: list[str] = []
     for _, part in reachable(schema):
         schemas += 1
-        at_most(schemas, SCHEMAS, "schemas in each other", where)
+        at_most(schemas, SCHEMAS, "schemas", where)
         named, required = part.get("properties", {}), part.get("required", ())
         names = len(named.keys() | set(required))
         at_most(names, PROPERTIES, "properties in one object", where)
@@ -80,7 +80,7 @@ class _Sizes:
 
     def of(self, schema: object, depth: int) -> _Size:
         """Raises a ValueError if the schema is above a limit."""
-        at_most(depth, DEPTH, "schemas in each other, references followed,", self._where)
+        at_most(depth, DEPTH, "schemas in each other where references are followed", self._where)
         if not isinstance(schema, Mapping):
             return _Size()
         inner = [part for key in _SINGLE for part in [schema.get(key)] if isinstance(part, Mapping)]
@@ -108,13 +108,15 @@ class _Sizes:
     def _target(self, ref: str, depth: int) -> _Size:
         if ref not in self._known:
             self._known[ref] = _Size()  # where it stands in itself
-            self._known[ref] = self.of(resolve(self._root, ref), depth + 1)
+            self._known[ref] = self.of(resolve(self._root, ref), depth)
         return self._known[ref]
 
     def _all(self, sizes: list[_Size]) -> _Size:
         sizes = [size for size in sizes if size != _Size()]
         if len(sizes) < 2:
-            return sizes[0] if sizes else _Size()
+            found = sizes[0] if sizes else _Size()
+            at_most(found.multiple, MULTIPLE, "as the least common multiple of multipleOf", self._where)
+            return found
         here, within = math.prod(size.here for size in sizes), math.prod(size.within for size in sizes)
         combined = here * math.ceil(sum(size.schemas / size.here for size in sizes))
         copied = within * math.ceil(sum(size.schemas / size.within for size in sizes))
