@@ -12,7 +12,7 @@ requests give way to each other. Prints what was asked and how it ended, then wh
 - no page, slot or place in a queue is held afterwards; nothing was compiled; memory did not grow in the second half.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import gc
@@ -32,6 +32,7 @@ from benchmarks.faults.storm import PATIENCE, Storm, Told, merged
 import gptoss_jax as gj
 
 _GROWTH = 24  # MB that memory may grow in the second half; what the allocator gives back late and Python's own caches move it by some
+_THREADS = 400  # that have rendered before memory is looked at
 _SHOWN = 4  # sentences about what went wrong
 
 
@@ -74,6 +75,7 @@ def storm(
     pool = innocents.pool(llm, count, np.random.default_rng(seed))
     for ask in innocents.ASK.values():
         ask(llm, pool, np.random.default_rng(seed))
+    _in_many_threads(lambda: llm.render("What is 2 + 2?"))
     over, began = Storm(llm, pool, token, faults), time.monotonic()
     all_told = [Told() for _ in range(threads)]
     others = [threading.Thread(target=over.caller, args=(told, seed + i), daemon=True) for i, told in enumerate(all_told[1:], 1)]
@@ -89,6 +91,14 @@ def storm(
     whole, grown = merged(all_told), _growth(memory)
     failures = _judged(whole, stuck, len(compiled), grown) + failures
     return Weather(whole, seconds, llm.engine.stats.preemptions, len(compiled), grown, failures)
+
+
+def _in_many_threads(render: Callable[[], object]) -> None:
+    """Renders in more threads than harmony has room for: it keeps a vocabulary's expressions, 1.6 MB, for each of 128 threads."""
+    for _ in range(_THREADS):
+        thread = threading.Thread(target=render)
+        thread.start()
+        thread.join()
 
 
 @contextlib.contextmanager

@@ -94,15 +94,17 @@ def pool(llm: gj.LLM, count: int, rng: np.random.Generator) -> Pool:
     chats, texts, scored = [], [], []
     for i in range(2 * count):
         sampling = gj.Sampling(seed=i, max_tokens=int(rng.integers(5, 70)), logprobs=0, **_DRAWS[i % len(_DRAWS)])
-        more = {"response_format": _FORMS[int(rng.integers(len(_FORMS)))]} if rng.random() < 0.25 else {}
+        more = {"response_format": _FORMS[int(rng.integers(len(_FORMS)))]} if rng.random() < 0.4 else {}
         more |= {"sampling": sampling, "n": 2 if rng.random() < 0.2 else 1, "priority": int(rng.integers(3))}
         a, b = rng.integers(1, 99, 2).tolist()
         if i % 2:
             effort = ("low", "medium", "high")[int(rng.integers(3))]
             task = gj.Task(key=f"chat {i}", messages=f"What is {a} {'+-'[i % 4 // 2]} {b}?", reasoning_effort=effort, **more)
         else:
-            prompts = f"{a} + {b}", llm.render(f"What is {a} + {b}?"), prefixes[i % 4 // 2] + rng.choice(common, 80).tolist()
-            task = gj.Task(key=f"text {i}", prompt=prompts[int(rng.integers(3))], **more)
+            prompts = [f"{a} + {b}", llm.render(f"What is {a} + {b}?"), prefixes[i % 4 // 2] + rng.choice(common, 80).tolist()]
+            if (which := int(rng.integers(3))) == 2:
+                more["priority"] = -1  # those that are longest come first, so that others have to give way
+            task = gj.Task(key=f"text {i}", prompt=prompts[which], **more)
         [outcome] = llm.run([task])
         if outcome.error is not None:
             raise RuntimeError(f"an innocent request must not be refused: {outcome.error}")
@@ -121,7 +123,7 @@ def generate(llm: gj.LLM, pool: Pool, rng: np.random.Generator) -> None:
     some = [pool.texts[i] for i in rng.integers(0, len(pool.texts), rng.integers(1, 5)).tolist()]
     free = [one for one in some if one.task.n == 1 and one.task.response_format is None]
     if len(free) > 1:
-        answers = llm.generate([one.task.prompt for one in free], [one.task.sampling for one in free], priority=int(rng.integers(3)))
+        answers = llm.generate([one.task.prompt for one in free], [one.task.sampling for one in free], priority=int(rng.integers(-1, 3)))
         for known, answer in zip(free, answers, strict=True):
             known.check([answer])
         return
