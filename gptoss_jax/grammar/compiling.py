@@ -22,13 +22,13 @@ _LIMITS = {
     "step_lexer_fuel": 100_000,
     "step_max_items": 20_000,
     "max_items_in_row": 2_000,
-    "max_lexer_states": 20_000,
+    "max_lexer_states": 50_000,
     "max_grammar_size": 200_000,
     "verbose_errors": False,
 }
 _WALKS, _STEPS, _WALK_SECONDS = 3, 12, 0.3
 _WHY_SECONDS = 0.3
-_KEPT, _KEPT_CHARACTERS = 64, 4_000_000
+_KEPT, _KEPT_CHARACTERS = 48, 4_000_000
 
 
 class Refused(Exception):

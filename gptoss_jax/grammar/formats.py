@@ -112,7 +112,7 @@ def _check_lark(text: str, where: str) -> None:
 def _choices(choices: object, where: str) -> list[str]:
     if not isinstance(choices, list | tuple) or not choices:
         raise ValueError(f"{where}: choices must be a list of at least one string; got {quoted(choices, 60)}; name the answers")
-    count_choices(choices, where)
+    count_choices(choices, f"{where}: choices")
     return [_text(choice, f"{where}: choices[{i}]") for i, choice in enumerate(choices)]
 
 

@@ -14,7 +14,8 @@ import json
 
 import numpy as np
 
-from gptoss_jax.grammar.compiling import compiled
+from gptoss_jax.grammar.budget import count_json
+from gptoss_jax.grammar.compiling import Kept, compiled
 from gptoss_jax.grammar.constraint import Body, Constraint, allow, check_width
 from gptoss_jax.grammar.formats import of_schema, read_format
 from gptoss_jax.grammar.matcher import Matcher
@@ -28,6 +29,8 @@ _TURN_ENDS = ("<|return|>", "<|call|>", "<|endoftext|>")
 _NOT_IN_HEADERS = (*_TURN_ENDS, "<|end|>", "<|start|>")
 _NOT_IN_BODIES = (*_TURN_ENDS, "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>")
 _NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
+
+_read: Kept[list[tuple[str, dict | None]]] = Kept(64, 4_000_000)
 
 
 class TurnConstraint(Constraint):
@@ -148,16 +151,12 @@ def _functions(tools: Sequence[Mapping] | None) -> list[tuple[str, dict | None]]
     """Name and parameters of each function, through the door that a prompt's tools go through, which is slow: once for equal ones."""
     if not tools:
         return []
+    count_json(tools, "tools")
     try:
         text = json.dumps(tools)
     except (TypeError, ValueError, RecursionError):
         return _through_the_door(tools)  # which says what is wrong
-    return _read_functions(text)
-
-
-@functools.lru_cache(maxsize=64)
-def _read_functions(text: str) -> list[tuple[str, dict | None]]:
-    return _through_the_door(json.loads(text))
+    return _read.get(text, len(text), lambda: _through_the_door(json.loads(text)))
 
 
 def _through_the_door(tools: Sequence[Mapping]) -> list[tuple[str, dict | None]]:

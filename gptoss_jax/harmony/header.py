@@ -1,7 +1,7 @@
 """The header of a message, as well as it can be read.
 
-    assistant <|channel|> commentary to=functions.weather <|constrain|> json
-    ^ role                ^ channel     ^ recipient                     ^ content type
+assistant <|channel|> commentary to=functions.weather <|constrain|> json
+^ role                ^ channel     ^ recipient                     ^ content type
 """
 
 from collections.abc import Sequence

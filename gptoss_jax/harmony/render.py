@@ -33,9 +33,9 @@ def render(tokenizer: tokenizers.Tokenizer, messages: Sequence[Mapping], **optio
 def bridge(ids: Sequence[int], tokenizer: tokenizers.Tokenizer) -> list[int]:
     """o200k_harmony ids in another vocabulary: control tokens map one to one, the text between them is encoded anew.
 
-        <|start|>   user    <|message|>   H i     <|end|>
-        200006      1428    200008        12194   200007      o200k_harmony
-        4           32      6             460 493 5           a SentencePiece vocabulary
+    <|start|>   user    <|message|>   H i     <|end|>
+    200006      1428    200008        12194   200007      o200k_harmony
+    4           32      6             460 493 5           a SentencePiece vocabulary
     """
     if isinstance(tokenizer, tokenizers.O200k):
         return list(ids)

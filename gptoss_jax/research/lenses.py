@@ -1,8 +1,8 @@
 """Lenses: what captured values say, in small pure functions of arrays. They run under jit, and know no tokenizer.
 
-    logits, seen = capture(forward, ["layers.*.residual_post", "layers.*.moe.experts"])(params, config, tokens)
-    by_layer = logit_lens(params, config, layers_of(seen, "residual_post"))
-    load = expert_load(layers_of(seen, "moe.experts"), config.num_local_experts)
+logits, seen = capture(forward, ["layers.*.residual_post", "layers.*.moe.experts"])(params, config, tokens)
+by_layer = logit_lens(params, config, layers_of(seen, "residual_post"))
+load = expert_load(layers_of(seen, "moe.experts"), config.num_local_experts)
 """
 
 from collections.abc import Callable
