@@ -29,6 +29,7 @@ class Asked:
     began: float
     crowded: bool  # somebody waited for a slot
     single: bool  # rows stand still until the host has looked
+    resumed: Any  # [slots] bool rows that stood still and went on with these steps
     reads: list[Routes]  # of prompts that were read before these steps, and are looked at with them
 
 
@@ -54,7 +55,7 @@ def orders(running: dict[int, Live], limit: int, slots: int, *, dropped: list[in
         if live.request.constraint is None:
             continue
         flags["masked"][slot] = True
-        if live.waits:
+        if live.waits or replaying:  # the device also stops where the tokens of one dispatch are over, and has to be told that more come
             live.waits = False
             flags["resumed"][slot] = True
             flags["single"][slot] = live.single and not replaying

@@ -113,7 +113,7 @@ class Steps:
         for live in running.values():
             live.in_flight += limit
         single, reads, self._reads = bool(wants["single"].any()), self._reads, []
-        self._asked.append(Asked(chunk, running, limit, began, self.scheduler.busy, single, reads))
+        self._asked.append(Asked(chunk, running, limit, began, self.scheduler.busy, single, wants["resumed"], reads))
         return True
 
     def _limit(self) -> int:
@@ -164,7 +164,8 @@ class Steps:
         error, last = None, n
         if live.request.constraint is not None:
             taken, error = fence.advance(live, chunk.sampled.tokens[slot, known:n].tolist())
-            last, live.waits = known + taken, bool(chunk.paused[slot])
+            resumed = any(asked.owners.get(slot) is live and asked.resumed[slot] for asked in self._asked)
+            last, live.waits = known + taken, bool(chunk.paused[slot]) and not resumed
         if error is None and chunk.broken[slot]:
             error = self._not_finite(live, last - known)
         reason: FinishReason | None = "error" if error else ("stop" if chunk.stopped[slot] else "length") if chunk.done[slot] else None

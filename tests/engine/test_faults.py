@@ -219,3 +219,21 @@ def test_sizes_that_no_memory_holds_are_refused_with_what_they_would_take():
             ValueError, match=r"must fit into memory; [\d,]+ slots and a cache of [\d,]+ tokens take [\d,.]+ GB of .* free; pass"
         ):
             make(**options)
+
+
+@pytest.mark.parametrize("free", [False, True], ids=["token by token", "between pauses"])
+def test_guided_requests_that_give_way_come_back_to_the_same_tokens(free):
+    """Their tokens are known by then, and are taken in several dispatches: the device stops after each, and must be told to go on."""
+
+    class Any(Form):
+        def mask(self, out):
+            return super().mask(out) and not free
+
+    engine, long = make(cache_tokens=128), Sampling(temperature=0, max_tokens=60, ignore_eos=True, logprobs=0)
+    wanted = everything(make(prefix_reuse=False), [Request(prompt(n, n), long) for n in (20, 25, 30)])
+    for seconds in (0.0, None):
+        requests = [Request(prompt(n, n), long, seconds_per_piece=seconds, constraint=Any()) for n in (20, 25, 30)]
+        before = engine.stats.preemptions
+        assert everything(engine, requests) == wanted
+        assert engine.stats.preemptions > before
+    nothing_is_held(engine)
