@@ -1,7 +1,6 @@
 """Grammars compiled once, within budgets: what the library cannot follow, or not for long, is refused with a sentence."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+import contextlib
 import json
 import threading
 import time
@@ -10,6 +9,7 @@ from llguidance import LLMatcher, LLParserLimits
 import numpy as np
 
 from gptoss_jax.grammar.formats import Format
+from gptoss_jax.grammar.kept import Kept
 from gptoss_jax.grammar.matcher import Matcher, said
 from gptoss_jax.grammar.pointers import subschemas
 from gptoss_jax.grammar.vocabulary import Vocabulary
@@ -50,7 +50,8 @@ class Grammar:
         """A text at the beginning, and the generation of the automaton that it shares with those begun before."""
         with self._lock:
             if self._spoilt:
-                self._library, self._generation, self._spoilt = self._compiled(), self._generation + 1, False
+                with contextlib.suppress(Refused):  # it was compiled before: if not now, the text meets the limit
+                    self._library, self._generation, self._spoilt = self._compiled(), self._generation + 1, False
             return self._library.deep_copy(), self._generation
 
     def alone(self, generation: int) -> LLMatcher:
@@ -87,33 +88,6 @@ class Grammar:
                 text.take(int(draw.choice(ids) if walk else ids[0]))
                 if text.problem:
                     raise Refused(text.problem)
-
-
-class Kept[T]:
-    """The newest of what was made, within a number of entries and of characters that they were made from. For any threads."""
-
-    def __init__(self, entries: int, characters: int):
-        self._entries, self._characters = entries, characters
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
-
-    def get(self, key: Hashable, characters: int, make: Callable[[], T]) -> T:
-        """What is kept for key; what make returns, if nothing is. Two threads may make one thing twice."""
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key][0]
-        made = make()
-        with self._lock:
-            self._kept[key] = made, characters
-            while (
-                len(self._kept) > self._entries or sum(size for _, size in self._kept.values()) > self._characters and len(self._kept) > 1
-            ):
-                self._kept.popitem(last=False)
-        return made
-
-    def _size(self) -> int:
-        return sum(size for _, size in self._kept.values())
 
 
 _kept: Kept[Grammar] = Kept(_KEPT, _KEPT_CHARACTERS)

@@ -130,4 +130,4 @@ def said(error: str) -> str:
     for pattern, words in _OF_ONE_TEXT + _OF_THE_AUTOMATON:
         if found := re.search(pattern, error):
             return words.format(found[1])
-    return " ".join(error.partition("\n<")[0].split())[:200]
+    return " ".join(error.partition("\n<")[0].split())[:200] or "the grammar's library gave up"

@@ -15,9 +15,10 @@ import json
 import numpy as np
 
 from gptoss_jax.grammar.budget import count_json
-from gptoss_jax.grammar.compiling import Kept, compiled
+from gptoss_jax.grammar.compiling import compiled
 from gptoss_jax.grammar.constraint import Body, Constraint, allow, check_width
 from gptoss_jax.grammar.formats import of_schema, read_format
+from gptoss_jax.grammar.kept import Kept
 from gptoss_jax.grammar.matcher import Matcher
 from gptoss_jax.grammar.vocabulary import bits, vocabulary
 from gptoss_jax.harmony.conversation import to_conversation

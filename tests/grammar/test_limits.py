@@ -13,6 +13,7 @@ import pytest
 from small_vocabulary import small_vocabulary
 
 from gptoss_jax.grammar import compiling, for_chat, for_text
+from gptoss_jax.grammar.kept import Kept
 
 PAD = 70
 
@@ -222,7 +223,7 @@ LATER = {
 @pytest.mark.parametrize("name", LATER)
 def test_a_limit_met_later_is_the_problem_of_that_text_alone(small, monkeypatch, name):
     monkeypatch.setitem(compiling._LIMITS, "max_lexer_states", 90)  # instead of masks that take long
-    monkeypatch.setattr(compiling, "_kept", compiling.Kept(9, 10**6))
+    monkeypatch.setattr(compiling, "_kept", Kept(9, 10**6))
     ended = 0
     others = [constraint(small, LATER[name]) for _ in range(2)]
     started = [int(allowed(other, small)[0]) for other in others]
@@ -298,7 +299,7 @@ def test_many_threads_compile_at_once():
 
 
 def test_what_is_kept_is_bounded_by_number_and_by_text():
-    kept = compiling.Kept(3, 100)
+    kept = Kept(3, 100)
     made = []
     for name, size in [("a", 10), ("b", 10), ("a", 10), ("c", 10), ("d", 10), ("a", 10), ("b", 10), ("e", 95), ("f", 500), ("f", 500)]:
         kept.get(name, size, lambda name=name: made.append(name))
