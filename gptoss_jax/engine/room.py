@@ -31,7 +31,9 @@ def state_bytes(config: Config, sizes: Sizes, cache_dtype: np.dtype, biases: int
 
 
 def check(params: Params, config: Config, sizes: Sizes, cache_dtype: np.dtype, biases: int) -> None:
-    """Raises ValueError where the state of an engine does not fit the memory that is free."""
+    """Raises ValueError where the state of an engine does not fit the memory that is free; of a model without numbers all fits."""
+    if not isinstance(params.embedding, jax.Array):
+        return
     partition = params.partition
     if partition is None:
         [device, *_] = params.embedding.devices()
