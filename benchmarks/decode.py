@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks import device, numerics, random_model, whole_model
 from benchmarks.whole_model import Benchmark, Point, Times
 from gptoss_jax.config import Config
-from gptoss_jax.engine import decode
+from gptoss_jax.engine.device import decode
 from gptoss_jax.engine.engine import Engine
 from gptoss_jax.engine.requests import Request
 from gptoss_jax.model.params import Params

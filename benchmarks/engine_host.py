@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks import child
 import gptoss_jax as gj
-from gptoss_jax.engine import decode
+from gptoss_jax.engine.device import decode
 from gptoss_jax.engine.sizes import STEPS
 from gptoss_jax.sampling.draw import Sampled
 from gptoss_jax.sampling.options import MAX_LOGPROBS

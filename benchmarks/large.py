@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from benchmarks import child
-from gptoss_jax.engine import decode
+from gptoss_jax.engine.device import decode
 from gptoss_jax.model.cache import init_cache
 from gptoss_jax.sampling import state as sampling_state
 from gptoss_jax.sampling.options import Sampling

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks import device, numerics, random_model, whole_model
 from benchmarks.whole_model import Benchmark, Point, Times
 from gptoss_jax.config import Config
-from gptoss_jax.engine import decode
+from gptoss_jax.engine.device import decode
 from gptoss_jax.model.cache import init_cache
 from gptoss_jax.model.params import Params
 from gptoss_jax.plan import floor

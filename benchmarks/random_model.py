@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gptoss_jax.config import Config
-from gptoss_jax.engine import decode
+from gptoss_jax.engine.device import decode
 from gptoss_jax.model.cache import Cache, init_cache
 from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, is_spec
 from gptoss_jax.sampling import state as sampling_state

@@ -92,7 +92,7 @@ class LLM:
     def prepare(self, *, progress: bool = False) -> None:
         """Compiles all programs that will ever run, which the first call does otherwise; with a progress bar if asked for.
 
-        Programs are found again where JAX keeps a compilation cache: then nothing is traced either (`gptoss_jax.engine.lowered`).
+        Programs are found again where JAX keeps a compilation cache: then nothing is traced either (`gptoss_jax.engine.device.lowered`).
         """
         self.engine.prepare(progress=progress)
 

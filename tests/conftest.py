@@ -13,7 +13,7 @@ import jax
 import pytest
 from small_vocabulary import small_vocabulary
 
-from gptoss_jax.engine import lowered
+from gptoss_jax.engine.device import lowered
 from gptoss_jax.tokenizer import SentencePiece, Tokenizer, o200k
 
 jax.config.update("jax_num_cpu_devices", 8)  # for meshes; what names no mesh runs on the first

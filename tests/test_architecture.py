@@ -40,7 +40,7 @@ NO_JAX = (
 )  # fmt: skip
 SEE_MESSAGES_AND_ARRAYS = {"llm", "chat", "batch.__main__"}
 JITS = {
-    "gptoss_jax.engine.decode", "gptoss_jax.engine.lowered", "gptoss_jax.weights.forms", "gptoss_jax.weights.placing",
+    "gptoss_jax.engine.device.decode", "gptoss_jax.engine.device.lowered", "gptoss_jax.weights.forms", "gptoss_jax.weights.placing",
     "pallas_kernels.dispatch", "pallas_kernels.aot", "pallas_kernels.bench.measure",
 }  # fmt: skip
 ENTRY_POINTS = {
@@ -112,7 +112,7 @@ def names_used(module: str) -> Iterator[tuple[int, str]]:
 
 
 def test_the_packages_were_found():
-    assert {"gptoss_jax.engine.decode", "gptoss_jax.model.transformer", "pallas_kernels.moe.reference"} <= MODULES.keys()
+    assert {"gptoss_jax.engine.device.decode", "gptoss_jax.model.transformer", "pallas_kernels.moe.reference"} <= MODULES.keys()
 
 
 @every_module
@@ -173,7 +173,7 @@ def test_model_knows_no_text_and_no_files(module):
     assert tops(imports(module)) & {"openai_harmony", "tiktoken", "sentencepiece", "safetensors"} == set()
 
 
-@pytest.mark.parametrize("module", ["gptoss_jax.engine.decode", "gptoss_jax.engine.engine"])
+@pytest.mark.parametrize("module", ["gptoss_jax.engine.device.decode", "gptoss_jax.engine.engine"])
 def test_generation_knows_token_ids_only(module):
     below = everything_below(module)
     text = tuple(f"gptoss_jax.{name}" for name in ("tokenizer", "harmony", "grammar", "turns", "weights"))

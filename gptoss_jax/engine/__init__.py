@@ -1,5 +1,8 @@
 """Continuous batching: requests of token ids in, pieces of token ids out; slots, pages and three compiled programs between.
 
+    engine (what callers see) -> thread (inbox, one thread) -> rounds (who is open, who is told what) -> steps (a round's work)
+                readers (how pieces come back)                    steps -> scheduler -> live -> pages; fence, exchange; device/
+
 Imports `model`, `sampling` and `parallel`. Knows no tokenizer, no messages, no files. `requests`, `pages` and `live` know no jax;
-`programs` alone touches the device; `engine` is the loop that all others serve.
+`device/` alone touches the device.
 """

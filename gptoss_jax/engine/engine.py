@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from gptoss_jax.config import Config
-from gptoss_jax.engine import room
+from gptoss_jax.engine.device import room
+from gptoss_jax.engine.device.programs import ROOM, Programs
 from gptoss_jax.engine.live import Live
-from gptoss_jax.engine.programs import ROOM, Programs
 from gptoss_jax.engine.readers import AsyncReader, Job, Outlet, Reader
 from gptoss_jax.engine.requests import Piece, Request, Stats, check_forced, check_prompt
 from gptoss_jax.engine.rounds import Rounds

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gptoss_jax.engine.decode import Chunk
+from gptoss_jax.engine.device.decode import Chunk
 from gptoss_jax.engine.live import Live, Rows
 from gptoss_jax.engine.requests import FinishReason, Piece
 from gptoss_jax.engine.sizes import STEPS

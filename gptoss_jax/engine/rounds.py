@@ -7,8 +7,8 @@ import logging
 
 import numpy as np
 
+from gptoss_jax.engine.device.programs import Programs
 from gptoss_jax.engine.live import Live
-from gptoss_jax.engine.programs import Programs
 from gptoss_jax.engine.readers import Job, Outlet
 from gptoss_jax.engine.requests import FinishReason, Piece, Stats
 from gptoss_jax.engine.scheduler import Scheduler

@@ -10,10 +10,10 @@ import logging
 import numpy as np
 
 from gptoss_jax.engine import exchange, fence
-from gptoss_jax.engine.decode import Chunk
+from gptoss_jax.engine.device.decode import Chunk
+from gptoss_jax.engine.device.programs import Programs
 from gptoss_jax.engine.exchange import Asked, Routes
 from gptoss_jax.engine.live import Live
-from gptoss_jax.engine.programs import Programs
 from gptoss_jax.engine.requests import FinishReason, Piece, Stats
 from gptoss_jax.engine.scheduler import Scheduler
 from gptoss_jax.engine.sizes import STEPS, Sizes

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from gptoss_jax.config import Config
-from gptoss_jax.engine import decode
-from gptoss_jax.engine.decode import Blocks, Orders, State
-from gptoss_jax.engine.programs import ROOM
+from gptoss_jax.engine.device import decode
+from gptoss_jax.engine.device.decode import Blocks, Orders, State
+from gptoss_jax.engine.device.programs import ROOM
 from gptoss_jax.engine.sizes import STEPS, Sizes
 from gptoss_jax.model.cache import make_cache
 from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, is_spec

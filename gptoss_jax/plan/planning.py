@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import dataclasses
 import re
 
-from gptoss_jax.engine import decode
+from gptoss_jax.engine.device import decode
 from gptoss_jax.engine.sizes import STEPS
 from gptoss_jax.model.cache import PAGE
 from gptoss_jax.model.params import Params, param_bytes

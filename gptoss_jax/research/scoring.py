@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from gptoss_jax.config import Config
-from gptoss_jax.engine import decode
+from gptoss_jax.engine.device import decode
 from gptoss_jax.engine.sizes import Sizes
 from gptoss_jax.model.cache import Cache, make_cache, ring_blocks
 from gptoss_jax.model.params import Params

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import gptoss_jax as gj
-from gptoss_jax.engine import decode
+from gptoss_jax.engine.device import decode
 from gptoss_jax.engine.sizes import STEPS, sizes
 from gptoss_jax.model.cache import init_cache
 from gptoss_jax.model.params import abstract_params, is_spec, param_bytes

@@ -13,7 +13,7 @@ import oracle
 import pytest
 
 import gptoss_jax as gj
-from gptoss_jax.engine import decode
+from gptoss_jax.engine.device import decode
 from gptoss_jax.model import fused, transformer
 from gptoss_jax.model.cache import cache_axes, init_cache
 from gptoss_jax.sampling import state as sampling_state

@@ -9,7 +9,7 @@ import pytest
 from small_model import DIRECTORY, small_model
 
 import gptoss_jax as gj
-from gptoss_jax.engine import decode
+from gptoss_jax.engine.device import decode
 from gptoss_jax.engine.sizes import sizes
 from gptoss_jax.research import scoring
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptoss_jax.config import Config
-from gptoss_jax.engine.routes import Recorder, routes_dtype
+from gptoss_jax.engine.device.routes import Recorder, routes_dtype
 from gptoss_jax.model.cache import Cache, cache_axes
 from gptoss_jax.model.params import Params
 from gptoss_jax.model.transformer import decode_step, extend, unembed

@@ -36,7 +36,7 @@ _MAGIC = b"gptoss-jax lowered program 1\n"
 _DIGEST = 32  # bytes of a SHA-256
 _NO_MATTER = ("jax_compilation_cache", "jax_persistent_cache", "jax_enable_compilation_cache", "jax_log", "jax_dump", "jax_traceback")
 
-_MAKERS = ("config", "model", "sampling", "parallel.sharding", "engine.decode", "engine.routes")
+_MAKERS = ("config", "model", "sampling", "parallel.sharding", "engine.device.decode", "engine.device.routes")
 _log = logging.getLogger(__name__)
 
 
@@ -146,7 +146,7 @@ def flags() -> str:
 def _source() -> str:
     """A digest of every line that could have a say in a program."""
     digest = hashlib.sha256()
-    for home in (Path(__file__).parents[1], Path(pallas_kernels.__file__).parent):
+    for home in (Path(__file__).parents[2], Path(pallas_kernels.__file__).parent):
         for path in sorted(home.rglob("*.py")):
             digest.update(f"{path.relative_to(home.parent)} {path.stat().st_size}\n".encode())
             digest.update(path.read_bytes())

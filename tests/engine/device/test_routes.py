@@ -9,8 +9,8 @@ import pytest
 from small_model import DIRECTORY, small_model
 
 import gptoss_jax as gj
+from gptoss_jax.engine.device.routes import routes_dtype
 from gptoss_jax.engine.requests import Request
-from gptoss_jax.engine.routes import routes_dtype
 
 CONTEXT = 192
 OPTIONS = {"slots": 4, "context": CONTEXT, "chunk": 128, "routed_experts": True}

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gptoss_jax.config import Config
-from gptoss_jax.engine import decode, lowered
+from gptoss_jax.engine.device import decode, lowered
 from gptoss_jax.engine.sizes import STEPS, Sizes
 from gptoss_jax.model.cache import make_cache, pages_dtype
 from gptoss_jax.model.params import Params

@@ -14,7 +14,7 @@ from on_meshes import answers, model
 import pytest
 from small_model import small_model
 
-from gptoss_jax.engine import decode, lowered, programs
+from gptoss_jax.engine.device import decode, lowered, programs
 from gptoss_jax.engine.engine import Engine
 from gptoss_jax.model import layers, transformer
 from gptoss_jax.sampling import draw
@@ -138,13 +138,13 @@ def on_mesh(shape):
 def test_the_source_is_that_of_both_packages(tmp_path, monkeypatch):
     """A changed line anywhere changes the digest."""
     before = lowered._source()
-    for package in (Path(lowered.__file__).parents[1], Path(lowered.pallas_kernels.__file__).parent):
+    for package in (Path(lowered.__file__).parents[2], Path(lowered.pallas_kernels.__file__).parent):
         copy = tmp_path / package.name
         shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
     changed = tmp_path / "pallas_kernels" / "moe" / "mosaic.py"
     whole = changed.read_text()
     changed.write_text(whole + "# another line")
-    monkeypatch.setattr(lowered, "__file__", str(tmp_path / "gptoss_jax" / "engine" / "lowered.py"))
+    monkeypatch.setattr(lowered, "__file__", str(tmp_path / "gptoss_jax" / "engine" / "device" / "lowered.py"))
     monkeypatch.setattr(lowered.pallas_kernels, "__file__", str(tmp_path / "pallas_kernels" / "__init__.py"))
     assert lowered._source.__wrapped__() != before
     changed.write_text(whole)

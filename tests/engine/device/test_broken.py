@@ -9,7 +9,7 @@ import pytest
 from small_model import small_model
 
 import gptoss_jax as gj
-from gptoss_jax.engine import decode
+from gptoss_jax.engine.device import decode
 from gptoss_jax.model.cache import init_cache
 from gptoss_jax.sampling import state as sampling_state
 from gptoss_jax.sampling.draw import finite
