@@ -34,7 +34,7 @@ class EngineThread:
         self._process = os.getpid()
         self._thread: threading.Thread | None = None
         self._starting, self._owner = threading.Lock(), threading.Lock()
-        self._ending = False
+        self.ending = False
         weakref.finalize(self, self._inbox.put, None).atexit = False
 
     def ask(self, lives: list[Live]) -> None:
@@ -70,7 +70,7 @@ class EngineThread:
 
     def end(self) -> None:
         """Ends the thread, and with an error what is open; waits for it. For the end of the interpreter."""
-        self._ending = True
+        self.ending = True
         self._inbox.put(None)
         if self._thread is not None and self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(_EXIT_SECONDS)
@@ -78,33 +78,35 @@ class EngineThread:
     def _tell(self, order: Order) -> None:
         self.check_process()
         self._inbox.put(order)
-        if self._thread is None or not self._thread.is_alive():
+        if not self.ending and (self._thread is None or not self._thread.is_alive()):  # where the program ends nothing more is begun
             self._start()
 
     def _start(self) -> None:
         with self._starting:
             if self._thread is None or not self._thread.is_alive():
-                thread = threading.Thread(
-                    target=_work, args=(self._inbox, self._owner, weakref.ref(self)), name="gptoss_jax engine", daemon=True
-                )
-                thread.start()
-                self._thread = thread
-                _THREADS.add(self)
+                arguments = (self._inbox, self._owner, weakref.ref(self))
+                threading.Thread(target=_work, args=arguments, name="gptoss_jax engine", daemon=True).start()
+
+    def belongs_to(self, thread: threading.Thread) -> None:
+        """The thread itself says that it serves from now on: whoever started it may have been interrupted."""
+        self._thread = thread
+        _THREADS.add(self)
 
     def serve(self, order: Order) -> None:
         """Carries out an order, those behind it, and whatever there is to do."""
         rounds = self._rounds
         todo: Order | None = order
-        while todo is not None or (self._freely and not rounds.idle):
+        while not self.ending and (todo is not None or (self._freely and not rounds.idle)):
             while todo is not None:
                 rounds.fenced(todo)
                 todo = self._next()
-            if self._ending:
-                rounds.fail("the program ends; what came so far is here.")
-            elif self._freely and not rounds.idle:
+            if self._freely and not rounds.idle:
                 rounds.step()
             deliver(rounds.take_out(), rounds.close)
-            todo = None if self._ending else self._next()
+            todo = self._next()
+        if self.ending:
+            rounds.fail("the program ends; what came so far is here.")
+            deliver(rounds.take_out(), rounds.close)
 
     def _next(self) -> Order | None:
         try:
@@ -123,11 +125,16 @@ def _step_for(rounds: Rounds, outlet: Outlet) -> None:
 
 def _work(inbox: SimpleQueue, owner: threading.Lock, reference: "weakref.ref[EngineThread]") -> None:
     """The thread; it holds on to nothing while it sleeps."""
-    if not owner.acquire(blocking=False):  # an interrupted start was begun again
+    if not owner.acquire(blocking=False):  # there is one already
         return
     try:
+        if (thread := reference()) is not None:
+            thread.belongs_to(threading.current_thread())
+            del thread
         while (order := inbox.get()) is not None and (thread := reference()) is not None:
             thread.serve(order)
+            if thread.ending:
+                return
             del order, thread
     finally:
         owner.release()
