@@ -3,9 +3,9 @@
 The only place, with `tasks` and the entry points, that sees both a message and an array.
 """
 
-import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import os
+import time
 
 import numpy as np
 
@@ -199,13 +199,13 @@ class LLM:
 
     async def agenerate(self, prompts: Prompt | Sequence[Prompt], sampling: Sampling | Sequence[Sampling] | None = None, **options):
         """`generate` on the running event loop, with its arguments and results. Cancelling the asyncio task ends the generation."""
-        jobs = await asyncio.to_thread(tasks.Jobs, self, prompts, sampling, options)
+        jobs = await streams.begun(tasks.Jobs, self, prompts, sampling, options, since=time.monotonic())
         await streams.feed(self, jobs)
         return jobs.results()
 
     async def achat(self, messages: Messages, sampling: Sampling | None = None, **options) -> Reply:
         """`chat` on the running event loop, with its arguments. Cancelling the asyncio task ends the generation."""
-        job = await asyncio.to_thread(tasks.begin, self, tasks.chat(messages, sampling, **options))
+        job = await streams.begun(tasks.begin, self, tasks.chat(messages, sampling, **options), since=time.monotonic())
         await streams.feed(self, job)
         return job.builders[0].result()
 
@@ -252,6 +252,7 @@ class LLM:
 
     def _score(self, sequences: list[list[int]], top: int = 0) -> list[PromptLogprobs]:
         engine = self.engine
+        engine.check_process()
         for ids in sequences:
             engine.check(ids, room=0)
         told = {"sizes": engine.sizes, "cache_dtype": engine.programs.cache_dtype, "top": top}

@@ -187,7 +187,7 @@ def test_a_malformed_turn_is_marked():
 def test_leaving_a_stream_early_keeps_what_came():
     stream = scripted(THINK + ANSWER, 1).stream("?")
     assert next(stream).channel == "analysis"
-    assert stream.reply.reasoning == "2" and stream.reply.finish_reason == "length"
+    assert stream.reply.reasoning == "2" and stream.reply.finish_reason == "cancelled"
 
 
 def test_ignore_eos_goes_on_through_the_end_of_a_turn():

@@ -4,7 +4,7 @@ Whatever calls there are, in threads or on event loops, are readers: one thread 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 import itertools
 import time
 from typing import Any
@@ -86,6 +86,10 @@ class Engine:
         """Whether within so many seconds everything that was asked for has ended and has given back what it had."""
         return self._thread.wait_idle(seconds)
 
+    def check_process(self) -> None:
+        """Raises RuntimeError in a process that was forked from the engine's."""
+        self._thread.check_process()
+
     def check(self, prompt: Sequence[int], *, room: int = 1) -> None:
         """Raises ValueError where a prompt is empty, holds an id outside the vocabulary, or leaves no room in the context."""
         check_prompt(prompt, self.config, self.context, room=room)
@@ -103,7 +107,7 @@ class Engine:
           ValueError: a request that `check_request` refuses.
           RuntimeError: in a process that was forked from the engine's.
         """
-        self._thread.check_process()
+        self.check_process()
         whole = isinstance(requests, Sequence)
         if whole:
             for request in requests:
@@ -128,13 +132,13 @@ class Engine:
         if source.error is not None:
             raise source.error
 
-    async def arun(self, requests: Sequence[Request]) -> AsyncIterator[Piece]:
-        """As `run`, on the running event loop, which is woken once a round however many calls there are.
+    async def aread(self, requests: Sequence[Request]) -> AsyncReader:
+        """Has requests done for the running event loop, which is woken once a round however many calls there are. To be closed.
 
         Raises:
           ValueError, RuntimeError: as `run`; and where several processes share a mesh, which must ask for the same in the same order.
         """
-        self._thread.check_process()
+        self.check_process()
         if self._several:
             raise ValueError("an event loop cannot be one of several processes of a mesh, which must act alike; use run or generate.")
         for request in requests:
@@ -142,20 +146,15 @@ class Engine:
         if not self.programs.ready:
             await asyncio.to_thread(self.prepare)
         reader = AsyncReader(self._thread)
-        try:
-            reader.ask([self._live(request, reader.outlet) for request in requests])
-            while reader.open:
-                for piece in await reader.take():
-                    yield piece
-        finally:
-            reader.close()
+        reader.ask([self._live(request, reader.outlet) for request in requests])
+        return reader
 
     def work(self, dispatches: Generator[None, None, Any]) -> Any:
         """What a generator returns, which is run in the engine's thread, one dispatch to the device between two yields.
 
         So no two threads dispatch, and a long work stands in nobody's way. What it raises is raised here. To be compiled before.
         """
-        self._thread.check_process()
+        self.check_process()
         job = Job(dispatches)
         if self._several:  # in step with the other processes
             while not job.advance():

@@ -58,9 +58,11 @@ class Rounds:
         """Takes requests in; their pieces go to their outlets."""
         lives = list(lives)
         limited = [live for live in lives if live.request.time_limit is not None]
-        now = self._now() if limited else 0.0
-        for live in limited:
-            live.deadline = now + live.request.time_limit
+        deadlines = self.programs.now() + np.array([live.request.time_limit for live in limited], np.float64)
+        if limited and self._several:  # they began with different clocks, and took different times until now
+            deadlines = processes.broadcast(deadlines)
+        for live, deadline in zip(limited, deadlines.tolist(), strict=True):
+            live.deadline = deadline
             self._limited[live] = None
         for live in lives:
             self._open[live] = None

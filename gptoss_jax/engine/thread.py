@@ -64,8 +64,8 @@ class EngineThread:
         """Raises RuntimeError in a forked process."""
         if os.getpid() != self._process:
             raise RuntimeError(
-                f"an LLM belongs to the process that made it, here {self._process}; this one, {os.getpid()}, was forked from it and has no "
-                'device; make an LLM here, or start processes with multiprocessing.get_context("spawn").'
+                f"an LLM belongs to the process that made it, here {self._process}; this one, {os.getpid()}, was forked from it, which JAX "
+                'does not survive; start processes with multiprocessing.get_context("spawn"), and make an LLM there.'
             )
 
     def end(self) -> None:

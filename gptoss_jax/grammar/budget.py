@@ -14,6 +14,7 @@ NESTED = 120  # containers in each other
 LITERAL = 32_768  # characters of one text that must come as it is
 CHOICES, CHOICE_CHARACTERS = 10_000, 500_000
 REGEX, REGEX_ANY_CASE = 20_000, 2_000  # characters; classes that ignore case take the library a hundred times as long
+REPEATS, LARK_REPEATS = 500, 1_000  # * + ? {} of one expression, whose time goes with their square; of all in a grammar
 PATTERNS = 100_000  # characters in all patterns of a schema
 LARK, LARK_LEVELS, LARK_SETS = 20_000, 1_000, 8  # characters; rules and brackets, which may all lie in each other; & and ~
 
@@ -63,6 +64,7 @@ def count_regex(regexes: Iterable[str], where: str, most: int = REGEX) -> None:
     """Raises a ValueError if regular expressions are too long, all together."""
     regexes = list(regexes)
     at_most(sum(map(len, regexes)), most, "characters of regular expressions", where)
+    at_most(max(map(_repeats, regexes), default=0), REPEATS, "of * + ? {} in a regular expression", where)
     any_case = sum(len(regex) for regex in regexes if re.search(r"\(\?[a-zA-Z-]*i|^[/\"].*[/\"][a-z]*i", regex, re.DOTALL))
     at_most(any_case, REGEX_ANY_CASE, "characters of regular expressions where case does not count", where)
 
@@ -74,6 +76,7 @@ def count_lark(lark: str, where: str) -> None:
     at_most(len(re.findall(r"[(\[{:]", bare)), LARK_LEVELS, "rules and brackets", where)
     at_most(len(re.findall(r"[&~]", bare)), LARK_SETS, "of & and ~", where)
     count_regex(_literals(lark), where)
+    at_most(sum(map(_repeats, _literals(lark))), LARK_REPEATS, "of * + ? {} in all regular expressions", where)
 
 
 def without_literals(lark: str) -> str:
@@ -93,6 +96,10 @@ def lark_schemas(lark: str) -> list:
                 continue
             schemas.append(schema)
     return schemas
+
+
+def _repeats(regex: str) -> int:
+    return len(re.findall(r"\\.|([*+?{])", regex, re.DOTALL)) - len(re.findall(r"\\.", regex, re.DOTALL))
 
 
 def _literals(lark: str) -> list[str]:

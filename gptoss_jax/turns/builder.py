@@ -19,7 +19,7 @@ class Builder:
         self._logprobs: list[float] = []
         self._top: list[dict[int, float]] = []
         self._routes: list[np.ndarray] = []
-        self._reason, self._error = "length", None
+        self._reason, self._error = "cancelled", None  # it is, where no last piece ever comes
 
     def add(self, piece: Piece) -> list:
         """Takes the next tokens; returns what they complete. What goes wrong with that ends this request with finish reason "error"."""

@@ -40,8 +40,8 @@ class Reply:
       messages: the turn as chat messages, to append to the history for the next call.
       tokens: ids, the token that ended the turn included.
       logprobs, top_logprobs: as in `Completion`.
-      finish_reason: "stop", "tool_calls" where the turn ended with a call, "length", "timeout" at the time limit, or "error" where
-        something failed: then this is what came before.
+      finish_reason: "stop", "tool_calls" where the turn ended with a call, "length", "timeout" at the time limit, "error" where
+        something failed, or "cancelled" where it was left or has not ended: then this is what came before.
       malformed: the model broke the harmony format; what could be read is here all the same.
       parsed: every message with its span of tokens; `parsed.problems` says what was malformed.
       routed_experts, error: as in `Completion`.

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import time
 from typing import Any
 
 from gptoss_jax.engine.requests import Constraint, Piece, Request
@@ -104,8 +105,16 @@ def chat(
     return Task(messages=messages, options=options, **given, **how)
 
 
-def begin(llm, task: Task) -> Job:
-    """The requests that a task stands for; nothing is run yet. Raises ValueError where it cannot be done."""
+def begin(llm, task: Task, *, since: float | None = None) -> Job:
+    """The requests that a task stands for; nothing is run yet.
+
+    Args:
+      since: when it was asked for, by `time.monotonic`; now if None. Its time limit counts from then.
+
+    Raises:
+      ValueError: it cannot be done.
+    """
+    since = time.monotonic() if since is None else since
     _check_options(task)
     if (task.messages is None) == (task.prompt is None):
         raise ValueError("a task must have either messages or a prompt; pass one of them.")
@@ -118,10 +127,12 @@ def begin(llm, task: Task) -> Job:
     requests, builders = [], []
     for i in range(task.n):
         own = sampling if sampling.seed is None or i == 0 else dataclasses.replace(sampling, seed=(sampling.seed + i) % 2**63)
-        limits = {"priority": task.priority, "time_limit": task.time_limit}
-        requests.append(Request(ids, own, constraint=_constraint(llm, task, tools), **limits))
+        requests.append(Request(ids, own, priority=task.priority, constraint=_constraint(llm, task, tools)))
         make = CompletionBuilder if task.prompt is not None else ReplyBuilder
         builders.append(make(requests[-1], llm.model.tokenizer))
+    if task.time_limit is not None:
+        for request in requests:
+            request.time_limit = max(0.0, task.time_limit - (time.monotonic() - since))
     return Job(task, requests, builders)
 
 
@@ -132,11 +143,12 @@ class Jobs:
       requests: of all of them.
     """
 
-    def __init__(self, llm, prompts: Prompt | Sequence[Prompt], sampling, options: Mapping[str, Any]):
+    def __init__(self, llm, prompts: Prompt | Sequence[Prompt], sampling, options: Mapping[str, Any], *, since: float | None = None):
+        since = time.monotonic() if since is None else since
         self._single = is_one_prompt(prompts)
         prompts = [ids_of(llm, prompt) for prompt in ([prompts] if self._single else prompts)]
         each = zip(prompts, per_prompt(sampling, len(prompts)), strict=True)
-        self._jobs = [begin(llm, Task(prompt=ids, sampling=own, **options)) for ids, own in each]
+        self._jobs = [begin(llm, Task(prompt=ids, sampling=own, **options), since=since) for ids, own in each]
         self._of = {request: job for job in self._jobs for request in job.requests}
         self.requests = list(self._of)
 
@@ -225,6 +237,9 @@ def _ended(piece: Piece, ends: set[int]) -> Piece:
 
 
 def _check_options(task: Task) -> None:
+    if not isinstance(task, Task):
+        raise ValueError(f"a task must be a gptoss_jax.Task; got {quoted(task)}; make one of messages or a prompt.")
+    sampling_of(task.sampling)
     for name, least, most in (("n", 1, MOST_ANSWERS), ("priority", -PRIORITIES, PRIORITIES)):
         value = getattr(task, name)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:

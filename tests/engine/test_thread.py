@@ -116,6 +116,7 @@ ENDS = {
         time.sleep(1)
     """,
     "by an exception": "pieces = engine.run([endless()]); next(pieces); sys.excepthook = lambda *_: None; raise SystemExit(0)",
+    "after a run that was left": "for piece in engine.run([endless()]): break",
     "in a forked child": """
         list(engine.run(fresh()[:2]))
         child = os.fork()
@@ -131,7 +132,7 @@ ENDS = {
 }
 
 
-@pytest.mark.quick("in the middle of a run", "in a forked child")
+@pytest.mark.quick("in the middle of a run", "after a run that was left", "in a forked child")
 @pytest.mark.parametrize("name", ENDS)
 def test_a_program_ends(name, tmp_path):
     body = textwrap.dedent(PROGRAM.format(path=sys.path)) + textwrap.dedent(ENDS[name])
@@ -148,11 +149,16 @@ def test_a_program_ends(name, tmp_path):
 async def read(engine, requests):
     """As `everything`, on an event loop."""
     seen = {id(r): ([], [], [], []) for r in requests}
-    async for piece in engine.arun(requests):
-        for to, new in zip(seen[id(piece.request)], (piece.tokens, piece.logprobs, piece.top_logprobs), strict=False):
-            to += new
-        if piece.finish_reason:
-            seen[id(piece.request)][3].append(piece.finish_reason)
+    reader = await engine.aread(requests)
+    try:
+        while reader.open:
+            for piece in await reader.take():
+                for to, new in zip(seen[id(piece.request)], (piece.tokens, piece.logprobs, piece.top_logprobs), strict=False):
+                    to += new
+                if piece.finish_reason:
+                    seen[id(piece.request)][3].append(piece.finish_reason)
+    finally:
+        reader.close()
     return [seen[id(r)] for r in requests]
 
 
@@ -190,8 +196,8 @@ def test_an_event_loop_that_is_closed_with_streams_open_leaves_nothing_behind():
     loop = asyncio.new_event_loop()
 
     async def begin():
-        pieces = engine.arun([Request(prompt(3), ENDLESS, seconds_per_piece=0.0)])
-        await anext(pieces)
+        pieces = await engine.aread([Request(prompt(3), ENDLESS, seconds_per_piece=0.0)])
+        await pieces.take()
         return pieces
 
     pieces = loop.run_until_complete(begin())
@@ -207,7 +213,6 @@ def test_bad_requests_on_an_event_loop_are_refused_as_elsewhere():
 
     async def main():
         with pytest.raises(ValueError, match="a prompt needs at least one token"):
-            async for _ in engine.arun([Request([], ENDLESS)]):
-                pass
+            await engine.aread([Request([], ENDLESS)])
 
     asyncio.run(main())

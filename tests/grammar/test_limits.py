@@ -101,6 +101,9 @@ def combined(count):
 
 NAMES = [f"p{i}" for i in range(5000)]
 BOMBS = {
+    "6,666 words that may be left out": lambda: {"type": "regex", "regex": r"\w*" * 6666},
+    "a pattern of many that may be left out": lambda: of({"type": "string", "pattern": "^" + r"a?" * 15_000 + "$"}),
+    "terms that may be left out": lambda: {"type": "lark", "lark": "start: A*\nA: " + " ".join([r"/\w*/"] * 2500)},
     "1,000 optional properties": lambda: of(object_of(NAMES[:1000], {"type": "string"})),
     "5,000 optional properties": lambda: of(object_of(NAMES, {"type": "string"})),
     "100,000 properties": lambda: of(object_of([f"p{i}" for i in range(100_000)], {"type": "string"})),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
+import time
 
 from byte_tokenizer import ByteTokenizer
 import pytest
@@ -172,9 +173,11 @@ def test_bad_turns_are_refused_on_an_event_loop_too(llm):
 
 
 def test_streams_that_are_left_give_back_what_they_had(llm):
+    long = dataclasses.replace(GREEDY, max_tokens=250)
+
     async def main():
         for leave in ("close", "break", "cancel"):
-            stream = llm.astream("x", GREEDY)
+            stream = llm.astream("x", long)
             if leave == "cancel":
                 task = asyncio.create_task(anext(stream))
                 await asyncio.sleep(0.01)
@@ -186,11 +189,45 @@ def test_streams_that_are_left_give_back_what_they_had(llm):
                 break
             if leave == "close":
                 await stream.aclose()
-                assert stream.reply.tokens
+                assert stream.reply.tokens and stream.reply.finish_reason == "cancelled"
+                assert [piece async for piece in stream] == []
 
     asyncio.run(main())
-    stream = llm.stream("x", GREEDY)
+    stream = llm.stream("x", long)
     for _ in stream:
         break
     stream.close()
-    assert stream.reply.tokens and llm.engine.wait_idle()
+    assert stream.reply.tokens and stream.reply.finish_reason == "cancelled" and list(stream) == []
+    assert llm.engine.wait_idle()
+
+
+def test_a_stream_is_read_by_one_task_and_says_where_it_was_dropped(llm):
+    async def main():
+        stream = llm.astream("x", GREEDY)
+        first, second = await asyncio.gather(anext(stream), anext(stream), return_exceptions=True)
+        assert first.text and isinstance(second, RuntimeError) and "one task at a time" in str(second)
+        dropped = llm.astream("x", GREEDY)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(dropped), 1e-4)
+        assert [piece async for piece in dropped] == []
+
+    asyncio.run(main())
+
+
+def test_time_limits_count_while_others_hold_asyncio_s_threads(llm):
+    async def main():
+        loop = asyncio.get_running_loop()
+        busy = [loop.run_in_executor(None, time.sleep, 0.6) for _ in range(40)]
+        done = await llm.agenerate("x", GREEDY, time_limit=30.0)
+        assert done.finish_reason == "length" and not all(one.done() for one in busy)
+        for one in busy:
+            one.cancel()
+
+    asyncio.run(main())
+
+
+def test_what_is_no_task_is_refused(llm):
+    done = list(llm.run(["x", gj.Task(prompt="x", sampling="greedy"), gj.Task(prompt="x", sampling=GREEDY)]))
+    assert [one.error is None for one in sorted(done, key=lambda one: one.error or "~")] == [False, False, True]
+    assert any("a task must be a gptoss_jax.Task; got 'x'" in (one.error or "") for one in done)
+    assert any("sampling must be a Sampling; got str" in (one.error or "") for one in done)
