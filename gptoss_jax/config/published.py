@@ -47,6 +47,8 @@ _MODEL = {
     "architectures": _NAMES,
     "hidden_act": Text(default="silu"),
     "tie_word_embeddings": Flag(),
+    "attention_bias": Flag(),
+    "attention_dropout": Number(1.0, positive=False),
     "quantization_config": _OBJECT,
     "rope_parameters": _OBJECT,
     "rope_scaling": _OBJECT,
@@ -105,8 +107,10 @@ def _take(values: Mapping[str, Any], wanted: Mapping[str, tuple[str, ...]], wher
     if missing:
         names = ", ".join(missing).replace("rope.", "rope_scaling.")
         raise ValueError(f"{where} of a gpt-oss checkpoint must have {names}; absent; use the published config.json.")
+    others = [(field, value) for field, found in present.items() for value in found[1:]]  # which say the same in another name
+    wrong = [problem for field, value in others for problem in problems({field: value}, FIELDS, (field,))]
     found = {field: found[0] for field, found in present.items() if found}
-    geometry.refuse(problems(found, FIELDS, found), where)
+    geometry.refuse(problems(found, FIELDS, found) + wrong, where)
     return found
 
 

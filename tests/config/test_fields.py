@@ -128,6 +128,8 @@ def test_numbers_without_measure_are_refused_before_memory_is_spent(tiny):
     {"max_position_embeddings": 0}, {"max_position_embeddings": 1e9}, {"rope_scaling": ["yarn"]}, {"tie_word_embeddings": "no"},
     {"hidden_act": 1}, {"model_type": ["gpt_oss"]}, {"rope_scaling": {"rope_type": "yarn", "factor": 4, "attention_factor": 10**400}},
     {"rope_scaling": {"rope_type": {}, "factor": 4.0}}, {"num_local_experts": None, "num_experts": 1e400},
+    {"attention_bias": "x"}, {"attention_bias": 10**30}, {"attention_dropout": []}, {"attention_dropout": -2},
+    {"initial_context_length": "x"}, {"initial_context_length": -1}, {"experts_per_token": "x"}, {"num_experts": 0},
 ])  # fmt: skip
 def test_fields_of_other_types_are_refused_by_the_files_name(tiny, changes, tmp_path):
     values = json.loads((tiny / "config.json").read_text()) | changes
