@@ -117,6 +117,7 @@ class Engine:
     def _run(self, source: "_Source") -> Iterator[Piece]:
         reader = Reader(self._thread)
         try:
+            self._thread.begin()
             self.prepare()
             while True:
                 source.pull(reader)

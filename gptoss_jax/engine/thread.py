@@ -60,6 +60,12 @@ class EngineThread:
         self._tell(lambda rounds: rounds.when_idle(idle.set))
         return idle.wait(seconds)
 
+    def begin(self) -> None:
+        """Sees to it that the thread is there. Raises RuntimeError in a forked process, and where no thread can be started."""
+        self.check_process()
+        if not self.ending and (self._thread is None or not self._thread.is_alive()):  # where the program ends nothing more is begun
+            self._start()
+
     def check_process(self) -> None:
         """Raises RuntimeError in a forked process."""
         if os.getpid() != self._process:
@@ -76,16 +82,21 @@ class EngineThread:
             self._thread.join(_EXIT_SECONDS)
 
     def _tell(self, order: Order) -> None:
-        self.check_process()
+        self.begin()
         self._inbox.put(order)
-        if not self.ending and (self._thread is None or not self._thread.is_alive()):  # where the program ends nothing more is begun
-            self._start()
 
     def _start(self) -> None:
         with self._starting:
             if self._thread is None or not self._thread.is_alive():
                 arguments = (self._inbox, self._owner, weakref.ref(self))
-                threading.Thread(target=_work, args=arguments, name="gptoss_jax engine", daemon=True).start()
+                thread = threading.Thread(target=_work, args=arguments, name="gptoss_jax engine", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise RuntimeError(
+                        f"an engine's first call must come before the main thread has ended; Python starts no thread now ({error}); "
+                        "let the main thread join the others."
+                    ) from error
 
     def belongs_to(self, thread: threading.Thread) -> None:
         """The thread itself says that it serves from now on: whoever started it may have been interrupted."""

@@ -112,11 +112,22 @@ ENDS = {
         def read():
             while True:
                 list(engine.run([endless()]))
+        engine.prepare()
         threading.Thread(target=read, daemon=True).start()
         time.sleep(1)
     """,
     "by an exception": "pieces = engine.run([endless()]); next(pieces); sys.excepthook = lambda *_: None; raise SystemExit(0)",
     "after a run that was left": "for piece in engine.run([endless()]): break",
+    "in a thread that outlives the main one": """
+        def ask():
+            threading.main_thread().join()
+            try:
+                list(engine.run(fresh()[:2]))
+            except RuntimeError as error:
+                assert "before the main thread has ended" in str(error)
+                print("refused")
+        threading.Thread(target=ask).start()
+    """,
     "in a forked child": """
         list(engine.run(fresh()[:2]))
         child = os.fork()
@@ -140,6 +151,7 @@ def test_a_program_ends(name, tmp_path):
         [sys.executable, "-W", "ignore", "-c", body], capture_output=True, text=True, timeout=300, env=os.environ | {"JAX_PLATFORMS": "cpu"}
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    assert ("refused" in done.stdout) == ("refused" in body)
     assert "Traceback" not in done.stderr and "Fatal" not in done.stderr, done.stderr[-2000:]
 
 

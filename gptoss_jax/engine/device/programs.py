@@ -5,7 +5,7 @@ that nothing can be compiled later. Calls return before the device is done; only
 """
 
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 import threading
 import time
 from typing import Any
@@ -79,7 +79,7 @@ class Programs:
         calls = self._calls()
         bar = tqdm(total=len(calls), desc="compiling", unit="program", disable=not progress, leave=False)
         with bar, ThreadPoolExecutor(len(calls)) as pool:
-            futures = {name: _submit(pool, _lowered(self._state, *call)) for name, call in calls.items()}
+            futures = {name: pool.submit(_lowered(self._state, *call)) for name, call in calls.items()}
             for future in futures.values():
                 future.add_done_callback(lambda _: bar.update())
             self._compiled = {name: future.result() for name, future in futures.items()}
@@ -187,16 +187,6 @@ class Programs:
         """NumPy arrays of a tree on the device; what is there already stays as it is. `axes` None is whole on every device."""
         put = lambda value, axes=(): value if isinstance(value, jax.Array) else sharding.put(value, self.partition, axes)
         return jax.tree.map(put, values) if axes is None else jax.tree.map(put, values, axes)
-
-
-def _submit(pool: ThreadPoolExecutor, compile: Callable[[], Callable]) -> Future:
-    """Compiles in a thread, or at once where the program's main thread has ended and there are no more such threads."""
-    try:
-        return pool.submit(compile)
-    except RuntimeError:
-        done: Future = Future()
-        done.set_result(compile())
-        return done
 
 
 _COMPILED: dict[Hashable, Callable] = {}  # as jit keeps what it has compiled: engines of one shape share their programs
