@@ -164,7 +164,7 @@ def test_gradients_of_those_that_see_nothing_of_it_are_numbers():
     same(got[seen], wanted[seen])
 
 
-@pytest.mark.quick("nan-tiled-(2, 4)")
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [(1, 8), (2, 4)], ids=str)
 @pytest.mark.parametrize("experts", ["packed", "tiled"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -24,7 +24,7 @@ def test_prefill(lengths, tokens, options, window):
     check(call(lengths, tokens, kv_heads=1, **options), window)
 
 
-@pytest.mark.quick("lengths2-100-options2-None-nan")
+@pytest.mark.thorough
 @pytest.mark.parametrize("filler", [np.nan, np.inf])
 @pytest.mark.parametrize(
     "lengths, tokens, options, window",

@@ -62,7 +62,7 @@ def flipped(directory, name, model):
     raise AssertionError(f"{name} is in no file of {stored.piece}")
 
 
-@pytest.mark.quick("packed-layers.2.moe.down.blocks", "2x4-layers.2.moe.down.blocks")
+@pytest.mark.quick("packed-layers.2.moe.down.blocks")
 @pytest.mark.parametrize(
     "name", ["layers.2.moe.down.blocks", "layers.0.attention.qkv", "layers.3.moe.gate_up.scales", "layers.1.moe.router"]
 )

@@ -86,7 +86,7 @@ def test_one_logit_is_enough(value):
     assert np.asarray(jax.jit(finite)(logits)).tolist() == [True, False, True]
 
 
-@pytest.mark.quick("(2, 4)")
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [(1, 8), (2, 4)], ids=str)
 def test_on_a_mesh_whichever_device_has_the_logit(shape):
     """One row of the unembedding is not finite: one device sees it, all rows end."""
