@@ -1,0 +1,289 @@
+"""Loads, stores, and what lanes of a warp exchange."""
+
+import numpy as np
+
+from pallas_kernels.emulator.ptx.program import handles, merge, whole_warp
+from pallas_kernels.emulator.chip.machine import LANES
+from pallas_kernels.emulator.chip.memory import (
+    GLOBAL_BASE,
+    PARAM_BASE,
+    RANK_SHIFT,
+    SHARED_WINDOW,
+    Fault,
+    checked_read,
+    checked_write,
+    shared_offsets,
+)
+from pallas_kernels.emulator.ptx.parse import WIDTH
+
+ALL = np.arange(LANES)
+
+
+def shared_region(w, addresses):
+    """The block's region that shared::cluster addresses lie in, and the addresses without its rank."""
+    ranks = addresses >> RANK_SHIFT
+    if (ranks != ranks[0]).any():
+        raise Fault("lanes access shared memory of several blocks at once")
+    rank = int(ranks[0])
+    block = w.block if rank == 0 else w.block.machine.blocks[rank - 1]
+    return block.shared, addresses & ((1 << RANK_SHIFT) - 1)
+
+
+def locate(w, space: str, addresses, size: int):
+    """(region, offsets) of a load or store."""
+    if space == "generic":
+        low = int(addresses.min())
+        space = "global" if low >= GLOBAL_BASE else "shared"
+        if low >= SHARED_WINDOW:
+            addresses = addresses - (SHARED_WINDOW if space == "shared" else 0)
+    if space == "global":
+        return w.block.machine.memory.at(addresses, size)
+    region, addresses = shared_region(w, addresses)
+    return region, shared_offsets(region, addresses, size)
+
+
+def _space(op) -> str:
+    for word in op:
+        base = word.partition("::")[0]
+        if base in ("global", "shared", "param", "const", "local"):
+            return base
+    return "generic"
+
+
+def _access(program, i):
+    """Of a load or store: space, lanes' dtype, number of elements, bytes."""
+    kind = WIDTH[i.op[-1]]
+    count = next((int(word[1:]) for word in i.op if word in ("v2", "v4", "v8")), 1)
+    return _space(i.op), kind, count, count * kind().itemsize
+
+
+@handles("ld", "ldu")
+def _load(program, i):
+    space, kind, count, size = _access(program, i)
+    target, where = i.operands[:2]
+    ds = [program.dest(t) for t in (target if isinstance(target, tuple) else (target,))]
+    if space == "param":
+        base = program.symbol(where.base) - PARAM_BASE + where.offset
+
+        def load_param(w, m):
+            value = w.block.machine.launch.params[base : base + size].view(kind)
+            for d, v in zip(ds, value):
+                w.R[d] = np.full(LANES, v, kind)
+
+        return load_param
+    address = program.address(where, np.uint32 if space == "shared" else np.uint64)
+    each = kind().itemsize
+    registers = [program.kernel.registers[t] for t in (target if isinstance(target, tuple) else (target,)) if t != "_"]
+    wider = registers and registers[0]().itemsize != each
+    signed = i.op[-1][0] == "s"
+
+    def load(w, m):
+        at = address(w.R)
+        if m is not None:
+            at = at[m]
+        region, offsets = locate(w, space, at, size)
+        checked_read(w.block.machine, w, region, offsets, size, i)
+        index = offsets // each
+        for k, d in enumerate(ds):
+            if d is None:
+                continue
+            value = region.view[each][index + k]
+            if wider:
+                letter = "i" if signed else "u"
+                value = value.view(f"{letter}{each}").astype(f"{letter}{registers[0]().itemsize}").view(registers[0])
+            if m is not None:
+                full = np.zeros(LANES, value.dtype)
+                full[m] = value
+                value = merge(m, full, w.R[d])
+            w.R[d] = value
+
+    return load
+
+
+@handles("st")
+def _store(program, i):
+    space, kind, count, size = _access(program, i)
+    where, source = i.operands
+    ss = [program.source(s, kind) for s in (source if isinstance(source, tuple) else (source,))]
+    address = program.address(where, np.uint32 if space == "shared" else np.uint64)
+    each = kind().itemsize
+
+    def store(w, m):
+        at = address(w.R)
+        if m is not None:
+            at = at[m]
+        region, offsets = locate(w, space, at, size)
+        index, view = offsets // each, region.view[each]
+        values = [w.R[s].astype(kind) if w.R[s].dtype != kind else w.R[s] for s in ss]
+        values = values if m is None else [value[m] for value in values]
+        same = all((view[index + k] == value).all() for k, value in enumerate(values))
+        checked_write(w.block.machine, w, region, offsets, size, i, same=same)
+        for k, value in enumerate(values):
+            view[index + k] = value
+
+    return store
+
+
+@handles("cvta")
+def _to_generic(program, i):
+    target, source = i.operands
+    d, s = program.dest(target), program.source(source, np.uint64)
+    window = np.uint64(SHARED_WINDOW if _space(i.op) == "shared" else 0)
+    back = "to" in i.op
+
+    def convert(w, m):
+        value = w.R[s] - window if back else w.R[s] + window
+        w.R[d] = value if m is None else merge(m, value, w.R[d])
+
+    return convert
+
+
+@handles("mapa")
+def _map_rank(program, i):
+    target, source, rank = i.operands
+    kind = WIDTH[i.op[-1]]
+    d, s, r = program.dest(target), program.source(source, kind), program.source(rank, np.uint32)
+    if "shared::cluster" not in i.op and "shared" not in i.op:
+        raise NotImplementedError(i.text)
+
+    def run(w, m):
+        value = (w.R[s] & kind((1 << RANK_SHIFT) - 1)) | ((w.R[r].astype(kind) + kind(1)) << kind(RANK_SHIFT))
+        w.R[d] = value if m is None else merge(m, value, w.R[d])
+
+    return run
+
+
+@handles("elect")
+def _elect(program, i):
+    (lane, predicate), _ = i.operands
+    d, p = program.dest(lane), program.dest(predicate)
+
+    def run(w, m):
+        whole_warp(i, m, w)
+        first = int(np.argmax(w.live))
+        if d is not None:
+            w.R[d] = np.full(LANES, first, np.uint32)
+        w.R[p] = ALL == first
+
+    return run
+
+
+@handles("shfl")
+def _shuffle(program, i):
+    target, source, lane, clamp, _ = i.operands
+    d, p = (program.dest(target[0]), program.dest(target[1])) if isinstance(target, tuple) else (program.dest(target), None)
+    s, b, c = (program.source(o, np.uint32) for o in (source, lane, clamp))
+    mode = next(word for word in i.op if word in ("idx", "bfly", "up", "down"))
+
+    def run(w, m):
+        whole_warp(i, m, w)
+        R = w.R
+        lanes, by, limit = ALL, R[b].astype(np.int64) & 31, R[c].astype(np.int64)
+        segment, most = (limit >> 8) & 31, limit & 31
+        least, top = lanes & segment, (lanes & segment) | (most & ~segment)
+        if mode == "idx":
+            j = least | (by & ~segment)
+            good = j <= top
+        elif mode == "bfly":
+            j = lanes ^ by
+            good = j <= top
+        elif mode == "up":
+            j = lanes - by
+            good = j >= top
+        else:
+            j = lanes + by
+            good = j <= top
+        R[d] = np.where(good, R[s][np.clip(j, 0, 31)], R[s])
+        if p is not None:
+            R[p] = good
+
+    return run
+
+
+@handles("vote", "activemask", "redux", "match")
+def _vote(program, i):
+    target, source = i.operands[:2] if len(i.operands) > 1 else (i.operands[0], None)
+    d = program.dest(target)
+    if i.op[0] == "vote":
+        p = program.source(source, bool)
+        mode = next(word for word in i.op if word in ("any", "all", "uni", "ballot"))
+
+        def run(w, m):
+            q = w.R[p] if m is None else w.R[p] & m
+            lanes = np.ones(LANES, bool) if m is None else m
+            if mode == "ballot":
+                w.R[d] = np.full(LANES, int((q * (np.uint64(1) << ALL.astype(np.uint64))).sum()), np.uint32)
+            else:
+                w.R[d] = np.full(LANES, {"any": q.any(), "all": q[lanes].all(), "uni": q[lanes].all() or not q.any()}[mode])
+
+        return run
+    raise NotImplementedError(i.text)
+
+
+@handles("stmatrix", "ldmatrix")
+def _matrix(program, i):
+    """Lane 8k + r gives the address of row r of matrix k; a lane holds columns 2q, 2q + 1 of row g (lane = 4g + q), or of column g."""
+    stores = i.op[0] == "stmatrix"
+    where, values = i.operands if stores else i.operands[::-1]
+    values = values if isinstance(values, tuple) else (values,)
+    turned = "trans" in i.op
+    address = program.address(where, np.uint32)
+    numbers = [program.source(v, np.uint32) if stores else program.dest(v) for v in values]
+    g, q = ALL // 4, ALL % 4
+
+    def run(w, m):
+        whole_warp(i, m, w)
+        at = address(w.R)
+        for k, n in enumerate(numbers):
+            rows = at[8 * k : 8 * k + 8]
+            region, plain = shared_region(w, rows)
+            offsets = shared_offsets(region, plain, 16)
+            (checked_write if stores else checked_read)(w.block.machine, w, region, offsets, 16, i)
+            low, high = (offsets[2 * q] + 2 * g, offsets[2 * q + 1] + 2 * g) if turned else (offsets[g] + 4 * q, offsets[g] + 4 * q + 2)
+            halves = region.view[2]
+            if stores:
+                halves[low // 2], halves[high // 2] = w.R[n].astype(np.uint16), (w.R[n] >> np.uint32(16)).astype(np.uint16)
+            else:
+                w.R[n] = halves[low // 2].astype(np.uint32) | (halves[high // 2].astype(np.uint32) << np.uint32(16))
+
+    return run
+
+
+@handles("atom", "red")
+def _atomic(program, i):
+    space, kind = _space(i.op), WIDTH[i.op[-1]]
+    result = i.op[0] == "atom"
+    operands = i.operands if result else [None, *i.operands]
+    d = program.dest(operands[0]) if result else None
+    address = program.address(operands[1], np.uint64)
+    numbers = [program.source(o, kind) for o in operands[2:]]
+    what = next(word for word in i.op if word in ("add", "and", "or", "xor", "exch", "cas", "min", "max", "inc", "dec"))
+
+    def run(w, m):
+        at, size = address(w.R), kind().itemsize
+        lanes = ALL if m is None else ALL[m]
+        region, offsets = locate(w, space, at[lanes], size)
+        cells = region.cells(offsets, size)
+        region.wrote(w, cells, w.block.machine.stamp())
+        old = np.zeros(LANES, kind)
+        for lane, offset in zip(lanes, offsets):
+            at_one, x = offset // size, [w.R[n][lane] for n in numbers]
+            before = region.view[size][at_one]
+            old[lane] = before
+            after = {
+                "add": lambda: (int(before) + int(x[0])) & (2 ** (8 * size) - 1),
+                "and": lambda: before & x[0],
+                "or": lambda: before | x[0],
+                "xor": lambda: before ^ x[0],
+                "exch": lambda: x[0],
+                "cas": lambda: x[1] if before == x[0] else before,
+                "min": lambda: min(before, x[0]),
+                "max": lambda: max(before, x[0]),
+            }[what]()
+            region.view[size][at_one] = after
+        if d is not None:
+            w.R[d] = old if m is None else merge(m, old, w.R[d])
+        w.block.machine.happened()
+
+    return run
+

@@ -1,0 +1,279 @@
+"""wgmma: operands in shared memory by descriptors, fragments in registers, and results that are there only after a wait.
+
+A warp multiplies its own 16 rows of the warpgroup's 64. It does so when it waits: by then nobody may have touched what it reads. What was
+touched, or was not there when the product began, counts as not a number; rows of a product are independent, and a kernel may let rows that
+nobody looks at hold anything.
+"""
+
+import functools
+import re
+
+import numpy as np
+
+from pallas_kernels.emulator.ptx.alu import bf16_to_f32, f16_to_f32
+from pallas_kernels.emulator.ptx.program import handles, whole_warp
+from pallas_kernels.emulator.chip.machine import BLOCK, LANES, PENDING
+from pallas_kernels.emulator.chip.memory import GRAIN, SHARED_BASE, Fault
+
+_SHAPE = re.compile(r"m64n(\d+)k(\d+)")
+_G, _Q = np.arange(LANES) // 4, np.arange(LANES) % 4
+SWIZZLE = {0: 0, 1: 3, 2: 2, 3: 1}  # a descriptor's mode -> bits of 16-byte pieces that are exchanged
+
+
+def swizzled(addresses, bits: int):
+    """Bits 4 .. of an address, exclusive or with bits 7 ..."""
+    return addresses ^ (((addresses >> 7) & ((1 << bits) - 1)) << 4)
+
+
+@functools.lru_cache(maxsize=4096)
+def layout(descriptor: int, rows: int, columns: int, turned: bool, size: int):
+    """Addresses [rows, columns] of an operand's elements of `size` bytes; rows are M or N, columns K.
+
+    `turned`: M or N lies innermost.
+    """
+    start, leading, stride = ((descriptor >> shift & 0x3FFF) << 4 for shift in (0, 16, 32))
+    if descriptor >> 49 & 7:
+        raise Fault("descriptor with a base offset")
+    bits = SWIZZLE[descriptor >> 62]
+    pieces = 1 << bits  # of 16 bytes, in a row of the swizzle's width
+    per = 16 // size
+    if start >> 7 & (pieces - 1):
+        raise Fault(f"operand at {start:#x}: a swizzle's pattern begins at multiples of {128 * pieces}, or the descriptor has a base offset")
+    r, k = np.arange(rows)[:, None], np.arange(columns)[None, :]
+    if not turned:
+        if bits:
+            if columns * size > 16 * pieces:
+                raise Fault("operand wider than its swizzle")
+            linear = (r // 8) * stride + (r % 8) * (16 * pieces) + k * size
+        else:
+            linear = (r // 8) * stride + (r % 8) * 16 + (k // per) * leading + (k % per) * size
+    else:
+        wide = per * pieces
+        if bits:
+            linear = (r // wide) * leading + (r % wide) * size + (k // 8) * stride + (k % 8) * (16 * pieces)
+        else:
+            linear = (r // per) * stride + (r % per) * size + (k // 8) * leading + (k % 8) * 16
+    return swizzled(start + linear, bits)
+
+
+class Product:
+    """One wgmma of one warp, under way.
+
+    Attributes:
+      d, shape, scale: numbers of the accumulator's registers, its columns, whether it is added to.
+      a, b: operands; `a` a list of (number, value) where it is in registers.
+      before: what the accumulator's registers held, where this product is the first of a chain.
+    """
+
+    def __init__(self, w, i, shape, d, scale, convert):
+        self.i, self.shape, self.d, self.scale, self.convert, self.before = i, shape, d, scale, convert, None
+        w.wgmmas.append(self)
+        self.number = len(w.wgmmas)
+        self.a = self.b = None
+
+
+class _Operand:
+    """An operand in shared memory: values when they are wanted, NaN for what was not in order."""
+
+    def __init__(self, w, i, descriptor: int, rows: int, columns: int, turned: bool, first: int, convert, is_a=False):
+        self.w, self.i, self.convert = w, i, convert
+        addresses = layout(descriptor, 64 if is_a else rows, columns, turned, 2)[first : first + rows]
+        self.offsets = addresses - SHARED_BASE
+        region = w.block.shared
+        if self.offsets.min() < 0 or self.offsets.max() + 2 > region.size:
+            raise Fault(f"out of bounds: wgmma reads shared offsets up to {int(self.offsets.max())} of {region.size}")
+        cells = self.offsets // GRAIN
+        flat = cells.ravel()
+        good = region.seen_by(w, flat, w.A) & region.initialised[flat]
+        self.good, self.flat = good.reshape(cells.shape), flat
+        self.version, self.value = region.version[flat], None
+        if not is_a:
+            region.multiplied(w, flat[good], len(w.wgmmas))
+        if not good.all():
+            self._tell(region, good)
+
+    def _tell(self, region, good) -> None:
+        bad = self.flat[~good]
+        unfenced = region.initialised[bad] & (region.copy[bad] == 0) & (region.clock[bad] <= self.w.V[region.agent[bad]])
+        machine = self.w.block.machine
+        if unfenced.any():
+            machine.report("wgmma reads what was written without fence.proxy.async", self.i, f"+{int(bad[unfenced][0]) * GRAIN}")
+        machine.note("wgmma reads what is not there (counts as NaN)", self.i, f"{len(bad)} elements of {good.size}")
+
+    def fetch(self):
+        if self.value is None:
+            self.value = self._values()
+        return self.value
+
+    def _values(self):
+        region = self.w.block.shared
+        same = (region.version[self.flat] == self.version).reshape(self.good.shape)
+        if not (same | ~self.good).all():
+            self.w.block.machine.note("wgmma's operand was written while it was read (counts as NaN)", self.i)
+        value = self.convert(region.view[2][self.offsets // 2])
+        return np.where(self.good & same, value, np.float32(np.nan))
+
+
+def _fragment(R, numbers, convert):
+    """A's [16, 16] of registers of two values each: rows g, g + 8 by columns 2q, 2q + 8."""
+    out = np.empty((16, 16), np.float32)
+    for k, n in enumerate(numbers):
+        row, column = _G + 8 * (k % 2), 2 * _Q + 8 * (k // 2)
+        out[row, column] = convert((R[n] & np.uint32(0xFFFF)).astype(np.uint16))
+        out[row, column + 1] = convert((R[n] >> np.uint32(16)).astype(np.uint16))
+    return out
+
+
+def _accumulator(R, numbers, columns: int):
+    out = np.empty((16, columns), np.float32)
+    for k, n in enumerate(numbers):
+        out[_G + 8 * (k // 2 % 2), 8 * (k // 4) + 2 * _Q + k % 2] = R[n].view(np.float32)
+    return out
+
+
+@handles("wgmma")
+def _wgmma(program, i):
+    kind = i.op[1]
+    if kind == "fence":
+
+        def fence(w, m):
+            whole_warp(i, m, w)
+            w.fenced = {id(x): x for x in w.R}  # which keeps them, and so their identities
+
+        return fence
+    if kind == "commit_group":
+
+        def commit(w, m):
+            whole_warp(i, m, w)
+            w.wgmma_groups.append(w.wgmma_open)
+            w.wgmma_open = []
+
+        return commit
+    if kind == "wait_group":
+        (left,) = i.operands
+
+        def wait(w, m):
+            whole_warp(i, m, w)
+            return _finish(w, left)
+
+        return wait
+    return _multiply(program, i)
+
+
+def _multiply(program, i):
+    columns, depth = map(int, _SHAPE.match(next(word for word in i.op if _SHAPE.match(word))).groups())
+    kinds = i.op[-3:]
+    if kinds[0] != "f32" or kinds[1] not in ("bf16", "f16") or depth != 16:
+        raise NotImplementedError(i.text)
+    convert = bf16_to_f32 if kinds[1] == "bf16" else f16_to_f32
+    d_names, a, b, predicate, scale_a, scale_b, *turned = i.operands
+    names = [d for d in d_names]
+    d = tuple(program.number[n] for n in names)
+    in_registers = isinstance(a, tuple)
+    a_numbers = [program.source(x, np.uint32) for x in a] if in_registers else [program.source(a, np.uint64)]
+    b_number = program.source(b, np.uint64)
+    p = program.source(predicate, bool)
+    turned_a, turned_b = (False, bool(turned[0])) if in_registers else (bool(turned[0]), bool(turned[1]))
+    if (scale_a, scale_b) not in ((1, 1),):
+        raise NotImplementedError(i.text)
+    if len(d) != columns // 2:
+        raise Fault(f"{len(d)} accumulator registers for {columns} columns")
+
+    def multiply(w, m):
+        whole_warp(i, m, w)
+        R = w.R
+        first = 16 * (w.index % 4)
+        scale = bool(R[p][0])
+        fenced = w.fenced
+        product = Product(w, i, columns, d, scale, convert)
+        pending = [R[n] is PENDING for n in d]
+        if all(pending):
+            last = _newest(w, d)
+            if last is None or last.d != d:
+                raise Fault("accumulator is in use by another wgmma")
+        elif any(pending):
+            raise Fault("part of the accumulator is in use by another wgmma")
+        else:
+            if scale and any(R[n] is None for n in d):
+                raise Fault("accumulator was never written")
+            if scale and any(id(R[n]) not in fenced for n in d):
+                w.block.machine.report("accumulator written after the last wgmma.fence", i)
+            product.before = [R[n] for n in d]
+        if in_registers:
+            if any(id(R[n]) not in fenced for n in a_numbers):
+                w.block.machine.report("operand in registers written after the last wgmma.fence", i)
+            product.a = [(n, R[n]) for n in a_numbers]
+            if any(x is None or x is PENDING for _, x in product.a):
+                raise Fault("operand in registers is not there")
+        else:
+            product.a = _Operand(w, i, int(R[a_numbers[0]][0]), 16, depth, turned_a, first, convert, is_a=True)
+        product.b = _Operand(w, i, int(R[b_number][0]), columns, depth, turned_b, 0, convert)
+        for n in d:
+            R[n] = PENDING
+        w.wgmma_open.append(product)
+        w.block.machine.happened()
+
+    return multiply
+
+
+def _newest(w, d):
+    for product in reversed([x for group in w.wgmma_groups for x in group] + w.wgmma_open):
+        if set(product.d) & set(d):
+            return product
+    return None
+
+
+def _finish(w, left: int):
+    """All groups but the newest `left` are done.
+
+    A product is the whole warpgroup's: it ends for all four warps, once all have begun it.
+    """
+    peers = w.block.warps[w.index // 4 * 4 :][:4]
+    ending = [product for group in list(w.wgmma_groups)[: max(0, len(w.wgmma_groups) - left)] for product in group]
+    if ending and any(len(peer.wgmmas) < ending[-1].number for peer in peers):
+        return BLOCK
+    for product in ending:
+        for peer in peers:
+            its = peer.wgmmas[product.number - 1]
+            if its.i is not product.i:
+                raise Fault(f"warps of a warpgroup multiply differently: {its.i.loc}")
+            for operand in (its.a, its.b):
+                if isinstance(operand, _Operand):
+                    operand.fetch()
+            w.W[peer.agent] = max(w.W[peer.agent], product.number)
+    while len(w.wgmma_groups) > left:
+        group = w.wgmma_groups.popleft()
+        for k, product in enumerate(group):
+            w.finishing = group[k + 1 :]
+            _compute(w, product)
+    return None
+
+
+def _compute(w, product: Product) -> None:
+    R, d = w.R, product.d
+    if any(R[n] is not PENDING for n in d):
+        w.block.machine.report("accumulator written while wgmma was under way", product.i)
+    if isinstance(product.a, list):
+        if any(R[n] is not x for n, x in product.a):
+            w.block.machine.report("operand in registers written while wgmma was under way", product.i)
+        held = {n: x for n, x in product.a}
+        a = _fragment(held, [n for n, _ in product.a], product.convert)
+    else:
+        a = product.a.fetch()
+    b = product.b.fetch()
+    product.a = product.b = None
+    with np.errstate(invalid="ignore", over="ignore"):
+        value = a @ b.T
+    if product.before is not None:
+        w.accumulators[d] = _accumulator(dict(zip(d, product.before)), d, product.shape) if product.scale else None
+    elif not product.scale:
+        w.accumulators[d] = None
+    sum_ = w.accumulators[d]
+    sum_ = value if sum_ is None else sum_ + value
+    w.accumulators[d] = sum_
+    later = [*w.finishing, *(x for group in w.wgmma_groups for x in group), *w.wgmma_open]
+    if not any(x.d == d for x in later):  # else the registers are still not to be read
+        for k, n in enumerate(d):
+            R[n] = np.ascontiguousarray(sum_[_G + 8 * (k // 2 % 2), 8 * (k // 4) + 2 * _Q + k % 2]).view(np.uint32)
+            w.fenced[id(R[n])] = R[n]  # another wgmma may add to it at once
+

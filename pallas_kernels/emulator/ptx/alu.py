@@ -1,0 +1,301 @@
+"""Arithmetic, as functions of arrays of lanes. Registers hold bits: unsigned integers of their width, predicates bool."""
+
+import numpy as np
+
+from pallas_kernels.emulator.ptx.parse import WIDTH
+
+f32, f64, u16, u32, u64, i32, i64 = np.float32, np.float64, np.uint16, np.uint32, np.uint64, np.int32, np.int64
+SIGNED = {"s8": np.int8, "s16": np.int16, "s32": i32, "s64": i64}
+COMPARE = {
+    **{"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal},
+    **{"lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal},
+}
+UNORDERED = {"equ": "eq", "neu": "ne", "ltu": "lt", "leu": "le", "gtu": "gt", "geu": "ge"}
+
+
+def _float(fn):
+    """Of float32 bits."""
+    return lambda *x: fn(*(a.view(f32) for a in x)).astype(f32, copy=False).view(u32)
+
+
+def _signed(fn, kind):
+    t = SIGNED.get(kind)
+    return fn if t is None else lambda *x: fn(*(a.view(t) for a in x)).astype(t, copy=False).view(WIDTH[kind])
+
+
+def bf16_to_f32(x):
+    return (x.astype(u32) << u32(16)).view(f32)
+
+
+def f32_to_bf16(x):
+    """To nearest, ties to even; bits of uint16."""
+    bits = np.ascontiguousarray(x, f32).view(u32)
+    rounded = ((bits + u32(0x7FFF) + ((bits >> u32(16)) & u32(1))) >> u32(16)).astype(u16)
+    return np.where(np.isnan(x), u16(0x7FFF), rounded)
+
+
+def f16_to_f32(x):
+    return x.view(np.float16).astype(f32)
+
+
+def f32_to_f16(x):
+    return x.astype(np.float16).view(u16)
+
+
+_HALF = {"bf16": (bf16_to_f32, f32_to_bf16), "f16": (f16_to_f32, f32_to_f16)}
+
+
+def _pairs(fn, kind):
+    """Of two 16-bit floats in 32 bits."""
+    to, back = _HALF[kind]
+
+    def run(*x):
+        low = back(fn(*(to((a & u32(0xFFFF)).astype(u16)) for a in x)))
+        high = back(fn(*(to((a >> u32(16)).astype(u16)) for a in x)))
+        return low.astype(u32) | (high.astype(u32) << u32(16))
+
+    return run
+
+
+def _halves(fn, kind):
+    to, back = _HALF[kind]
+    return lambda *x: back(fn(*(to(a) for a in x)))
+
+
+def _fma(a, b, c):
+    return (a.astype(f64) * b.astype(f64) + c.astype(f64)).astype(f32)
+
+
+def _fma_down(a, b, c):
+    exact = a.astype(f64) * b.astype(f64) + c.astype(f64)
+    near = exact.astype(f32)
+    return np.where(near.astype(f64) > exact, np.nextafter(near, f32(-np.inf)), near)
+
+
+def _shift(left: bool, kind: str):
+    bits = WIDTH[kind]().itemsize * 8
+    t = WIDTH[kind]
+    if left:
+        return lambda a, n: np.where(n >= bits, t(0), a << np.minimum(n, bits - 1).astype(t))
+    if kind[0] == "s":
+        s = SIGNED[kind]
+        return lambda a, n: (a.view(s) >> np.minimum(n, bits - 1).astype(s)).view(t)
+    return lambda a, n: np.where(n >= bits, t(0), a >> np.minimum(n, bits - 1).astype(t))
+
+
+def _bfe(kind):
+    t, bits = WIDTH[kind], WIDTH[kind]().itemsize * 8
+
+    def run(a, pos, length):
+        pos, length = pos & u32(0xFF), length & u32(0xFF)
+        mask = np.where(length >= bits, t(2**bits - 1), (t(1) << np.minimum(length, bits - 1).astype(t)) - t(1))
+        field = _shift(False, "u" + kind[1:])(a, pos) & mask
+        if kind[0] == "u":
+            return field
+        top = np.minimum(pos + length - u32(1), u32(bits - 1))
+        sign = (a >> top.astype(t)) & t(1)
+        return np.where(length == 0, t(0), np.where(sign == 1, field | ~mask, field))
+
+    return run
+
+
+def _permute(a, b, selector):
+    both = a.astype(u64) | (b.astype(u64) << u64(32))
+    out = np.zeros_like(a)
+    for i in range(4):
+        nibble = (selector >> u32(4 * i)) & u32(15)
+        byte = ((both >> ((nibble & u32(7)) * u32(8)).astype(u64)) & u64(255)).astype(u32)
+        byte = np.where(nibble & u32(8), np.where(byte & u32(128), u32(255), u32(0)), byte)
+        out = out | (byte << u32(8 * i))
+    return out
+
+
+def _look_up(a, b, c, table):
+    out, table = np.zeros_like(a), int(table[0])
+    for case in range(8):
+        if table >> case & 1:
+            out = out | ((a if case & 4 else ~a) & (b if case & 2 else ~b) & (c if case & 1 else ~c))
+    return out
+
+
+def _divide(fn_of_quotient, kind):
+    def run(a, b):
+        t = SIGNED.get(kind)
+        x, y = ((v.view(t) if t else v).astype(object) for v in (a, b))
+        out = []
+        for p, q in zip(x, y):
+            quotient = 0 if q == 0 else abs(p) // abs(q) * (1 if (p < 0) == (q < 0) else -1)
+            out.append(int(fn_of_quotient(p, q, quotient)) & (2 ** (WIDTH[kind]().itemsize * 8) - 1))
+        return np.array(out, WIDTH[kind])
+
+    return run
+
+
+def _high(kind):
+    bits, t = WIDTH[kind]().itemsize * 8, SIGNED.get(kind)
+
+    def run(a, b):
+        x, y = ((v.view(t) if t else v).astype(object) for v in (a, b))
+        return np.array([int((p * q) >> bits) & (2**bits - 1) for p, q in zip(x, y)], WIDTH[kind])
+
+    def run32(a, b):
+        wide = i64 if t else u64
+        x, y = ((v.view(t) if t else v).astype(wide) for v in (a, b))
+        return ((x * y) >> wide(bits)).astype(wide).view(u64).astype(WIDTH[kind])
+
+    return run32 if bits <= 32 else run
+
+
+def _wide(kind):
+    bits = WIDTH[kind]().itemsize * 8
+    t = SIGNED.get(kind)
+    wide, out = (np.dtype(f"i{bits // 4}"), WIDTH[f"b{bits * 2}"]) if t else (np.dtype(f"u{bits // 4}"), WIDTH[f"b{bits * 2}"])
+    return lambda a, b: ((a.view(t) if t else a).astype(wide) * (b.view(t) if t else b).astype(wide)).view(out)
+
+
+def _convert(op):
+    """cvt.[round][.sat].to.from"""
+    to, source = op[-2], op[-1]
+    rest = op[1:-2]
+    if to in ("bf16x2", "f16x2"):
+        back = _HALF[to[:-2]][1]
+        relu = (lambda x: np.maximum(x, 0)) if "relu" in rest else (lambda x: x)
+        pack = lambda a, b: back(relu(b.view(f32))).astype(u32) | (back(relu(a.view(f32))).astype(u32) << u32(16))
+        return pack, [u32, u32]
+    if source == "f32" and to in _HALF:
+        return lambda a: _HALF[to][1](a.view(f32)), [u32]
+    if to == "f32" and source in _HALF:
+        return lambda a: _HALF[source][0](a).view(u32), [u16]
+    if to == "f32" and source == "f32":
+        if "sat" in rest:
+            return _float(lambda a: np.where(np.isnan(a), f32(0), np.clip(a, f32(0), f32(1)))), [u32]
+        rounding = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
+        return _float(next(rounding[r] for r in rest if r in rounding)), [u32]
+    if to == "f32":
+        t = SIGNED.get(source)
+        return lambda a: (a.view(t) if t else a).astype(f32).view(u32), [WIDTH[source]]
+    if source == "f32":
+        info, t = np.iinfo(SIGNED.get(to, WIDTH[to])), SIGNED.get(to, WIDTH[to])
+        rounding = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}[next(r for r in rest if r.endswith("i"))]
+        return lambda a: np.clip(rounding(np.nan_to_num(a.view(f32).astype(f64))), info.min, info.max).astype(t).view(WIDTH[to]), [u32]
+    t = SIGNED.get(source)
+    signed_to = SIGNED.get(to)
+    if t is None:
+        return lambda a: a.astype(WIDTH[to]), [WIDTH[source]]
+    return lambda a: a.view(t).astype(signed_to or WIDTH[to]).view(WIDTH[to]), [WIDTH[source]]
+
+
+def function(op: tuple[str, ...]):
+    """(function of source arrays, source dtypes) of an arithmetic instruction; None if it is none."""
+    name, kind = op[0], op[-1]
+    t = WIDTH.get(kind)
+    if name == "mov" and t:
+        return (lambda a: a), [t]
+    if name == "cvt":
+        return _convert(op)
+    if name in ("and", "or", "xor"):
+        return {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}[name], [t, t]
+    if name == "not":
+        return np.invert, [t]
+    if name == "selp":
+        return (lambda a, b, p: np.where(p, a, b)), [t, t, bool]
+    if name in ("shl", "shr"):
+        return _shift(name == "shl", kind), [t, u32]
+    if name == "bfe":
+        return _bfe(kind), [t, u32, u32]
+    if name == "prmt":
+        return _permute, [u32] * 3
+    if name == "lop3":
+        return _look_up, [u32] * 4
+    if name == "setp":
+        return _compare(op, t)
+    if kind == "f32":
+        return _float_function(op)
+    if kind in ("bf16x2", "f16x2", "bf16", "f16"):
+        base = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "fma": _fma, "max": np.fmax, "min": np.fmin}
+        base |= {"neg": np.negative, "abs": np.abs}
+        if name not in base:
+            return None
+        if name in ("neg", "abs"):
+            return ((_pairs if kind.endswith("x2") else _halves)(base[name], kind.removesuffix("x2"))), [t]
+        return (_pairs if kind.endswith("x2") else _halves)(base[name], kind.removesuffix("x2")), [t] * (3 if name == "fma" else 2)
+    if t is None or t is bool:
+        return None
+    if name in ("add", "sub"):
+        return {"add": np.add, "sub": np.subtract}[name], [t, t]
+    if name in ("min", "max"):
+        return _signed({"min": np.minimum, "max": np.maximum}[name], kind), [t, t]
+    if name in ("neg", "abs"):
+        return _signed({"neg": np.negative, "abs": np.abs}[name], "s" + kind[1:]), [t]
+    if name == "mul" and "lo" in op:
+        return np.multiply, [t, t]
+    if name == "mul" and "hi" in op:
+        return _high(kind), [t, t]
+    if name == "mul" and "wide" in op:
+        return _wide(kind), [t, t]
+    if name == "mad" and "lo" in op:
+        return (lambda a, b, c: a * b + c), [t, t, t]
+    if name == "mad" and "wide" in op:
+        wide = _wide(kind)
+        return (lambda a, b, c: wide(a, b) + c), [t, t, WIDTH[f"b{t().itemsize * 16}"]]
+    if name == "div":
+        return _divide(lambda p, q, n: n if q else -1, kind), [t, t]
+    if name == "rem":
+        return _divide(lambda p, q, n: p - q * n, kind), [t, t]
+    if name == "popc":
+        return (lambda a: np.array([bin(int(v)).count("1") for v in a], u32)), [t]
+    if name == "clz":
+        return (lambda a: np.array([32 - int(v).bit_length() for v in a], u32)), [t]
+    return None
+
+
+def _compare(op, t):
+    word, kind = op[1], op[-1]
+    combine = next((o for o in op[2:-1] if o in ("and", "or", "xor")), None)
+    convert = {k: (lambda a, s=s: a.view(s)) for k, s in SIGNED.items()} | {k: v[0] for k, v in _HALF.items()}
+    convert["f32"] = lambda a: a.view(f32)
+    to = convert.get(kind, lambda a: a)
+    if word in UNORDERED:
+        compare = lambda a, b: COMPARE[UNORDERED[word]](a, b) | np.isnan(a) | np.isnan(b)
+    elif word in ("num", "nan"):
+        compare = lambda a, b: (np.isnan(a) | np.isnan(b)) == (word == "nan")
+    elif word == "ne" and kind in ("f32", "f16", "bf16"):
+        compare = lambda a, b: (a != b) & ~np.isnan(a) & ~np.isnan(b)
+    else:
+        compare = COMPARE[word]
+    if combine is None:
+        return (lambda a, b: compare(to(a), to(b))), [t, t]
+    join = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}[combine]
+    return (lambda a, b, c: join(compare(to(a), to(b)), c)), [t, t, bool]
+
+
+def _flush(x):
+    return np.where(np.abs(x) < f32(2.0**-126), f32(0) * x, x)
+
+
+def _float_function(op):
+    name = op[0]
+    two = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
+    if name in two:
+        return _float(two[name]), [u32, u32]
+    if name in ("max", "min"):
+        table = {"max": (np.fmax, np.maximum), "min": (np.fmin, np.minimum)}
+        return _float(table[name]["NaN" in op]), [u32, u32]
+    if name == "fma":
+        return _float(_fma_down if "rm" in op else _fma), [u32] * 3
+    one = {
+        "neg": np.negative,
+        "abs": np.abs,
+        "ex2": lambda a: np.exp2(a.astype(f64)).astype(f32),
+        "lg2": lambda a: np.log2(a.astype(f64)).astype(f32),
+        "rsqrt": lambda a: (1 / np.sqrt(a.astype(f64))).astype(f32),
+        "sqrt": lambda a: np.sqrt(a.astype(f64)).astype(f32),
+        "rcp": lambda a: (1 / a.astype(f64)).astype(f32),
+        "tanh": lambda a: np.tanh(a.astype(f64)).astype(f32),
+        "sin": lambda a: np.sin(a.astype(f64)).astype(f32),
+        "cos": lambda a: np.cos(a.astype(f64)).astype(f32),
+    }
+    if name in one:
+        fn = one[name]
+        return _float((lambda a: _flush(fn(_flush(a)))) if "ftz" in op else fn), [u32]
+    return None
