@@ -54,7 +54,7 @@ def run(
     own = _shared(own)
     if derived:
         own = _derived(own, xla)
-    if implementation == "mosaic" or hopper.interpreting():
+    if implementation == "mosaic" or hopper.interpreting() or hopper.emulating():
         return own(*args)
     return jax.lax.platform_dependent(*args, cuda=own, default=xla)
 

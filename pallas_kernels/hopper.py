@@ -11,6 +11,7 @@ from jax._src import config as _jax_config
 MULTIPROCESSORS = 132
 SHARED_MEMORY = 232_448  # bytes a block may have
 H200 = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", platform="gpu", num_cores=MULTIPROCESSORS)
+EMULATED = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", platform="emulator", num_cores=MULTIPROCESSORS)  # see pallas_kernels.emulator
 
 
 def is_hopper(device_kind: str) -> bool:
@@ -42,3 +43,8 @@ def interpret(*, detect_races: bool = False):
 def interpreting() -> bool:
     """Whether kernels that are traced now will be interpreted."""
     return _jax_config.pallas_tpu_interpret_mode_context_manager.value is not None
+
+
+def emulating() -> bool:
+    """Whether programs that are traced now are for a CPU on which the emulator runs their kernels."""
+    return jax.sharding.get_abstract_mesh().abstract_device == EMULATED
