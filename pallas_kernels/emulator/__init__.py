@@ -33,10 +33,10 @@ class Emulated:
         self._launches.append(done)
         return done.outputs
 
-    def __call__(self, *, seed: int = 0, policy: str = "fair"):
-        """(what the function gives, Report)."""
+    def __call__(self, *args, seed: int = 0, policy: str = "fair"):
+        """(what the function gives, Report). Without `args` of those that it was compiled for; else of others with their shapes."""
         self._seed, self._policy, self._launches = seed, policy, []
-        out = self._go()
+        out = self._go(*args)
         return out, Report(self._launches)
 
 
