@@ -52,14 +52,14 @@ def share(lowered: jax.stages.Lowered) -> None:
         call.attributes["mhlo.backend_config"] = seen[key]
 
 
-def rename(lowered: jax.stages.Lowered) -> None:
-    """Give the kernels of a program new hashes.
+def rename(lowered: jax.stages.Lowered, salt: bytes = b"") -> None:
+    """Give the kernels of a program new hashes, others for another `salt`.
 
     Mosaic compiles a hash once in a process, and dumps what it compiles: this is for one that was compiled without a dump.
     """
     for call in _calls(lowered):
         old = ir.StringAttr(call.attributes["mhlo.backend_config"]["kernel_hash"]).value_bytes
-        call.attributes["mhlo.backend_config"] = _with(call, kernel_hash=hashlib.sha256(old).digest())
+        call.attributes["mhlo.backend_config"] = _with(call, kernel_hash=hashlib.sha256(old + salt).digest())
 
 
 def _calls(lowered: jax.stages.Lowered) -> list:

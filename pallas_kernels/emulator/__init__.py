@@ -24,9 +24,8 @@ class Emulated:
     """A function with Mosaic kernels at its arguments' shapes, compiled once: each call runs it with another schedule."""
 
     def __init__(self, fn: Callable, *args, change=None):
-        self._kernels = capture.compile(fn, *args)
         self._change, self._launches = change, []
-        self._go = capture.runner(fn, *args, launch=self._launch)
+        self._go, self._kernels = capture.capture(fn, *args, launch=self._launch)
 
     def _launch(self, key, operands, shapes, aliases):
         done = launch.launch(self._kernels[key], operands, shapes, aliases, seed=self._seed, policy=self._policy, change=self._change)
