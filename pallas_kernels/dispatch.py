@@ -83,6 +83,11 @@ def _jitted(kernel: Callable, options: tuple[tuple[str, object], ...]) -> Callab
     return jax.jit(functools.partial(kernel, **dict(options)))
 
 
+def forget() -> None:
+    """Kernels are traced anew: for whoever changes what a tuning table holds."""
+    _jitted.cache_clear()
+
+
 def for_hopper() -> bool:
     """Whether programs that are traced now may run on a Hopper GPU.
 
