@@ -46,7 +46,7 @@ JITS = {
 ENTRY_POINTS = {
     "gptoss_jax.batch.__main__", "gptoss_jax.batch.merge",
     "gptoss_jax.chat", "gptoss_jax.parallel.launch", "gptoss_jax.plan.__main__",
-    "pallas_kernels.aot.__main__", "pallas_kernels.bench.__main__",
+    "pallas_kernels.aot.__main__", "pallas_kernels.bench.__main__", "pallas_kernels.emulator.__main__",
 }  # fmt: skip
 ENVIRONMENT = "pallas_kernels.aot.environment"  # tells Mosaic GPU where to dump; there is no other way
 PRIVATE = {"pallas_kernels.hopper", "pallas_kernels.mxfp4.dequantize"}

@@ -66,8 +66,9 @@ def cases(ops: Iterable[str] = (), names: Iterable[str] = (), tokens: Iterable[i
       ValueError: no call is left.
     """
     modules = [importlib.import_module(module) for module in MODULES]
-    every = [case for module in modules for case in ([c for n in tokens for c in module.plain(n)] if tokens else module.cases())]
-    ops, names = tuple(ops), tuple(names)
+    ops, names, tokens = tuple(ops), tuple(names), tuple(tokens)
+    plain = lambda module: [case for number in tokens for case in module.plain(number)]
+    every = [case for module in modules for case in (plain(module) if tokens else module.cases())]
     chosen = [c for c in every if (not ops or c.op.startswith(ops)) and (not names or any(n in c.name for n in names))]
     if not chosen:
         raise ValueError(f"no small call of {', '.join(sorted({c.op for c in every}))} is called so: ops {ops}, names {names}.")
