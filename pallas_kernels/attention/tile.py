@@ -115,12 +115,11 @@ def start(shape: Shape, rows: int, sinks, k, counted=True):
     The sinks are the first keys seen, where they are `counted`: of a sequence's parts, one counts them.
     """
     values = primitives.layout_cast(jnp.zeros((rows, H), jnp.float32), plgpu.Layout.WGMMA)
-    full = lambda value: primitives.layout_cast(jnp.full((rows,), value, jnp.float32), primitives.ROW)
-    head = primitives.iota((rows,), 0, primitives.ROW) & (shape.G - 1)
-    sink = full(0.0)
-    for g in range(shape.G):
-        logit = jnp.where(counted, sinks[k * shape.G + g] * LOG2E, MASKED)
-        sink = jnp.where(head == g, jnp.broadcast_to(logit, (rows,)), sink)
+    logit = lambda g: jnp.broadcast_to(jnp.where(counted, sinks[k * shape.G + g] * LOG2E, MASKED), (rows,))
+    sink = primitives.layout_cast(logit(0), primitives.ROW)
+    for g in range(1, shape.G):  # of a single head no number is made: Mosaic finds no layout for a mask that is all of one value
+        head = primitives.iota((rows,), 0, primitives.ROW) & (shape.G - 1)
+        sink = jnp.where(head == g, logit(g), sink)
     top = jnp.maximum(sink, LEAST)
     return values, top, jnp.exp2(sink - top)
 

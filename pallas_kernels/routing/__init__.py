@@ -67,7 +67,7 @@ def route(
     def kernel():
         from pallas_kernels.routing import mosaic
 
-        return functools.partial(mosaic.route, **options), mosaic.covers(bias)
+        return functools.partial(mosaic.route, **options), mosaic.covers(bias, num_active)
 
     return dispatch.run("route", implementation, moments, bias, xla=functools.partial(reference.route, **options), kernel=kernel)
 

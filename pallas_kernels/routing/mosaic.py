@@ -12,34 +12,39 @@ import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 
 from pallas_kernels import primitives
-from pallas_kernels.routing.reference import ROWS, Routing
+from pallas_kernels.routing.reference import ROWS, Routing, room
 
 COLUMN = plgpu.Layout.WGMMA.reduce(0)  # one value per column of an accumulator
+MOMENTS = 8  # columns behind the logits that are looked at: the square sum, whether the token is valid, zeros
+MOST_ACTIVE = 16  # of as many as 128, one after the other: more spill registers, and take minutes to compile
 _LEAST = -3e38  # what is not a number, or is less, counts as this; a chosen expert's place holds -inf
 
 
-def covers(bias: jax.Array) -> str | None:
-    """Why the kernel does not cover so many experts."""
-    E = len(bias)
-    if E % 8 or E > 2 * ROWS or ROWS < E < 2 * ROWS:
-        return f"it takes up to {ROWS} experts, in eights, or {2 * ROWS}; got {E}"
+def covers(bias: jax.Array, num_active: int) -> str | None:
+    """Why the kernel does not cover so many experts; None where it does."""
+    if len(bias) > 2 * ROWS:
+        return f"it takes up to {2 * ROWS} experts; got {len(bias)}"
+    if num_active > MOST_ACTIVE:
+        return f"a token may have up to {MOST_ACTIVE} experts; got {num_active}"
     return None
 
 
 def route(moments, bias, *, num_active, width, eps):
     M, E = moments.shape[0], len(bias)
-    A, slots, rest = num_active, -(-E // ROWS) * ROWS, moments.shape[1] - E
-    part = min(E, ROWS)  # columns at a time, where all would need too many registers
+    A, slots, wide = num_active, -(-E // ROWS) * ROWS, room(E)
+    part = min(wide, ROWS)  # columns at a time, where all would need too many registers
+    if wide > E:  # what is no expert is below what is no number, and so chosen by no token
+        bias = jnp.pad(bias, (0, wide - E), constant_values=-jnp.inf)
 
     def kernel(moments, bias, gates, ranks, active, scale, raw, extra, gates_out, ranks_out, present_s, active_s, scale_s, arrived):
-        plgpu.copy_gmem_to_smem(moments.at[:, pl.ds(0, E)], raw.at[pl.ds(0, M)], arrived)
-        plgpu.copy_gmem_to_smem(moments.at[:, pl.ds(E, rest)], extra.at[pl.ds(0, M)], arrived)
+        plgpu.copy_gmem_to_smem(moments.at[:, pl.ds(0, wide)], raw.at[pl.ds(0, M)], arrived)
+        plgpu.copy_gmem_to_smem(moments.at[:, pl.ds(E, MOMENTS)], extra.at[pl.ds(0, M)], arrived)
         row = primitives.iota((ROWS, part), 0)
         plgpu.barrier_wait(arrived)
 
         # Rows behind M hold anything: they are not valid, and no row looks at another before invalid ones are taken out.
         more = primitives.load(extra, plgpu.Layout.WGMMA)
-        of = lambda i: jnp.sum(jnp.where(primitives.iota((ROWS, rest), 1) == i, more, jnp.zeros_like(more)), axis=1)
+        of = lambda i: jnp.sum(jnp.where(primitives.iota((ROWS, MOMENTS), 1) == i, more, jnp.zeros_like(more)), axis=1)
         scales = jax.lax.rsqrt(of(0) / width + eps)
         valid = (_along_rows(of(1), part) > 0.5) & (row < M)
 
@@ -49,10 +54,10 @@ def route(moments, bias, *, num_active, width, eps):
             x = x + _along_columns(primitives.load(bias.at[columns], COLUMN, optimized=False))
             return jnp.where(x > _LEAST, x, jnp.full_like(x, _LEAST))
 
-        tops, bests = _best(logits(0, E), A)
+        tops, bests = _best(logits(0, wide), A)
         first, total = tops[0], sum(jnp.exp(top - tops[0]) for top in tops)
 
-        for start in range(0, E, part):
+        for start in range(0, wide, part):
             column, experts = primitives.iota((ROWS, part), 1) + start, pl.ds(start, part)
             chosen = functools.reduce(jnp.logical_or, [column == _along_rows(best, part) for best in bests]) & valid
             gate = jnp.exp(logits(start, part) - _along_rows(first, part)) / _along_rows(total, part)
@@ -65,16 +70,17 @@ def route(moments, bias, *, num_active, width, eps):
             for copy in range(2):
                 present_s[copy, experts] = present
         plgpu.commit_smem()
-        _compact(present_s, active_s, E, part)
+        _compact(present_s, active_s, E, wide, part)
         scale_s[...] = scales
         plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(gates_out, gates)
-        plgpu.copy_smem_to_gmem(ranks_out, ranks)
+        plgpu.copy_smem_to_gmem(gates_out, gates.at[primitives.leading(wide)])
+        plgpu.copy_smem_to_gmem(ranks_out, ranks.at[primitives.leading(wide)])
         plgpu.copy_smem_to_gmem(active_s, active)
         plgpu.copy_smem_to_gmem(scale_s, scale)
         plgpu.wait_smem_to_gmem(0)
 
-    outputs = (((E, ROWS), jnp.float32), ((E, ROWS), jnp.int32), ((slots,), jnp.int32), ((ROWS,), jnp.float32))
+    rows = -(-E // 8) * 8  # of the tables, which are cut into tiles of 8
+    outputs = (((rows, ROWS), jnp.float32), ((rows, ROWS), jnp.int32), ((slots,), jnp.int32), ((ROWS,), jnp.float32))
     run = plgpu.kernel(
         kernel,
         out_type=tuple(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in outputs),
@@ -82,28 +88,29 @@ def route(moments, bias, *, num_active, width, eps):
         grid_names=("block",),
         kernel_name="route",
         scratch_types=[
-            plgpu.SMEM((ROWS, E), jnp.float32),
-            plgpu.SMEM((ROWS, rest), jnp.float32),
-            plgpu.SMEM((E, ROWS), jnp.float32),
-            plgpu.SMEM((E, ROWS), jnp.int32),
+            plgpu.SMEM((ROWS, wide), jnp.float32),
+            plgpu.SMEM((ROWS, MOMENTS), jnp.float32),
+            plgpu.SMEM((wide, ROWS), jnp.float32),
+            plgpu.SMEM((wide, ROWS), jnp.int32),
             plgpu.SMEM((2, slots), jnp.int32),
             plgpu.SMEM((slots,), jnp.int32),
             plgpu.SMEM((ROWS,), jnp.float32),
             plgpu.Barrier(num_arrivals=2),
         ],
     )
-    return Routing(*run(moments, bias))
+    gates, ranks, active, scale = run(moments, bias)
+    return Routing(gates[:E], ranks[:E], active, scale)
 
 
 def _best(left, count):
-    """The largest `count` values of each row of [ROWS, E], and their columns; of equal values the first."""
-    E, tops, bests = left.shape[1], [], []
-    column = primitives.iota((ROWS, E), 1)
+    """The largest `count` values of each row of [ROWS, wide], and their columns; of equal values the first."""
+    wide, tops, bests = left.shape[1], [], []
+    column = primitives.iota((ROWS, wide), 1)
     for _ in range(count):
         tops.append(jnp.max(left, axis=1))
-        at = jnp.where(left == _along_rows(tops[-1], E), E - 1 - column, jnp.full_like(column, -1))
-        bests.append(E - 1 - jnp.max(at, axis=1))
-        left = jnp.where(column == _along_rows(bests[-1], E), jnp.full_like(left, -jnp.inf), left)
+        at = jnp.where(left == _along_rows(tops[-1], wide), wide - 1 - column, jnp.full_like(column, -1))
+        bests.append(wide - 1 - jnp.max(at, axis=1))
+        left = jnp.where(column == _along_rows(bests[-1], wide), jnp.full_like(left, -jnp.inf), left)
     return tops, bests
 
 
@@ -115,20 +122,20 @@ def _along_columns(x):  # [columns] -> [ROWS, columns]
     return jax.lax.broadcast_in_dim(x, (ROWS, *x.shape), (1,))
 
 
-def _compact(present_s, active_s, E, part):
-    """The experts that are present, ascending, in the places of active_s; E behind them.
+def _compact(present_s, active_s, E, wide, part):
+    """The experts that are present, of E in `wide` places, ascending, in the places of active_s; E behind them.
 
     Of present_s there are two copies, one that is read along rows and one along columns: one could not be in two layouts.
     """
     row, column = (primitives.iota((ROWS, part), axis) for axis in (0, 1))
-    starts = range(0, E, part)
+    starts = range(0, wide, part)
     zero = jnp.zeros_like(column)
     places = []
     for start in starts:  # of columns: an expert's place is the number of those before it
         earlier = zero
         for other in starts:
             present = _along_rows(primitives.load(present_s.at[0, pl.ds(other, ROWS)], primitives.ROW, optimized=False), part)
-            before = (row + other < column + start) & (row + other < E)  # behind E the shared memory holds anything
+            before = (row + other < column + start) & (row + other < wide)  # behind these the shared memory holds anything
             earlier = earlier + jnp.where(before, present, zero)
         place = _along_columns(jnp.sum(earlier, axis=0))
         present = _along_columns(primitives.load(present_s.at[1, pl.ds(start, part)], COLUMN, optimized=False))

@@ -8,9 +8,14 @@ ROWS = 64  # tokens that a routing has room for: the rows of a tensor core's ope
 _FEW = 16  # rows up to which a reduction is one launch that reads little; for more, a product reads weights less often. Not measured
 
 
+def room(num_experts: int) -> int:
+    """Columns that the kernel has for experts: eights up to 64, else 128 at a time. In those that are left there is none."""
+    return -(-num_experts // 8) * 8 if num_experts <= ROWS else -(-num_experts // (2 * ROWS)) * 2 * ROWS
+
+
 def columns(num_experts: int) -> int:
     """Of `router`'s moments: the logits, the square sum, whether the token is valid, and zeros up to what TMA can cut into tiles."""
-    return -(-(num_experts + 2) // 32) * 32
+    return -(-(room(num_experts) + 8) // 32) * 32
 
 
 @flax.struct.dataclass

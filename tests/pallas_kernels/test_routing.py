@@ -58,13 +58,17 @@ def check(got, wanted, M, E):
     np.testing.assert_allclose(got.scale[:M], scale, rtol=1e-5)
 
 
-@pytest.mark.quick("7-32")
-@pytest.mark.parametrize("M, E", [(1, 32), (7, 32), (64, 32), (1, 128), (7, 128), (64, 128)])
+COUNTS = [(1, 32), (7, 32), (64, 32), (1, 128), (7, 128), (64, 128)]
+OTHERS = [(5, 1), (3, 7), (7, 24), (5, 29), (3, 64), (4, 65), (5, 96), (64, 127)]  # of pruned models; in eights and not
+
+
+@pytest.mark.quick("7-32", "5-96")
+@pytest.mark.parametrize("M, E", COUNTS + OTHERS)
 def test_kernel_and_formula_choose_the_same_experts(M, E, interpreter):
-    args = inputs(M, E)
-    wanted = expected(*args)
+    args, num_active = inputs(M, E), min(A, E)
+    wanted = expected(*args, num_active)
     for implementation in ("xla", "mosaic"):
-        check(run(*args, interpreter, implementation), wanted, M, E)
+        check(run(*args, interpreter, implementation, num_active), wanted, M, E)
 
 
 @EITHER
@@ -94,16 +98,19 @@ def test_tokens_that_are_not_valid_are_not_routed(implementation, E, interpreter
     assert np.all(run(moments, bias, interpreter, implementation).active == E)
 
 
-def test_logits_that_are_not_numbers_harm_no_other_token(interpreter):
-    moments, bias = inputs(7, 32)
-    moments[:, 33] = 1
+@pytest.mark.quick("32")
+@pytest.mark.parametrize("E", [32, 13, 70])
+def test_logits_that_are_not_numbers_harm_no_other_token(E, interpreter):
+    moments, bias = inputs(7, E)
+    moments[:, E + 1] = 1
     before = run(moments, bias, interpreter)
-    moments[1, :33], moments[2, 3], moments[4, :32], moments[5, 7] = np.nan, np.nan, -np.inf, np.nan
+    moments[1, : E + 1], moments[2, 3], moments[4, :E], moments[5, 7] = np.nan, np.nan, -np.inf, np.nan
     after, others = run(moments, bias, interpreter), [0, 3, 6]
     np.testing.assert_array_equal(after.gates[:, others], before.gates[:, others])
     np.testing.assert_array_equal(after.ranks[:, others], before.ranks[:, others])
     for m in range(7):  # each still has A experts, of ranks 0 .. A-1
         assert sorted(after.ranks[:, m].tolist())[: A + 1] == [*range(A), A]
+    assert set(after.active.tolist()) <= {*range(E), E}
     assert after.ranks[3, 2] == after.ranks[7, 5] == A, "what is not a number is not chosen"
 
 
@@ -151,9 +158,11 @@ def test_what_is_refused(interpreter):
         route(np.zeros((65, columns(32)), np.float32), bias, **options)
     with pytest.raises(ValueError, match="1 <= num_active"):
         route(moments, bias, **(options | {"num_active": 33}))
-    with pytest.raises(NotImplementedError, match="experts"):
-        route(*inputs(2, 100), implementation="mosaic", **options)
-    check(run(*inputs(2, 100), interpreter, None), expected(*inputs(2, 100)), 2, 100)
+    with pytest.raises(NotImplementedError, match="up to 128 experts; got 129"):
+        route(*inputs(2, 129), implementation="mosaic", **options)
+    with pytest.raises(NotImplementedError, match="up to 16 experts; got 17"):
+        route(moments, bias, implementation="mosaic", **(options | {"num_active": 17}))
+    check(run(*inputs(2, 129), interpreter, None), expected(*inputs(2, 129)), 2, 129)
     with pytest.raises(ValueError, match="must fit"):
         router(jnp.zeros((2, 192)), jnp.zeros(192), jnp.zeros((32, 128)), jnp.ones(2, bool))
 
