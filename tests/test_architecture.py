@@ -41,12 +41,13 @@ NO_JAX = (
 SEE_MESSAGES_AND_ARRAYS = {"llm", "chat", "batch.__main__"}
 JITS = {
     "gptoss_jax.engine.device.decode", "gptoss_jax.engine.device.lowered", "gptoss_jax.weights.forms", "gptoss_jax.weights.placing",
-    "pallas_kernels.dispatch", "pallas_kernels.aot", "pallas_kernels.bench.measure",
+    "pallas_kernels.dispatch", "pallas_kernels.aot", "pallas_kernels.bench.measure", "pallas_kernels.predict.__main__",
 }  # fmt: skip
 ENTRY_POINTS = {
     "gptoss_jax.batch.__main__", "gptoss_jax.batch.merge",
     "gptoss_jax.chat", "gptoss_jax.parallel.launch", "gptoss_jax.plan.__main__",
     "pallas_kernels.aot.__main__", "pallas_kernels.bench.__main__", "pallas_kernels.emulator.__main__",
+    "pallas_kernels.predict.__main__",
 }  # fmt: skip
 ENVIRONMENT = "pallas_kernels.aot.environment"  # tells Mosaic GPU where to dump; there is no other way
 PRIVATE = {"pallas_kernels.hopper", "pallas_kernels.mxfp4.dequantize"}
