@@ -2,9 +2,12 @@
 
 A named implementation runs or raises. None compiles the kernel into programs for Hopper GPUs and XLA's form into all others:
 `jax.lax.platform_dependent` decides when a program is lowered, so that a process without a GPU compiles for one that is not there.
+Kernels that are not to be trusted are left out by name, of what is traced `without` them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+import contextlib
+import contextvars
 import functools
 import logging
 from typing import Literal
@@ -16,6 +19,30 @@ from pallas_kernels import hopper
 
 Implementation = Literal["xla", "mosaic"] | None
 CUSTOM_CALLS = ("mosaic_gpu_v2",)  # what kernels are in a lowered program
+KERNELS = (  # by the names by which they are checked and left out; moe_grouped is the two launches of many tokens
+    "project_qkv", "project_out", "unembed", "attention_decode", "attention_prefill", "route", "moe_gate_up", "moe_down", "moe_grouped",
+    "add_norm",
+)  # fmt: skip
+
+_left_out: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("left_out", default=frozenset())
+
+
+@contextlib.contextmanager
+def without(names: Iterable[str]) -> Iterator[None]:
+    """Within this, ops that are traced without an `implementation` do not take these of the `KERNELS`.
+
+    JAX does not look here when it asks whether it knows a program: the names must come from what it does look at, as a static argument.
+
+    Raises:
+      ValueError: a name is none of a kernel.
+    """
+    if unknown := sorted(set(names) - set(KERNELS)):
+        raise ValueError(f"kernels that are left out must be of {', '.join(KERNELS)}; got {', '.join(unknown)}; use these names.")
+    token = _left_out.set(_left_out.get() | frozenset(names))
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
 
 
 def run(
@@ -25,6 +52,7 @@ def run(
     xla: Callable,
     kernel: Callable[[], tuple[Callable, str | None]] | None = None,
     derived: bool = False,
+    kernels: tuple[str, ...] | None = None,
 ):
     """What `op` makes of `args`.
 
@@ -35,6 +63,7 @@ def run(
       kernel: gives the op as a Hopper kernel, a function or a partial one with hashable keywords, and why that does not cover this call, or
         None where it does. Called only where a kernel may run: it imports the kernel, and with it Mosaic. None where there is no kernel.
       derived: the kernel has XLA's derivatives; not where it writes over an argument.
+      kernels: which of the `KERNELS` it launches; None where it is called like the op.
 
     Raises:
       ValueError: the name is none that any op could have.
@@ -42,7 +71,7 @@ def run(
     """
     if implementation not in (None, "xla", "mosaic"):
         raise ValueError(f"implementation must be None, 'xla' or 'mosaic'; got {implementation!r}.")
-    if implementation == "xla" or implementation is None and not for_hopper():
+    if implementation == "xla" or implementation is None and (not for_hopper() or _left_out.get() & set(kernels or (op,))):
         return xla(*args)
     own, uncovered = None, f"{op} has no kernel" if kernel is None else hopper.unsupported()
     if uncovered is None:

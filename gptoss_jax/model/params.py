@@ -67,6 +67,7 @@ class Params:
     norm: jax.Array  # [D] float32
     unembedding: jax.Array  # [V, D]
     partition: Partition | None = flax.struct.field(pytree_node=False, default=None)  # how they lie on a mesh; None: one device
+    without: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())  # kernels that programs of these weights do without
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ def has_adapter(params: Params) -> bool:
 def param_axes(params: Params, config: Config) -> Params:
     """The logical axes of parameters, in a tree like them."""
     table = abstract_params(config, experts=form_of(params), partition=params.partition)
-    return jax.tree.map(lambda spec: spec.axes, table, is_leaf=is_spec)
+    return jax.tree.map(lambda spec: spec.axes, table, is_leaf=is_spec).replace(without=params.without)
 
 
 def init_params(key: jax.Array, config: Config, dtype="bfloat16", experts: ExpertsForm = "packed") -> Params:

@@ -20,10 +20,23 @@ from gptoss_jax.model.layers import linear, look_up, rms_norm
 from gptoss_jax.model.moe import moe_block
 from gptoss_jax.model.params import Layer, Params
 from gptoss_jax.parallel.sharding import check_rows, local
+from pallas_kernels import dispatch
 from pallas_kernels.attention import attention, paged_attention
 from pallas_kernels.attention.weights import Seen
 
 
+def _without(run: Callable) -> Callable:
+    """`run(params, ...)`, traced without the kernels that the params do without: XLA's forms are in their places."""
+
+    @functools.wraps(run)
+    def traced(params, *args, **options):
+        with dispatch.without(params.without):
+            return run(params, *args, **options)
+
+    return traced
+
+
+@_without
 def forward(
     params: Params,
     config: Config,
@@ -58,6 +71,7 @@ def forward(
     return unembed(params, config, x, hook=hook)
 
 
+@_without
 def extend(
     params: Params,
     config: Config,
@@ -126,6 +140,7 @@ def prefill(
     return unembed(params, config, x, hook=hook)[:, 0], cache
 
 
+@_without
 def decode_step(
     params: Params,
     config: Config,

@@ -13,7 +13,7 @@ import functools
 import jax
 
 from pallas_kernels import dispatch
-from pallas_kernels.attention import reference
+from pallas_kernels.attention import reference, tuning
 from pallas_kernels.attention.fp8_pages import Fp8Pages
 
 
@@ -100,6 +100,7 @@ def paged_attention(
         xla=functools.partial(reference.paged_attention, window=window),
         kernel=kernel,
         derived=True,
+        kernels=("attention_decode" if q.shape[1] * q.shape[2] // k_pages.shape[1] <= tuning.DECODE_ROWS else "attention_prefill",),
     )
 
 

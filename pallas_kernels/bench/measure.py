@@ -83,10 +83,27 @@ def measure(case: Case, ceilings: Ceilings, *, clock: Callable[[], float] = time
 
 def errors(case: Case) -> tuple[float, float]:
     """A run's `error` and `worst` against the reference. Integers and booleans must be equal; if not, both are infinite."""
-    draw = jax.jit(case.arguments)
-    got = jax.jit(case.run, donate_argnums=case.donate)(*draw(jax.random.key(0)))
+    return compare(case, program(case)(*arguments(case)), wanted(case))
+
+
+def arguments(case: Case) -> tuple:
+    """The arguments that a case is checked with."""
+    return jax.jit(case.arguments)(jax.random.key(0))
+
+
+def program(case: Case) -> jax.stages.Wrapped:
+    """What is checked, as a jitted function of the arguments."""
+    return jax.jit(case.run, donate_argnums=case.donate)
+
+
+def wanted(case: Case):
+    """What the reference makes of `arguments`."""
     with jax.default_matmul_precision("highest"):
-        wanted = jax.jit(case.reference)(*draw(jax.random.key(0)))
+        return jax.jit(case.reference)(*arguments(case))
+
+
+def compare(case: Case, got, wanted) -> tuple[float, float]:
+    """`error` and `worst` of results, as `errors` has them."""
     if jax.tree.map(jnp.shape, got) != jax.tree.map(jnp.shape, wanted):
         raise ValueError(f"{case.op}, {case.name}: the kernel and its reference give different shapes.")
     pairs = zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True)

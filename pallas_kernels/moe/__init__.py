@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pallas_kernels import dispatch
 from pallas_kernels.low_rank import LowRank
-from pallas_kernels.moe import reference
+from pallas_kernels.moe import reference, tuning
 from pallas_kernels.mxfp4 import Mxfp4
 from pallas_kernels.mxfp4.tiles import Tiles
 
@@ -73,4 +73,5 @@ def moe(
         xla=functools.partial(reference.moe, limit=limit, dtype=dtype),
         kernel=kernel,
         derived=True,
+        kernels=("moe_gate_up", "moe_down") if x.shape[0] <= tuning.MOST_DECODED else ("moe_grouped",),
     )

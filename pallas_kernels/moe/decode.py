@@ -63,6 +63,7 @@ def gate_up(
         *(rows, routing, weights, bias),
         xla=functools.partial(reference_decode.gate_up, **options),
         kernel=kernel,
+        kernels=("moe_gate_up",),
     )
 
 
@@ -108,6 +109,7 @@ def down(
         *(h, routing, weights, bias),
         xla=functools.partial(reference_decode.down, num_active=num_active),
         kernel=kernel,
+        kernels=("moe_down",),
     )
 
 

@@ -1,5 +1,6 @@
 """Which implementation runs where: by name, by device, and a kernel's place in a program."""
 
+from concurrent.futures import ThreadPoolExecutor
 import functools
 import logging
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from pallas_kernels import dispatch, hopper
+from pallas_kernels.attention import paged_attention
 from pallas_kernels.norm import add_norm
 
 ROWS = jax.ShapeDtypeStruct((2, 192), jnp.float32)
@@ -96,3 +98,46 @@ def test_a_name_runs_or_raises():
 @pytest.mark.parametrize("implementation", ["xla", None])
 def test_a_kernel_that_cannot_run_here_is_not_loaded(implementation):
     assert dispatch.run("op", implementation, 1, xla=lambda x: x + 1, kernel=lambda: pytest.fail("the kernel was asked for")) == 2
+
+
+def test_a_kernel_is_left_out_by_name_of_what_is_traced_within():
+    with on("NVIDIA H200"):
+        with dispatch.without(["add_norm"]):
+            assert kernels(lambda *x: add_norm(*x)) == 0
+            with dispatch.without(["route"]):  # which adds to it
+                assert kernels(lambda *x: add_norm(*x)) == 0
+            assert kernels(functools.partial(add_norm, implementation="mosaic")) == 1, "a named one runs"
+        with dispatch.without(["route"]):
+            assert kernels(lambda *x: add_norm(*x)) == 1
+        assert kernels(lambda *x: add_norm(*x)) == 1
+
+
+def test_names_of_kernels_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="must be of project_qkv, .*; got add norm; use these names"), dispatch.without(["add norm"]):
+        pass
+
+
+def test_what_threads_leave_out_is_their_own():
+    def other():
+        return dispatch._left_out.get()
+
+    with dispatch.without(["route"]), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(other).result() == frozenset() and other() == {"route"}
+
+
+@pytest.mark.parametrize("tokens, name", [(1, "attention_decode"), (8, "attention_decode"), (9, "attention_prefill")])
+def test_attention_has_two_kernels(tokens, name):
+    low = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+    ints = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
+    pages = low(2, 1, 64, 64)
+    arguments = (low(1, tokens, 8, 64), pages, pages, ints(1, 2), ints(1, tokens), ints(1), jax.ShapeDtypeStruct((8,), jnp.float32))
+
+    def count(left_out):
+        def op(*x):
+            with dispatch.without(left_out):
+                return paged_attention(*x, window=None)
+
+        return jax.jit(op).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text().count("mosaic_gpu_v2")
+
+    with on("NVIDIA H200"):
+        assert count([name]) == 0 < count({"attention_decode", "attention_prefill"} - {name})
