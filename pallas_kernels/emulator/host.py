@@ -9,7 +9,7 @@ import dataclasses
 import math
 import re
 
-from pallas_kernels.emulator.chip.memory import Fault
+from pallas_kernels.emulator.ptx.handlers import Fault
 
 ELEMENT = {0: 1, 1: 1, 2: 2, 3: 4, 4: 8, 5: 2, 6: 4, 7: 2}  # of mosaic_gpu_init_tma_desc's types, bytes
 _BYTES = {"!llvm.ptr": 8, "index": 8} | {f"{kind}{bits}": bits // 8 for kind in ("i", "f", "bf") for bits in (8, 16, 32, 64)}

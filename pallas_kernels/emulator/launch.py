@@ -1,102 +1,201 @@
-"""Runs a compiled kernel on arrays."""
+"""Runs a compiled kernel on arrays: memory, parameters and tensor maps as the host makes them, then the machine.
+
+Operands are not copied, unless the kernel writes over them. What it does not write holds what memory may hold: nothing that is a number, or
+anything, as the seed has it.
+"""
 
 import concurrent.futures
 import dataclasses
+import functools
+import math
 import re
 import time
+from typing import NamedTuple
 
 import numpy as np
 
 from pallas_kernels.emulator import host
+from pallas_kernels.emulator.chip.machine import Machine
+from pallas_kernels.emulator.chip.memory import GRAIN, PARAM_BASE, Global, Region
+from pallas_kernels.emulator.chip.tensor_map import TensorMap
+from pallas_kernels.emulator.chip.warp import Launch
+from pallas_kernels.emulator.observed import Observed
 from pallas_kernels.emulator.ptx import parse
+from pallas_kernels.emulator.ptx.handlers import Fault
 from pallas_kernels.emulator.ptx.program import Program
-from pallas_kernels.emulator.chip.machine import Launch, Machine
-from pallas_kernels.emulator.chip.memory import PARAM_BASE, Fault, Global
-from pallas_kernels.emulator.chip.tma import TensorMap
 
 POLICIES = ("fair", "uneven", "early", "late", "order")
 # A thread of its own, made while this module is imported: XLA's threads, in which it calls back, count subnormal numbers as zero.
 _POOL = concurrent.futures.ThreadPoolExecutor(1)
 _POOL.submit(lambda: None).result()
-_programs: dict[str, tuple] = {}
+
+
+class Finding(NamedTuple):
+    """What a kernel did: which rule it broke or used, where in Python, by which instruction, with what, and how often in the launch."""
+
+    kind: str
+    place: str
+    instruction: str
+    detail: str
+    count: int
 
 
 @dataclasses.dataclass
 class Result:
-    """What a launch did: its outputs, what went wrong, what is worth knowing, instructions by name (executed by warps), seconds."""
+    """What a launch did.
+
+    Attributes:
+      name: of the kernel.
+      outputs: arrays; what nobody wrote in them is garbage.
+      reports: `Finding`s that a GPU would punish, with wrong numbers or with none; notes: what is allowed but worth knowing.
+      executed: instructions by name, in warps.
+      warps: that ran. blocks: that ran, by their numbers in the grid; None where all did. grid: how many there are.
+      seconds: that it took here.
+      instructions: of the kernel, as PTX has them.
+      observed: by block what it did, where that was asked for; see `Observed`.
+    """
 
     name: str
     outputs: list
-    reports: list
-    notes: list
-    executed: dict
+    reports: list[Finding]
+    notes: list[Finding]
+    executed: dict[str, int]
     warps: int
+    blocks: tuple | None
+    grid: tuple[int, int, int]
     seconds: float
     seed: int
     policy: str
+    instructions: list = dataclasses.field(repr=False, default_factory=list)
+    observed: dict[tuple[int, int, int], Observed] = dataclasses.field(repr=False, default_factory=dict)
+    _regions: list[Region] = dataclasses.field(repr=False, default_factory=list)
+
+    def __str__(self) -> str:
+        blocks = math.prod(self.grid) if self.blocks is None else f"{len(self.blocks)} of {math.prod(self.grid)}"
+        found = "; ".join(f"{f.kind} ({f.place.rpartition('/')[2]})" for f in self.reports) or "nothing to report"
+        return f"{self.name}: {blocks} blocks, {sum(self.executed.values()):,} instructions, {self.seconds:.1f} s, {found}"
+
+    def written(self, output: int) -> np.ndarray:
+        """Bool, in the shape of an output: which elements the kernel wrote (for elements of one byte: they, or the one beside them)."""
+        array, cells = self.outputs[output], self._regions[output].written()
+        if array.itemsize < GRAIN:
+            return np.repeat(cells, GRAIN)[: array.size].reshape(array.shape)
+        return cells[: array.nbytes // GRAIN].reshape(array.size, -1).any(1).reshape(array.shape)
 
 
-def load(compiled) -> tuple:
+@functools.lru_cache(maxsize=64)
+def load(compiled) -> tuple[Program, host.Host, int]:
     """(Program, Host, registers a thread) of a `capture.Compiled`."""
-    if compiled.key not in _programs:
-        registers = int(re.search(r"Used (\d+) registers", compiled.ptxas)[1])
-        _programs[compiled.key] = Program(parse.parse(compiled.ptx)), host.read(compiled.host), registers
-    return _programs[compiled.key]
+    registers = int(re.search(r"Used (\d+) registers", compiled.ptxas)[1])
+    return Program(parse.parse(compiled.ptx)), host.read(compiled.host), registers
 
 
-def launch(compiled, operands, shapes, aliases, *, seed: int = 0, policy: str = "fair", change=None) -> Result:
-    """Runs a kernel on arrays; see `capture.run`. `change(program, host)` may spoil either."""
-    return _POOL.submit(_launch, compiled, operands, shapes, aliases, seed, policy, change).result()
+def launch(
+    compiled, operands, shapes, aliases, *, seed: int = 0, policy: str = "fair", change=None, blocks=None, observe: bool = False
+) -> Result:
+    """Runs a kernel on arrays.
+
+    Args:
+      compiled: a `capture.Compiled`.
+      operands: arrays of numpy, which are not written to.
+      shapes: of the results, with dtypes.
+      aliases: operand -> result that begins as what the operand is.
+      seed, policy, change, blocks, observe: see `emulator.Emulated`.
+
+    Raises:
+      Fault: the kernel did what no kernel may do.
+      NotImplementedError: it has an instruction that is not known here.
+    """
+    return _POOL.submit(_launch, compiled, operands, shapes, aliases, seed, policy, change, blocks, observe).result()
 
 
-def _launch(compiled, operands, shapes, aliases, seed, policy, change) -> Result:
+def _launch(compiled, operands, shapes, aliases, seed, policy, change, blocks, observe) -> Result:
     program, its_host, registers = load(compiled)
     if change is not None:
         program, its_host = change(compiled, its_host)
     start = time.perf_counter()
-    memory, buffers, agents = Global(), [], int(np.prod(its_host.cluster)) * its_host.threads // 32
+    chosen = None if blocks is None else blocks(compiled.name, its_host.grid, its_host.cluster)
+    firsts = None if chosen is None else _firsts(chosen, its_host, compiled.name)
     geometry = (its_host.grid, its_host.threads, its_host.cluster, its_host.shared_bytes)
-    machine = Machine(program, Launch(*geometry, None, {}, registers), memory, seed, policy)
-    aliased = {i: o for i, o in aliases.items()}
-    for i, a in enumerate(operands):
-        data = np.frombuffer(bytearray(np.ascontiguousarray(a).tobytes()), np.uint8)
-        buffers.append(memory.add(f"operand {i}", data, agents, writable=i in aliased, initialised=True))
-    given = {o: i for i, o in aliased.items()}
-    for o, s in enumerate(shapes):
-        if o in given:
-            buffers.append(buffers[given[o]])
-        else:
-            size = int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize
-            buffers.append(memory.add(f"result {o}", machine.garbage(size), agents, writable=True, initialised=False))
-    _parameters(program.kernel, its_host, machine.launch, buffers)
+    machine = Machine(program, Launch(*geometry, None, {}, registers, observe), Global(), seed, policy)
+    regions = _place(machine, operands, shapes, aliases)
+    _parameters(program.kernel, its_host, machine.launch, regions)
     with np.errstate(all="ignore"):
-        machine.run()
-    size = lambda s: int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize
-    outputs = [b.data[: size(s)].view(s.dtype).reshape(s.shape) for b, s in zip(buffers[len(operands) :], shapes, strict=True)]
-    executed = {}
-    for i, n in zip(program.instructions, machine.executed):
+        machine.run(firsts)
+    results = regions[len(operands) :]
+    outputs = [b.data[: _bytes(s)].view(s.dtype).reshape(s.shape) for b, s in zip(results, shapes, strict=True)]
+    executed: dict[str, int] = {}
+    for i, n in zip(program.instructions, machine.executed, strict=True):
         executed[i.name] = executed.get(i.name, 0) + int(n)
-    warps = int(np.prod(its_host.grid)) * its_host.threads // 32
-    seconds = time.perf_counter() - start
-    said = list(machine.reports.values()), list(machine.notes.values())
-    return Result(compiled.name, outputs, *said, executed, warps, seconds, seed, policy)
+    ran = None if firsts is None else tuple(sorted(machine.ran))
+    return Result(
+        name=compiled.name,
+        outputs=outputs,
+        reports=[Finding(*found) for found in machine.reports.values()],
+        notes=[Finding(*found) for found in machine.notes.values()],
+        executed=executed,
+        warps=len(machine.ran) * its_host.threads // 32,
+        blocks=ran,
+        grid=its_host.grid,
+        seconds=time.perf_counter() - start,
+        seed=seed,
+        policy=policy,
+        instructions=program.instructions,
+        observed=machine.observed,
+        _regions=results,
+    )
 
 
-def _parameters(kernel, its_host, its_launch, buffers) -> None:
+def _firsts(chosen, its_host: host.Host, name: str) -> list[tuple[int, int, int]]:
+    """The first block of each chosen cluster."""
+    clusters = tuple(g // c for g, c in zip(its_host.grid, its_host.cluster, strict=True))
+    chosen = list(dict.fromkeys(tuple(int(n) for n in ids) for ids in chosen))
+    for ids in chosen:
+        if len(ids) != 3 or not all(0 <= n < size for n, size in zip(ids, clusters, strict=True)):
+            raise ValueError(f"blocks must give clusters (x, y, z) of the {clusters} that {name} has; got {ids}.")
+    return [tuple(n * c for n, c in zip(ids, its_host.cluster, strict=True)) for ids in chosen]
+
+
+def _bytes(shape) -> int:
+    return math.prod(shape.shape) * np.dtype(shape.dtype).itemsize
+
+
+def _place(machine: Machine, operands, shapes, aliases) -> list[Region]:
+    """Regions of operands and results."""
+    agents = math.prod(machine.launch.cluster) * machine.launch.threads // 32
+    regions = []
+    for i, a in enumerate(operands):
+        data = np.ascontiguousarray(a).reshape(-1).view(np.uint8)
+        data = data.copy() if i in aliases else data
+        regions.append(machine.memory.add(f"operand {i}", data, agents, writable=i in aliases, initialised=True))
+    given = {o: i for i, o in aliases.items()}
+    for o, shape in enumerate(shapes):
+        if o in given:
+            regions.append(regions[given[o]])
+        else:
+            data = machine.garbage(_bytes(shape))
+            regions.append(machine.memory.add(f"result {o}", data, agents, writable=True, initialised=False))
+    return regions
+
+
+def _parameters(kernel, its_host, its_launch, regions) -> None:
     """Fills the launch's parameters and tensor maps."""
     total = max((offset + size for offset, size in kernel.params.values()), default=0)
     its_launch.params = np.zeros(total, np.uint8)
     if len(kernel.params) != len(its_host.arguments):
         raise Fault(f"{len(kernel.params)} parameters, {len(its_host.arguments)} arguments")
-    for (offset, size), argument in zip(kernel.params.values(), its_host.arguments):
+    for (offset, size), argument in zip(kernel.params.values(), its_host.arguments, strict=True):
         if isinstance(argument, host.Pointer):
-            address = buffers[argument.to[1]].base + argument.offset
+            address = regions[argument.to[1]].base + argument.offset
             its_launch.params[offset : offset + 8] = np.frombuffer(np.uint64(address).tobytes(), np.uint8)
+            continue
+        if not isinstance(argument, dict):
+            its_launch.params[offset : offset + size] = np.frombuffer(int(argument).to_bytes(size, "little", signed=argument < 0), np.uint8)
             continue
         for at, d in argument.items():
             if (offset + at) % 64 or at + 128 > size:
                 raise Fault("tensor map out of place")
-            base = buffers[d.argument].base + d.offset
+            base = regions[d.argument].base + d.offset
             strides = (d.element, *(s * d.element for s in reversed(d.strides[:-1])))
             if d.strides[-1] != 1:
                 raise Fault("tensor map: innermost stride")

@@ -1,20 +1,16 @@
-"""Loads, stores, and what lanes of a warp exchange."""
+"""Loads, stores, matrices of 8 by 8, atomics, addresses.
+
+PTX ISA: "Data Movement and Conversion Instructions" (ld, st, ldmatrix, stmatrix, cvta, mapa), "Parallel Synchronization and Communication
+Instructions" (atom, red), at addresses of "State Spaces". Atomics are all of the machine's scope and ordered; volatile, relaxed and cached
+loads are loads. Not modelled: local memory (no kernel may spill), texture, vectors of atomics, atomics of 16-bit floats.
+"""
 
 import numpy as np
 
-from pallas_kernels.emulator.ptx.program import handles, merge, whole_warp
-from pallas_kernels.emulator.chip.machine import LANES
-from pallas_kernels.emulator.chip.memory import (
-    GLOBAL_BASE,
-    PARAM_BASE,
-    RANK_SHIFT,
-    SHARED_WINDOW,
-    Fault,
-    checked_read,
-    checked_write,
-    shared_offsets,
-)
-from pallas_kernels.emulator.ptx.parse import WIDTH
+from pallas_kernels.emulator.chip.checks import checked_read, checked_write
+from pallas_kernels.emulator.chip.memory import GLOBAL_BASE, PARAM_BASE, RANK_SHIFT, SHARED_WINDOW, shared_offsets
+from pallas_kernels.emulator.ptx.handlers import LANES, Fault, handles, merge, whole_warp
+from pallas_kernels.emulator.ptx.parse import NUMBER, WIDTH
 
 ALL = np.arange(LANES)
 
@@ -50,6 +46,11 @@ def _space(op) -> str:
     return "generic"
 
 
+def _observe(w, i, region, offsets, size: int, *, stores: bool) -> None:
+    space = "shared" if region.base == 0 else "global"
+    w.block.observed.access(i.index, space, offsets, size, stores=stores)
+
+
 def _access(program, i):
     """Of a load or store: space, lanes' dtype, number of elements, bytes."""
     kind = WIDTH[i.op[-1]]
@@ -67,7 +68,7 @@ def _load(program, i):
 
         def load_param(w, m):
             value = w.block.machine.launch.params[base : base + size].view(kind)
-            for d, v in zip(ds, value):
+            for d, v in zip(ds, value, strict=True):
                 w.R[d] = np.full(LANES, v, kind)
 
         return load_param
@@ -83,6 +84,8 @@ def _load(program, i):
             at = at[m]
         region, offsets = locate(w, space, at, size)
         checked_read(w.block.machine, w, region, offsets, size, i)
+        if w.block.observed is not None:
+            _observe(w, i, region, offsets, size, stores=False)
         index = offsets // each
         for k, d in enumerate(ds):
             if d is None:
@@ -118,6 +121,9 @@ def _store(program, i):
         values = values if m is None else [value[m] for value in values]
         same = all((view[index + k] == value).all() for k, value in enumerate(values))
         checked_write(w.block.machine, w, region, offsets, size, i, same=same)
+        if w.block.observed is not None:
+            _observe(w, i, region, offsets, size, stores=True)
+        region.changes += 1
         for k, value in enumerate(values):
             view[index + k] = value
 
@@ -153,73 +159,6 @@ def _map_rank(program, i):
     return run
 
 
-@handles("elect")
-def _elect(program, i):
-    (lane, predicate), _ = i.operands
-    d, p = program.dest(lane), program.dest(predicate)
-
-    def run(w, m):
-        whole_warp(i, m, w)
-        first = int(np.argmax(w.live))
-        if d is not None:
-            w.R[d] = np.full(LANES, first, np.uint32)
-        w.R[p] = ALL == first
-
-    return run
-
-
-@handles("shfl")
-def _shuffle(program, i):
-    target, source, lane, clamp, _ = i.operands
-    d, p = (program.dest(target[0]), program.dest(target[1])) if isinstance(target, tuple) else (program.dest(target), None)
-    s, b, c = (program.source(o, np.uint32) for o in (source, lane, clamp))
-    mode = next(word for word in i.op if word in ("idx", "bfly", "up", "down"))
-
-    def run(w, m):
-        whole_warp(i, m, w)
-        R = w.R
-        lanes, by, limit = ALL, R[b].astype(np.int64) & 31, R[c].astype(np.int64)
-        segment, most = (limit >> 8) & 31, limit & 31
-        least, top = lanes & segment, (lanes & segment) | (most & ~segment)
-        if mode == "idx":
-            j = least | (by & ~segment)
-            good = j <= top
-        elif mode == "bfly":
-            j = lanes ^ by
-            good = j <= top
-        elif mode == "up":
-            j = lanes - by
-            good = j >= top
-        else:
-            j = lanes + by
-            good = j <= top
-        R[d] = np.where(good, R[s][np.clip(j, 0, 31)], R[s])
-        if p is not None:
-            R[p] = good
-
-    return run
-
-
-@handles("vote", "activemask", "redux", "match")
-def _vote(program, i):
-    target, source = i.operands[:2] if len(i.operands) > 1 else (i.operands[0], None)
-    d = program.dest(target)
-    if i.op[0] == "vote":
-        p = program.source(source, bool)
-        mode = next(word for word in i.op if word in ("any", "all", "uni", "ballot"))
-
-        def run(w, m):
-            q = w.R[p] if m is None else w.R[p] & m
-            lanes = np.ones(LANES, bool) if m is None else m
-            if mode == "ballot":
-                w.R[d] = np.full(LANES, int((q * (np.uint64(1) << ALL.astype(np.uint64))).sum()), np.uint32)
-            else:
-                w.R[d] = np.full(LANES, {"any": q.any(), "all": q[lanes].all(), "uni": q[lanes].all() or not q.any()}[mode])
-
-        return run
-    raise NotImplementedError(i.text)
-
-
 @handles("stmatrix", "ldmatrix")
 def _matrix(program, i):
     """Lane 8k + r gives the address of row r of matrix k; a lane holds columns 2q, 2q + 1 of row g (lane = 4g + q), or of column g."""
@@ -232,16 +171,19 @@ def _matrix(program, i):
     g, q = ALL // 4, ALL % 4
 
     def run(w, m):
-        whole_warp(i, m, w)
+        whole_warp(m, w)
         at = address(w.R)
         for k, n in enumerate(numbers):
             rows = at[8 * k : 8 * k + 8]
             region, plain = shared_region(w, rows)
             offsets = shared_offsets(region, plain, 16)
             (checked_write if stores else checked_read)(w.block.machine, w, region, offsets, 16, i)
+            if w.block.observed is not None:
+                _observe(w, i, region, offsets, 16, stores=stores)
             low, high = (offsets[2 * q] + 2 * g, offsets[2 * q + 1] + 2 * g) if turned else (offsets[g] + 4 * q, offsets[g] + 4 * q + 2)
             halves = region.view[2]
             if stores:
+                region.changes += 1
                 halves[low // 2], halves[high // 2] = w.R[n].astype(np.uint16), (w.R[n] >> np.uint32(16)).astype(np.uint16)
             else:
                 w.R[n] = halves[low // 2].astype(np.uint32) | (halves[high // 2].astype(np.uint32) << np.uint32(16))
@@ -249,41 +191,47 @@ def _matrix(program, i):
     return run
 
 
+_ATOMIC = {
+    "add": lambda old, x, *_: old + x,
+    "and": lambda old, x, *_: old & x,
+    "or": lambda old, x, *_: old | x,
+    "xor": lambda old, x, *_: old ^ x,
+    "exch": lambda old, x, *_: x,
+    "cas": lambda old, x, y: y if old == x else old,
+    "min": lambda old, x, *_: min(old, x),
+    "max": lambda old, x, *_: max(old, x),
+}
+
+
 @handles("atom", "red")
 def _atomic(program, i):
-    space, kind = _space(i.op), WIDTH[i.op[-1]]
-    result = i.op[0] == "atom"
-    operands = i.operands if result else [None, *i.operands]
-    d = program.dest(operands[0]) if result else None
+    space, kind, number = _space(i.op), WIDTH[i.op[-1]], np.dtype(NUMBER.get(i.op[-1], WIDTH[i.op[-1]]))
+    what = next((word for word in i.op if word in _ATOMIC), None)
+    if what is None or i.op[-1][0] == "f" and i.op[-1] != "f32" or i.op[-1].startswith("bf"):
+        raise NotImplementedError(f"the emulator does not know the instruction {i.name} ({i.text}).")
+    operands = i.operands if i.op[0] == "atom" else [None, *i.operands]
+    d = program.dest(operands[0]) if i.op[0] == "atom" else None
     address = program.address(operands[1], np.uint64)
     numbers = [program.source(o, kind) for o in operands[2:]]
-    what = next(word for word in i.op if word in ("add", "and", "or", "xor", "exch", "cas", "min", "max", "inc", "dec"))
+    change = _ATOMIC[what]
 
     def run(w, m):
         at, size = address(w.R), kind().itemsize
         lanes = ALL if m is None else ALL[m]
         region, offsets = locate(w, space, at[lanes], size)
-        cells = region.cells(offsets, size)
-        region.wrote(w, cells, w.block.machine.stamp())
-        old = np.zeros(LANES, kind)
-        for lane, offset in zip(lanes, offsets):
-            at_one, x = offset // size, [w.R[n][lane] for n in numbers]
-            before = region.view[size][at_one]
-            old[lane] = before
-            after = {
-                "add": lambda: (int(before) + int(x[0])) & (2 ** (8 * size) - 1),
-                "and": lambda: before & x[0],
-                "or": lambda: before | x[0],
-                "xor": lambda: before ^ x[0],
-                "exch": lambda: x[0],
-                "cas": lambda: x[1] if before == x[0] else before,
-                "min": lambda: min(before, x[0]),
-                "max": lambda: max(before, x[0]),
-            }[what]()
-            region.view[size][at_one] = after
+        if not region.shadow:
+            raise Fault(f"write to {region.name}, which is an input")
+        region.wrote(w, region.cells(offsets, size), w.block.machine.stamp())
+        region.changes += 1
+        if w.block.observed is not None:
+            _observe(w, i, region, offsets, size, stores=True)
+        cells, before = region.view[size].view(number), np.zeros(LANES, number)
+        values = [w.R[n].view(number) for n in numbers]
+        for lane, place in zip(lanes, offsets // size, strict=True):
+            before[lane] = cells[place]
+            cells[place] = change(cells[place], *(x[lane] for x in values))
         if d is not None:
-            w.R[d] = old if m is None else merge(m, old, w.R[d])
+            w.R[d] = before.view(kind) if m is None else merge(m, before.view(kind), w.R[d])
         w.block.machine.happened()
 
     return run
-

@@ -1,11 +1,17 @@
-"""What warps wait for: mbarriers, named barriers, the cluster's barrier; fences; the registers that setmaxnreg moves."""
+"""What warps wait for: mbarriers, named barriers, the cluster's barrier; fences; the registers that setmaxnreg moves.
+
+PTX ISA: "Parallel Synchronization and Communication Instructions" (mbarrier, bar, barrier.cluster, fence), "Miscellaneous Instructions"
+(setmaxnreg). An mbarrier is an object beside memory: its 64 bits are not to be read. Waits are by parity; whoever waits learns what those
+knew who arrived. Not modelled: mbarrier.inval, arrive_drop's lesser counts, bar.red, waits with a time limit but that they may give up now
+and then.
+"""
 
 import numpy as np
 
 from pallas_kernels.emulator.chip.access import shared_region
-from pallas_kernels.emulator.ptx.program import handles, merge, whole_warp
-from pallas_kernels.emulator.chip.machine import BLOCK, LANES, Knowledge
-from pallas_kernels.emulator.chip.memory import Fault, shared_offsets
+from pallas_kernels.emulator.chip.memory import shared_offsets
+from pallas_kernels.emulator.chip.warp import Knowledge
+from pallas_kernels.emulator.ptx.handlers import BLOCK, LANES, Fault, handles, merge, whole_warp
 from pallas_kernels.emulator.ptx.parse import Address
 
 MOST_BYTES = 2**20 - 1
@@ -72,7 +78,7 @@ def _mbarrier(program, i):
             w.block.mbarriers[at] = Mbarrier(n, w.block.machine.agents)
 
         return init
-    if kind in ("arrive", "arrive_drop"):
+    if kind == "arrive":
         return _arrive(program, i)
     if kind in ("expect_tx", "complete_tx"):
         address, count = program.address(i.operands[0], np.uint32), program.source(i.operands[1], np.uint32)
@@ -158,7 +164,7 @@ def _bar(program, i):
     if i.op[:2] == ("barrier", "cluster"):
         return _cluster(program, i)
     if i.op[1] == "warp":
-        return lambda w, m: whole_warp(i, m, w)
+        return lambda w, m: whole_warp(m, w)
     word = next((x for x in i.op if x in ("sync", "arrive")), None)
     if word is None:
         raise NotImplementedError(i.text)
@@ -168,7 +174,7 @@ def _bar(program, i):
 
     def run(w, m):
         if aligned:
-            whole_warp(i, m, w)
+            whole_warp(m, w)
         machine = w.block.machine
         n = int(w.R[number][0])
         wanted = machine.launch.threads if count is None else int(w.R[count][0])
@@ -205,7 +211,7 @@ def _cluster(program, i):
 
     def run(w, m):
         if "aligned" in i.op:
-            whole_warp(i, m, w)
+            whole_warp(m, w)
         machine = w.block.machine
         barrier = machine.cluster_barrier
         if not waits:
@@ -247,7 +253,7 @@ def _registers(program, i):
         raise Fault(f"setmaxnreg {wanted}")
 
     def run(w, m):
-        whole_warp(i, m, w)
+        whole_warp(m, w)
         more = wanted - w.max_registers
         if grows != (more >= 0) and more:
             raise Fault(f"setmaxnreg.{'inc' if grows else 'dec'} {wanted}, the warp has {w.max_registers}")

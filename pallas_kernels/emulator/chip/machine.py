@@ -1,97 +1,17 @@
-"""A cluster of blocks at work: warps take turns at random, asynchronous copies arrive at random, until all warps have ended."""
+"""A cluster of blocks at work: warps take turns at random, asynchronous copies arrive at random, until all warps have ended.
 
-import collections
-import dataclasses
+Clusters of a launch run one after the other, in an order drawn at random: nothing may depend on it, and what one wrote no other may read.
+A warp's lanes go together while they can; where they diverge, those furthest behind go first, which is one of the orders that independent
+thread scheduling allows. Forward progress is not modelled: a warp that waits in a loop of its own is stopped by `limit`.
+"""
+
 import random
 
 import numpy as np
 
-from pallas_kernels.emulator.chip.memory import Fault, Global, Region
-
-LANES = 32
-BLOCK = object()  # an instruction's answer: not yet
-ENDED = object()
-
-
-class _Pending:
-    """What a register holds that wgmma will write."""
-
-    def __repr__(self):
-        return "PENDING"
-
-
-PENDING = _Pending()
-
-
-class Knowledge:
-    """What is known to have happened; see `memory`. W: of each warp, how many of its wgmma have read their operands."""
-
-    def __init__(self, agents: int):
-        self.V, self.A, self.W, self.seen = np.zeros(agents, np.int32), np.zeros(agents, np.int32), np.zeros(agents, np.int32), 0
-
-    def join(self, other: "Knowledge") -> None:
-        np.maximum(self.V, other.V, out=self.V)
-        np.maximum(self.A, other.A, out=self.A)
-        np.maximum(self.W, other.W, out=self.W)
-        self.seen |= other.seen
-
-
-class Warp(Knowledge):
-    """State of a warp.
-
-    Attributes:
-      R: registers; each an array of 32 lanes, None (never written), or PENDING.
-      live: lanes that have not ended. pcs: per lane while they diverge, else None.
-      wgmmas: all that it has issued; `accumulators` their sums, by register numbers.
-      groups: bulk copies out of shared memory and wgmma, as lists of those that were committed together; `open` of those not yet.
-    """
-
-    def __init__(self, block, index: int, registers: int, agents: int):
-        super().__init__(agents)
-        self.block, self.index = block, index
-        self.agent = block.rank * block.warps_each + index
-        self.R = [None] * registers
-        self.pc, self.pcs, self.live, self.ended = 0, None, np.ones(LANES, bool), False
-        self.V[self.agent] = 1
-        self.ticket = None  # of a barrier that it has arrived at
-        self.cluster_phase = 0
-        self.wgmma_open, self.wgmma_groups, self.wgmmas, self.accumulators = [], collections.deque(), [], {}
-        self.bulk_open, self.bulk_groups = [], collections.deque()
-        self.fenced: dict = {}  # values of registers at the last wgmma.fence, by identity
-        self.max_registers = block.machine.launch.registers
-        self.blocked_at = -1
-
-    def tick(self) -> None:
-        """What follows is not what was released before."""
-        self.V[self.agent] += 1
-
-
-class Block:
-    """A block of threads: its shared memory and barriers."""
-
-    def __init__(self, machine: "Machine", rank: int, ids: tuple[int, int, int], agents: int):
-        launch = machine.launch
-        self.machine, self.rank, self.ids = machine, rank, ids
-        self.warps_each = launch.threads // LANES
-        size = -(-launch.shared_bytes // 128) * 128
-        self.shared = Region(f"shared memory of block {ids}", 0, machine.garbage(size), agents, shadow=True, initialised=False)
-        self.mbarriers: dict[int, object] = {}
-        self.named: dict[int, object] = {}
-        self.free_registers = 0
-        self.warps = [Warp(self, i, machine.registers, agents) for i in range(self.warps_each)]
-
-
-@dataclasses.dataclass
-class Launch:
-    """A launch: geometry, bytes of parameters, tensor maps by their offset in these; `registers` a thread's, as assembled."""
-
-    grid: tuple[int, int, int]
-    threads: int
-    cluster: tuple[int, int, int]
-    shared_bytes: int
-    params: np.ndarray
-    tensor_maps: dict
-    registers: int
+from pallas_kernels.emulator.chip.memory import Global
+from pallas_kernels.emulator.chip.warp import Block, Knowledge, Launch, Warp
+from pallas_kernels.emulator.ptx.handlers import BLOCK, ENDED, LANES, PENDING, Fault
 
 
 class Machine:
@@ -101,6 +21,7 @@ class Machine:
       reports: what went wrong but let the run go on: kind, place, detail; each (kind, instruction) once, counted.
       notes: what is allowed but worth knowing, likewise.
       executed: how often each instruction ran, in warps.
+      ran: numbers in the grid of the blocks that ran; observed: what each of them did, if that was asked for.
     """
 
     def __init__(self, program, launch: Launch, memory: Global, seed: int, policy: str = "fair", limit: int = 50_000_000):
@@ -111,6 +32,7 @@ class Machine:
         self.reports, self.notes = {}, {}
         self.executed = np.zeros(len(program.code), np.int64)
         self.copies: dict[int, str] = {}
+        self.observed, self.ran = {}, []
         self.events, self._stamp, self.steps = 0, 0, 0
 
     def stamp(self) -> int:
@@ -142,28 +64,29 @@ class Machine:
         """Somebody who waits may go on."""
         self.events += 1
 
-    def run(self) -> None:
-        clusters = [(x, y, z) for z in range(self.launch.grid[2]) for y in range(self.launch.grid[1]) for x in range(self.launch.grid[0])]
-        c = self.launch.cluster
-        firsts = [ids for ids in clusters if all(i % n == 0 for i, n in zip(ids, c))]
-        self.random.shuffle(firsts)
-        for number, first in enumerate(firsts):
-            self.cluster_number = number
-            self._cluster(first)
+    def run(self, clusters=None) -> None:
+        """Runs all clusters, or those whose first blocks these are."""
+        if clusters is None:
+            ranges = [range(0, size, step) for size, step in zip(self.launch.grid, self.launch.cluster, strict=True)]
+            clusters = [(x, y, z) for z in ranges[2] for y in ranges[1] for x in ranges[0]]
+        self.random.shuffle(clusters)
+        for number, first in enumerate(clusters):
+            self._cluster(number, first)
+        for observed in self.observed.values():
+            self.executed += observed.executed
 
-    def _cluster(self, first) -> None:
+    def _cluster(self, number: int, first: tuple[int, int, int]) -> None:
         c = self.launch.cluster
         inside = [(x, y, z) for z in range(c[2]) for y in range(c[1]) for x in range(c[0])]
         agents = len(inside) * self.launch.threads // LANES
-        self.agents, self.in_flight = agents, []
+        self.agents, self.in_flight, self.copies = agents, [], {}
         self.cluster_barrier = _ClusterBarrier(agents)
-        self.blocks = [Block(self, i, tuple(f + o for f, o in zip(first, offset)), agents) for i, offset in enumerate(inside)]
+        self.blocks = [Block(self, i, tuple(f + o for f, o in zip(first, offset, strict=True)), agents) for i, offset in enumerate(inside)]
         self.warps = [w for b in self.blocks for w in b.warps]
         for w in self.warps:
             self.program.prepare(w)
         for region in self.memory.regions:
-            if region.shadow:  # launches of clusters are not ordered; what one wrote, no other may touch
-                region.begin_cluster(self.cluster_number, agents)
+            region.begin_cluster(number)
         self._schedule()
         for w in self.warps:
             if w.bulk_open:
@@ -172,6 +95,8 @@ class Machine:
                 self.report("ended before bulk copies had read shared memory", self.program.instructions[-1], f"warp {w.agent}")
             for copy in [c for group in w.bulk_groups for c in group.copies]:
                 copy.finish()
+        self.ran += [b.ids for b in self.blocks]
+        self.observed.update({b.ids: b.observed for b in self.blocks if b.observed is not None})
 
     def _schedule(self) -> None:
         running = list(self.warps)
@@ -213,7 +138,7 @@ class Machine:
         return f"  block {w.block.ids} warp {w.index} at {i.loc}: {i.text[:150]}" + ("" if w.pcs is None else " (diverged)")
 
     def _burst(self, w: Warp, code, count: int) -> None:
-        executed = self.executed
+        executed = w.block.executed
         self.steps += count
         if self.steps > self.limit:
             raise Fault("too many instructions")
@@ -250,7 +175,7 @@ class Machine:
         except Fault as fault:
             i = self.program.instructions[pc]
             raise Fault(f"{fault}\n  at {i.loc}: {i.text}\n  block {w.block.ids}, warp {w.index}") from None
-        except (TypeError, AttributeError) as error:
+        except (TypeError, AttributeError, ValueError) as error:
             raise self._bad_register(w, pc, error) from error
 
     def _bad_register(self, w: Warp, pc: int, error) -> Exception:
@@ -275,7 +200,7 @@ class Machine:
         if answer is BLOCK:
             w.blocked_at = self.events
             return False
-        self.executed[pc] += 1
+        w.block.executed[pc] += 1
         if answer is None:
             w.pcs[lanes] = pc + 1
         elif answer is ENDED:

@@ -1,61 +1,26 @@
-"""Bulk copies: tensors by maps, with swizzles and zeros outside; plain bytes; groups of those that leave shared memory."""
+"""Bulk copies: boxes of tensors by maps, plain bytes, multicast, groups of those that leave shared memory.
 
-import dataclasses
+PTX ISA: "Data Movement and Conversion Instructions: Asynchronous Copy" (cp.async.bulk, cp.async.bulk.tensor, their commit_group and
+wait_group). A copy may read and write at any time between its start and the wait for it: it is checked against the shadow when it starts,
+is under way until the machine has it arrive, and counts the bytes that it brought at an mbarrier. Not modelled: im2col, gather and scatter,
+reductions, prefetches to L2, cache hints, copies between the shared memories of a cluster.
+"""
 
 import numpy as np
 
 from pallas_kernels.emulator.chip.access import shared_region
 from pallas_kernels.emulator.chip.barriers import mbarrier_at
-from pallas_kernels.emulator.ptx.program import handles
-from pallas_kernels.emulator.chip.machine import LANES
-from pallas_kernels.emulator.chip.memory import GRAIN, NEVER, Fault, readers, shared_offsets
+from pallas_kernels.emulator.chip.checks import readers
+from pallas_kernels.emulator.chip.memory import GRAIN, NEVER, shared_offsets
+from pallas_kernels.emulator.chip.tensor_map import TensorMap
+from pallas_kernels.emulator.ptx.handlers import LANES, Fault, handles
 from pallas_kernels.emulator.ptx.parse import Address
-from pallas_kernels.emulator.chip.wgmma import swizzled
-
-SWIZZLE = {16: 0, 32: 1, 64: 2, 128: 3}  # bytes -> bits of 16-byte pieces
 
 
-@dataclasses.dataclass(frozen=True)
-class TensorMap:
-    """What cuTensorMapEncodeTiled makes; innermost dimension first. `strides` in bytes, the first one the element's size."""
-
-    base: int
-    size: int
-    sizes: tuple[int, ...]
-    strides: tuple[int, ...]
-    box: tuple[int, ...]
-    swizzle: int
-
-    def __post_init__(self):
-        if self.base % 16 or any(s % 16 or s >= 2**40 for s in self.strides[1:]):
-            raise Fault(f"tensor map: address or strides are no multiples of 16: {self}")
-        if any(not 1 <= b <= 256 for b in self.box) or not 1 <= len(self.box) <= 5 or self.box[0] * self.size % 16:
-            raise Fault(f"tensor map: box {self.box} of {self.size}-byte elements")
-        if any(not 1 <= s <= 2**32 for s in self.sizes):
-            raise Fault(f"tensor map: sizes {self.sizes}")
-        if self.swizzle > 16 and self.box[0] * self.size > self.swizzle:
-            raise Fault(f"tensor map: box rows of {self.box[0] * self.size} bytes, swizzle {self.swizzle}")
-
-    @property
-    def bytes(self) -> int:
-        return int(np.prod(self.box)) * self.size
-
-    def places(self, coordinates) -> tuple[np.ndarray, np.ndarray]:
-        """Of a box' elements in their order: addresses, and which of them exist."""
-        address, there = np.full((), self.base, np.int64), np.ones((), bool)
-        for axis in reversed(range(len(self.box))):
-            at = coordinates[axis] + np.arange(self.box[axis], dtype=np.int64)
-            address = address[..., None] + at * self.strides[axis]
-            there = there[..., None] & (at >= 0) & (at < self.sizes[axis])
-        return address.ravel(), there.ravel()
-
-    def shared(self, start: int) -> np.ndarray:
-        """Addresses in shared memory of a box' elements in their order. Swizzles look at an address, wherever a box begins."""
-        if start % 128:
-            raise Fault(f"tensor copy: shared address {start:#x} is no multiple of 128")
-        if self.swizzle > 16 and self.box[0] * self.size != self.swizzle:
-            raise NotImplementedError("box rows shorter than the swizzle")
-        return swizzled(start + np.arange(int(np.prod(self.box)), dtype=np.int64) * self.size, SWIZZLE[self.swizzle])
+def _range(offsets: np.ndarray, size: int) -> slice:
+    """The cells of a box in shared memory: consecutive, in whatever order its elements lie there."""
+    first = int(offsets.min())
+    return slice(first // GRAIN, -(-(first + offsets.size * size) // GRAIN))
 
 
 class Load:
@@ -74,7 +39,7 @@ class Load:
                 machine.report("race: TMA reads global memory not written before (or without a proxy fence)", i, self.region.name)
             self.region.read[w.agent, cells] = np.maximum(self.region.read[w.agent, cells], w.V[w.agent])
         for region, at in targets:
-            cells = np.unique(at // GRAIN) if size == 1 else region.cells(at, size)
+            cells = _range(at, size)
             if not region.seen_by(w, cells, w.V).all():
                 machine.report("race: TMA writes over what was not written before", i, f"{region.name}+{int(at.min())}")
             elif not region.seen_by(w, cells, w.A).all():
@@ -85,15 +50,18 @@ class Load:
                 machine.report("race: TMA writes over an operand of wgmma", i, f"{region.name}+{int(at.min())}")
             region.initialised[cells], region.copy[cells], region.clock[cells] = True, self.number, 0
             region.version[cells] = machine.stamp()
+        if w.block.observed is not None:
+            w.block.observed.copy(i.index, int(there.sum()) * size, stores=False)
         machine.in_flight.append(self)
 
     def finish(self) -> None:
         values = np.zeros(len(self.source), f"u{self.size}")
         if self.region is not None:
             values[self.there] = self.region.view[self.size][self.offsets // self.size]
-        for (region, at), barrier in zip(self.targets, self.barriers):
+        for (region, at), barrier in zip(self.targets, self.barriers, strict=True):
             region.view[self.size][at // self.size] = values
-            region.version[region.cells(at, self.size)] = self.machine.stamp()
+            region.version[_range(at, self.size)] = self.machine.stamp()
+            region.changes += 1
             barrier.seen |= 1 << self.number
             barrier.expect(-len(values) * self.size)
             barrier.settle(self.machine)
@@ -106,7 +74,7 @@ class Store:
         machine = w.block.machine
         self.w, self.machine, self.size, self.read, self.done = w, machine, size, False, False
         self.shared, self.source = w.block.shared, source
-        cells = self.cells = self.shared.cells(source, size)
+        cells = self.cells = _range(source, size)
         if not self.shared.initialised[cells].all():
             machine.note("copy to global memory of what was never written", i)
         if not self.shared.seen_by(w, cells, w.V).all():
@@ -125,6 +93,8 @@ class Store:
                 machine.report("race: copy over global memory that others write or read", i, self.region.name)
             self.region.wrote(w, self.global_cells, machine.stamp())
             self.region.clock[self.global_cells] = NEVER
+        if w.block.observed is not None:
+            w.block.observed.copy(i.index, int(there.sum()) * size, stores=True)
         machine.in_flight.append(self)
 
     def take(self) -> None:
@@ -197,10 +167,11 @@ def _tensor(program, i):
     def store(w, m):
         for lane in _lanes(m):
             tensor = _map(w, int(map_at(w.R)[lane]))
-            places, there = tensor.places(coordinates(w.R, lane))
-            at = tensor.shared(int(shared_at(w.R)[lane]))
-            offsets = shared_offsets(w.block.shared, at, tensor.size)
-            w.bulk_open.append(Store(w, i, offsets, places, there, tensor.size))
+            point = coordinates(w.R, lane)
+            unit = tensor.unit(point[0])
+            places, there = tensor.places(point, unit)
+            offsets = shared_offsets(w.block.shared, tensor.shared(int(shared_at(w.R)[lane]), unit), unit)
+            w.bulk_open.append(Store(w, i, offsets, places, there, unit))
 
     return store
 
@@ -214,10 +185,12 @@ def _tensor_load(program, i):
     def load(w, m):
         for lane in _lanes(m):
             tensor = _map(w, int(map_at(w.R)[lane]))
-            places, there = tensor.places(coordinates(w.R, lane))
+            point = coordinates(w.R, lane)
+            unit = tensor.unit(point[0])
+            places, there = tensor.places(point, unit)
             start, bar = int(target_at(w.R)[lane]), int(barrier_at(w.R)[lane])
             region, plain = shared_region(w, np.array([start]))
-            at = shared_offsets(region, tensor.shared(int(plain[0])), tensor.size)
+            at = shared_offsets(region, tensor.shared(int(plain[0]), unit), unit)
             if mask is None:
                 targets, barriers = [(region, at)], [mbarrier_at(w, bar)]
             else:
@@ -225,7 +198,7 @@ def _tensor_load(program, i):
                 plain_bar = bar & 0xFFFFFF
                 targets = [(b.shared, at) for b in chosen]
                 barriers = [b.mbarriers[plain_bar] for b in chosen]
-            Load(w, i, places, there, targets, barriers, tensor.size)
+            Load(w, i, places, there, targets, barriers, unit)
 
     return load
 
@@ -246,15 +219,15 @@ def _plain(program, i):
             to, start, size = int(t(w.R)[lane]), int(s(w.R)[lane]), int(w.R[n][lane])
             if size % 16 or to % 16 or start % 16:
                 raise Fault(f"bulk copy of {size} bytes from {start:#x} to {to:#x}: no multiples of 16")
-            each = np.arange(size // 2, dtype=np.int64) * 2
+            each = np.arange(0, size, 8, dtype=np.int64)
             there = np.ones(len(each), bool)
             if loads:
                 region, plain = shared_region(w, np.array([to]))
-                at = shared_offsets(region, plain[0] + each, 2)
-                Load(w, i, start + each, there, [(region, at)], [mbarrier_at(w, int(bar(w.R)[lane]))], 2)
+                at = shared_offsets(region, plain[0] + each, 8)
+                Load(w, i, start + each, there, [(region, at)], [mbarrier_at(w, int(bar(w.R)[lane]))], 8)
             else:
-                at = shared_offsets(w.block.shared, start + each, 2)
-                w.bulk_open.append(Store(w, i, at, to + each, there, 2))
+                at = shared_offsets(w.block.shared, start + each, 8)
+                w.bulk_open.append(Store(w, i, at, to + each, there, 8))
 
     return run
 
@@ -282,4 +255,3 @@ def _wait_group(i):
                     group.read_done = True
 
     return wait
-

@@ -1,8 +1,12 @@
 """wgmma: operands in shared memory by descriptors, fragments in registers, and results that are there only after a wait.
 
+PTX ISA: "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions": m64nNk16 of bf16 and f16 with sums in float32, the layouts
+of its figures ("Register Fragments and Shared Memory Matrix Layouts"), wgmma.fence, commit_group and wait_group.
+
 A warp multiplies its own 16 rows of the warpgroup's 64. It does so when it waits: by then nobody may have touched what it reads. What was
 touched, or was not there when the product began, counts as not a number; rows of a product are independent, and a kernel may let rows that
-nobody looks at hold anything.
+nobody looks at hold anything. Sums are rounded as float32 products of NumPy are, not as tensor cores round: bits differ from a GPU's. Not
+modelled: other types (fp8, tf32, int8), sparse operands, scales other than 1, descriptors with a base offset.
 """
 
 import functools
@@ -10,19 +14,14 @@ import re
 
 import numpy as np
 
-from pallas_kernels.emulator.ptx.alu import bf16_to_f32, f16_to_f32
-from pallas_kernels.emulator.ptx.program import handles, whole_warp
-from pallas_kernels.emulator.chip.machine import BLOCK, LANES, PENDING
-from pallas_kernels.emulator.chip.memory import GRAIN, SHARED_BASE, Fault
+from pallas_kernels.emulator.chip.memory import GRAIN, SHARED_BASE
+from pallas_kernels.emulator.chip.tensor_map import swizzled
+from pallas_kernels.emulator.ptx.floats import bf16_to_f32, f16_to_f32
+from pallas_kernels.emulator.ptx.handlers import BLOCK, LANES, PENDING, Fault, handles, whole_warp
 
 _SHAPE = re.compile(r"m64n(\d+)k(\d+)")
 _G, _Q = np.arange(LANES) // 4, np.arange(LANES) % 4
 SWIZZLE = {0: 0, 1: 3, 2: 2, 3: 1}  # a descriptor's mode -> bits of 16-byte pieces that are exchanged
-
-
-def swizzled(addresses, bits: int):
-    """Bits 4 .. of an address, exclusive or with bits 7 ..."""
-    return addresses ^ (((addresses >> 7) & ((1 << bits) - 1)) << 4)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -38,7 +37,7 @@ def layout(descriptor: int, rows: int, columns: int, turned: bool, size: int):
     pieces = 1 << bits  # of 16 bytes, in a row of the swizzle's width
     per = 16 // size
     if start >> 7 & (pieces - 1):
-        raise Fault(f"operand at {start:#x}: a swizzle's pattern begins at multiples of {128 * pieces}, or the descriptor has a base offset")
+        raise Fault(f"operand at {start:#x}: its swizzle's pattern begins at multiples of {128 * pieces}, or it has a base offset")
     r, k = np.arange(rows)[:, None], np.arange(columns)[None, :]
     if not turned:
         if bits:
@@ -137,14 +136,14 @@ def _wgmma(program, i):
     if kind == "fence":
 
         def fence(w, m):
-            whole_warp(i, m, w)
-            w.fenced = {id(x): x for x in w.R}  # which keeps them, and so their identities
+            whole_warp(m, w)
+            w.fenced = w.R[:]
 
         return fence
     if kind == "commit_group":
 
         def commit(w, m):
-            whole_warp(i, m, w)
+            whole_warp(m, w)
             w.wgmma_groups.append(w.wgmma_open)
             w.wgmma_open = []
 
@@ -153,7 +152,7 @@ def _wgmma(program, i):
         (left,) = i.operands
 
         def wait(w, m):
-            whole_warp(i, m, w)
+            whole_warp(m, w)
             return _finish(w, left)
 
         return wait
@@ -180,11 +179,10 @@ def _multiply(program, i):
         raise Fault(f"{len(d)} accumulator registers for {columns} columns")
 
     def multiply(w, m):
-        whole_warp(i, m, w)
+        whole_warp(m, w)
         R = w.R
         first = 16 * (w.index % 4)
         scale = bool(R[p][0])
-        fenced = w.fenced
         product = Product(w, i, columns, d, scale, convert)
         pending = [R[n] is PENDING for n in d]
         if all(pending):
@@ -196,11 +194,11 @@ def _multiply(program, i):
         else:
             if scale and any(R[n] is None for n in d):
                 raise Fault("accumulator was never written")
-            if scale and any(id(R[n]) not in fenced for n in d):
+            if scale and not _fenced(w, d):
                 w.block.machine.report("accumulator written after the last wgmma.fence", i)
             product.before = [R[n] for n in d]
         if in_registers:
-            if any(id(R[n]) not in fenced for n in a_numbers):
+            if not _fenced(w, a_numbers):
                 w.block.machine.report("operand in registers written after the last wgmma.fence", i)
             product.a = [(n, R[n]) for n in a_numbers]
             if any(x is None or x is PENDING for _, x in product.a):
@@ -211,9 +209,18 @@ def _multiply(program, i):
         for n in d:
             R[n] = PENDING
         w.wgmma_open.append(product)
+        if w.block.observed is not None and w.index % 4 == 0:
+            w.block.observed.wgmma[i.name] += 1
         w.block.machine.happened()
 
     return multiply
+
+
+def _fenced(w, numbers) -> bool:
+    """Whether registers hold what some register held at the last fence: ptxas drops moves."""
+    R, fenced = w.R, w.fenced
+    moved = [R[n] for n in numbers if R[n] is not fenced[n]]
+    return not moved or {id(x) for x in moved} <= {id(x) for x in fenced}
 
 
 def _newest(w, d):
@@ -265,7 +272,7 @@ def _compute(w, product: Product) -> None:
     with np.errstate(invalid="ignore", over="ignore"):
         value = a @ b.T
     if product.before is not None:
-        w.accumulators[d] = _accumulator(dict(zip(d, product.before)), d, product.shape) if product.scale else None
+        w.accumulators[d] = _accumulator(dict(zip(d, product.before, strict=True)), d, product.shape) if product.scale else None
     elif not product.scale:
         w.accumulators[d] = None
     sum_ = w.accumulators[d]
@@ -275,5 +282,4 @@ def _compute(w, product: Product) -> None:
     if not any(x.d == d for x in later):  # else the registers are still not to be read
         for k, n in enumerate(d):
             R[n] = np.ascontiguousarray(sum_[_G + 8 * (k // 2 % 2), 8 * (k // 4) + 2 * _Q + k % 2]).view(np.uint32)
-            w.fenced[id(R[n])] = R[n]  # another wgmma may add to it at once
-
+            w.fenced[n] = R[n]  # another wgmma may add to it at once

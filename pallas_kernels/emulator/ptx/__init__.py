@@ -1,0 +1,1 @@
+"""PTX: its syntax, its arithmetic, and a kernel's instructions as functions. Knows no jax."""

@@ -1,11 +1,19 @@
-"""Arithmetic, as functions of arrays of lanes. Registers hold bits: unsigned integers of their width, predicates bool."""
+"""Arithmetic, as functions of arrays of lanes. Registers hold bits: unsigned integers of their width, predicates bool.
+
+PTX ISA: "Integer Arithmetic", "Floating Point", "Comparison and Selection", "Logic and Shift" and "Half Precision" instructions. Exact but
+for ex2, lg2, rsqrt, sqrt, rcp, tanh, sin and cos, which are the nearest float32 (the approximations of a GPU are off by some units in the
+last place), and fma, which is rounded twice (to float64, then float32). Not modelled: add.cc and its kin, dp4a, float64, saturation but of
+cvt.
+"""
 
 import numpy as np
 
-from pallas_kernels.emulator.ptx.parse import WIDTH
+from pallas_kernels.emulator.ptx.floats import HALF, convert, halves, pairs
+from pallas_kernels.emulator.ptx.parse import NUMBER, WIDTH
 
-f32, f64, u16, u32, u64, i32, i64 = np.float32, np.float64, np.uint16, np.uint32, np.uint64, np.int32, np.int64
-SIGNED = {"s8": np.int8, "s16": np.int16, "s32": i32, "s64": i64}
+f32, f64, u8, u32, u64, i64 = np.float32, np.float64, np.uint8, np.uint32, np.uint64, np.int64
+SIGNED = {kind: t for kind, t in NUMBER.items() if kind[0] == "s"}
+_NIBBLES = u32([0, 4, 8, 12])
 COMPARE = {
     **{"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal},
     **{"lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal},
@@ -21,45 +29,6 @@ def _float(fn):
 def _signed(fn, kind):
     t = SIGNED.get(kind)
     return fn if t is None else lambda *x: fn(*(a.view(t) for a in x)).astype(t, copy=False).view(WIDTH[kind])
-
-
-def bf16_to_f32(x):
-    return (x.astype(u32) << u32(16)).view(f32)
-
-
-def f32_to_bf16(x):
-    """To nearest, ties to even; bits of uint16."""
-    bits = np.ascontiguousarray(x, f32).view(u32)
-    rounded = ((bits + u32(0x7FFF) + ((bits >> u32(16)) & u32(1))) >> u32(16)).astype(u16)
-    return np.where(np.isnan(x), u16(0x7FFF), rounded)
-
-
-def f16_to_f32(x):
-    return x.view(np.float16).astype(f32)
-
-
-def f32_to_f16(x):
-    return x.astype(np.float16).view(u16)
-
-
-_HALF = {"bf16": (bf16_to_f32, f32_to_bf16), "f16": (f16_to_f32, f32_to_f16)}
-
-
-def _pairs(fn, kind):
-    """Of two 16-bit floats in 32 bits."""
-    to, back = _HALF[kind]
-
-    def run(*x):
-        low = back(fn(*(to((a & u32(0xFFFF)).astype(u16)) for a in x)))
-        high = back(fn(*(to((a >> u32(16)).astype(u16)) for a in x)))
-        return low.astype(u32) | (high.astype(u32) << u32(16))
-
-    return run
-
-
-def _halves(fn, kind):
-    to, back = _HALF[kind]
-    return lambda *x: back(fn(*(to(a) for a in x)))
 
 
 def _fma(a, b, c):
@@ -100,14 +69,13 @@ def _bfe(kind):
 
 
 def _permute(a, b, selector):
-    both = a.astype(u64) | (b.astype(u64) << u64(32))
-    out = np.zeros_like(a)
-    for i in range(4):
-        nibble = (selector >> u32(4 * i)) & u32(15)
-        byte = ((both >> ((nibble & u32(7)) * u32(8)).astype(u64)) & u64(255)).astype(u32)
-        byte = np.where(nibble & u32(8), np.where(byte & u32(128), u32(255), u32(0)), byte)
-        out = out | (byte << u32(8 * i))
-    return out
+    both = np.stack([a, b], 1).view(u8)
+    nibbles = (selector[:, None] >> _NIBBLES) & u32(15)
+    bytes_ = np.take_along_axis(both, (nibbles & u32(7)).astype(np.intp), 1)
+    sign = nibbles > 7
+    if sign.any():
+        bytes_ = np.where(sign, np.where(bytes_ & u8(128), u8(255), u8(0)), bytes_)
+    return np.ascontiguousarray(bytes_).view(u32).ravel()
 
 
 def _look_up(a, b, c, table):
@@ -123,7 +91,7 @@ def _divide(fn_of_quotient, kind):
         t = SIGNED.get(kind)
         x, y = ((v.view(t) if t else v).astype(object) for v in (a, b))
         out = []
-        for p, q in zip(x, y):
+        for p, q in zip(x, y, strict=True):
             quotient = 0 if q == 0 else abs(p) // abs(q) * (1 if (p < 0) == (q < 0) else -1)
             out.append(int(fn_of_quotient(p, q, quotient)) & (2 ** (WIDTH[kind]().itemsize * 8) - 1))
         return np.array(out, WIDTH[kind])
@@ -136,7 +104,7 @@ def _high(kind):
 
     def run(a, b):
         x, y = ((v.view(t) if t else v).astype(object) for v in (a, b))
-        return np.array([int((p * q) >> bits) & (2**bits - 1) for p, q in zip(x, y)], WIDTH[kind])
+        return np.array([int((p * q) >> bits) & (2**bits - 1) for p, q in zip(x, y, strict=True)], WIDTH[kind])
 
     def run32(a, b):
         wide = i64 if t else u64
@@ -153,38 +121,6 @@ def _wide(kind):
     return lambda a, b: ((a.view(t) if t else a).astype(wide) * (b.view(t) if t else b).astype(wide)).view(out)
 
 
-def _convert(op):
-    """cvt.[round][.sat].to.from"""
-    to, source = op[-2], op[-1]
-    rest = op[1:-2]
-    if to in ("bf16x2", "f16x2"):
-        back = _HALF[to[:-2]][1]
-        relu = (lambda x: np.maximum(x, 0)) if "relu" in rest else (lambda x: x)
-        pack = lambda a, b: back(relu(b.view(f32))).astype(u32) | (back(relu(a.view(f32))).astype(u32) << u32(16))
-        return pack, [u32, u32]
-    if source == "f32" and to in _HALF:
-        return lambda a: _HALF[to][1](a.view(f32)), [u32]
-    if to == "f32" and source in _HALF:
-        return lambda a: _HALF[source][0](a).view(u32), [u16]
-    if to == "f32" and source == "f32":
-        if "sat" in rest:
-            return _float(lambda a: np.where(np.isnan(a), f32(0), np.clip(a, f32(0), f32(1)))), [u32]
-        rounding = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
-        return _float(next(rounding[r] for r in rest if r in rounding)), [u32]
-    if to == "f32":
-        t = SIGNED.get(source)
-        return lambda a: (a.view(t) if t else a).astype(f32).view(u32), [WIDTH[source]]
-    if source == "f32":
-        info, t = np.iinfo(SIGNED.get(to, WIDTH[to])), SIGNED.get(to, WIDTH[to])
-        rounding = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}[next(r for r in rest if r.endswith("i"))]
-        return lambda a: np.clip(rounding(np.nan_to_num(a.view(f32).astype(f64))), info.min, info.max).astype(t).view(WIDTH[to]), [u32]
-    t = SIGNED.get(source)
-    signed_to = SIGNED.get(to)
-    if t is None:
-        return lambda a: a.astype(WIDTH[to]), [WIDTH[source]]
-    return lambda a: a.view(t).astype(signed_to or WIDTH[to]).view(WIDTH[to]), [WIDTH[source]]
-
-
 def function(op: tuple[str, ...]):
     """(function of source arrays, source dtypes) of an arithmetic instruction; None if it is none."""
     name, kind = op[0], op[-1]
@@ -192,7 +128,7 @@ def function(op: tuple[str, ...]):
     if name == "mov" and t:
         return (lambda a: a), [t]
     if name == "cvt":
-        return _convert(op)
+        return convert(op)
     if name in ("and", "or", "xor"):
         return {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}[name], [t, t]
     if name == "not":
@@ -217,8 +153,8 @@ def function(op: tuple[str, ...]):
         if name not in base:
             return None
         if name in ("neg", "abs"):
-            return ((_pairs if kind.endswith("x2") else _halves)(base[name], kind.removesuffix("x2"))), [t]
-        return (_pairs if kind.endswith("x2") else _halves)(base[name], kind.removesuffix("x2")), [t] * (3 if name == "fma" else 2)
+            return ((pairs if kind.endswith("x2") else halves)(base[name], kind.removesuffix("x2"))), [t]
+        return (pairs if kind.endswith("x2") else halves)(base[name], kind.removesuffix("x2")), [t] * (3 if name == "fma" else 2)
     if t is None or t is bool:
         return None
     if name in ("add", "sub"):
@@ -252,7 +188,7 @@ def function(op: tuple[str, ...]):
 def _compare(op, t):
     word, kind = op[1], op[-1]
     combine = next((o for o in op[2:-1] if o in ("and", "or", "xor")), None)
-    convert = {k: (lambda a, s=s: a.view(s)) for k, s in SIGNED.items()} | {k: v[0] for k, v in _HALF.items()}
+    convert = {k: (lambda a, s=s: a.view(s)) for k, s in SIGNED.items()} | {k: v[0] for k, v in HALF.items()}
     convert["f32"] = lambda a: a.view(f32)
     to = convert.get(kind, lambda a: a)
     if word in UNORDERED:

@@ -2,21 +2,11 @@
 
 import numpy as np
 
+from pallas_kernels.emulator.chip import access, barriers, exchange, tma, wgmma  # noqa: F401  they say what they handle
+from pallas_kernels.emulator.chip.memory import PARAM_BASE, SHARED_BASE
 from pallas_kernels.emulator.ptx import alu
-from pallas_kernels.emulator.chip.machine import ENDED, LANES, PENDING
-from pallas_kernels.emulator.chip.memory import PARAM_BASE, SHARED_BASE, Fault
+from pallas_kernels.emulator.ptx.handlers import ENDED, HANDLERS, LANES, Fault, handles, merge
 from pallas_kernels.emulator.ptx.parse import WIDTH, Address, Instruction, Kernel
-
-HANDLERS = {}  # first word of an instruction -> function (program, instruction) -> function (warp, lanes)
-
-
-def handles(*words):
-    def add(fn):
-        for word in words:
-            HANDLERS[word] = fn
-        return fn
-
-    return add
 
 
 class Program:
@@ -28,8 +18,6 @@ class Program:
     """
 
     def __init__(self, kernel: Kernel):
-        from pallas_kernels.emulator.chip import access, barriers, tma, wgmma  # noqa: F401  they register what they handle
-
         self.kernel, self.instructions = kernel, kernel.code
         self.number = {name: i for i, name in enumerate(kernel.registers)}
         self.constants, self.specials = {}, {}
@@ -128,7 +116,7 @@ class Program:
         elif (found := alu.function(i.op)) is not None:
             run = self._arithmetic(i, *found)
         else:
-            raise NotImplementedError(f"{i.name} ({i.text})")
+            raise NotImplementedError(f"the emulator does not know the instruction {i.name} ({i.text}), in {self.kernel.name} at {i.loc}.")
         return run if i.predicate is None or i.op[0] == "bra" else self._predicated(i, run)
 
     def _predicated(self, i: Instruction, run):
@@ -153,11 +141,11 @@ class Program:
             return self._vector_move(i)
         d = self.dest(target)
         negate = [isinstance(o, tuple) and o[0] == "not" for o in operands]
-        operands = [o[1] if n else o for o, n in zip(operands, negate)]
+        operands = [o[1] if n else o for o, n in zip(operands, negate, strict=True)]
         numbers = [self.source(o, k) for o, k in zip(operands, kinds, strict=True)]
         if any(negate):
             inner, at = fn, negate
-            fn = lambda *x: inner(*(~a if n else a for a, n in zip(x, at)))
+            fn = lambda *x: inner(*(~a if n else a for a, n in zip(x, at, strict=True)))
         if i.op[0] == "mov":
             (a,) = numbers
 
@@ -209,13 +197,6 @@ class Program:
         return pack
 
 
-def merge(lanes, new, old):
-    """New values in some lanes."""
-    if old is None or old is PENDING or not isinstance(old, np.ndarray) or not isinstance(new, np.ndarray):
-        return new
-    return np.where(lanes, new, old)
-
-
 @handles("bra")
 def _branch(program, i):
     (target,) = i.operands
@@ -246,9 +227,3 @@ def _end(program, i):
 @handles("prefetch", "membar", "nanosleep", "pmevent", "griddepcontrol", "bar.warp")
 def _nothing(program, i):
     return lambda w, m: None
-
-
-def whole_warp(i: Instruction, m, w) -> None:
-    """For instructions that all lanes must execute together."""
-    if m is not None and not (m == w.live).all():
-        raise Fault(f"executed by {int(m.sum())} of {int(w.live.sum())} lanes")
