@@ -116,9 +116,9 @@ def judge(case: Small, emulated: emulator.Emulated, wanted: list, plain: list[fl
 
 
 def said(found) -> str:
-    """A broken rule in a line: which, the Python line, the memory."""
-    rule, where, *rest = map(str, found)
-    return f"{rule} ({where.rpartition('/')[2]}: {rest[1]})"
+    """A broken rule in a few words: which, and the line of Python."""
+    rule, place, *_ = found
+    return f"{rule} ({place.rpartition('/')[2]})"
 
 
 def leaves(out) -> list[np.ndarray]:
