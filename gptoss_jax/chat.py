@@ -38,6 +38,7 @@ _SEED = flags.DEFINE_integer("seed", None, "Seed of the draws; the default is a 
 _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of everything but packed experts.")
 _FORMS = ["auto", "packed", "tiled", "stacked", "split"]
 _EXPERTS = flags.DEFINE_enum("experts", "auto", _FORMS, "How expert weights are held; see gptoss_jax.load.")
+_KERNELS = flags.DEFINE_enum("kernels", "auto", ["auto", "on", "off"], "Which kernels run on a Hopper GPU; see gptoss_jax.load.")
 _SHOW_REASONING = flags.DEFINE_bool("show_reasoning", True, "Print the reasoning, dimmed.")
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache", "default", "Folder that keeps compiled programs; 'default' is in the user's cache folder, 'off' keeps none."
@@ -157,7 +158,8 @@ def _start(console: Console, mesh: "jax.sharding.Mesh | None") -> Conversation:
     sampling = Sampling(temperature=temperature, top_p=_TOP_P.value, seed=_SEED.value, max_tokens=_MAX_TOKENS.value)
     tools = _read_tools(_TOOLS.value) if _TOOLS.value else None
     harmony.to_conversation([{"role": "user", "content": ""}], tools=tools, instructions=_INSTRUCTIONS.value)  # refuses bad tools
-    model = load(_CHECKPOINT.value, mesh=mesh, dtype=_DTYPE.value, experts=_EXPERTS.value, progress=console.is_terminal)
+    options = {"dtype": _DTYPE.value, "experts": _EXPERTS.value, "kernels": _KERNELS.value}
+    model = load(_CHECKPOINT.value, mesh=mesh, **options, progress=console.is_terminal)
     slots = 1 if model.params.partition is None else model.params.partition.parts("batch")
     llm = LLM(model, slots=slots, context=_CONTEXT.value)
     llm.prepare(progress=console.is_terminal)

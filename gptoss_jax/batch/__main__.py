@@ -30,8 +30,8 @@ from gptoss_jax.sampling.options import Sampling
 from gptoss_jax.weights.loading import load
 
 _MATTERS = (  # to what the results are, to the last bit
-    "checkpoint", "context", "slots", "chunk", "mesh", "dtype", "cache_dtype", "experts", "max_tokens", "reasoning_effort", "seed",
-    "max_line_bytes",
+    "checkpoint", "context", "slots", "chunk", "mesh", "dtype", "cache_dtype", "experts", "kernels", "max_tokens", "reasoning_effort",
+    "seed", "max_line_bytes",
 )  # fmt: skip
 
 
@@ -52,6 +52,7 @@ def define_flags(to: flags.FlagValues) -> None:
     flags.DEFINE_enum("cache_dtype", None, ["float8_e4m3fn"], "Of cached keys and values; default that of the weights.", to)
     forms = ["auto", "packed", "tiled", "stacked", "split"]
     flags.DEFINE_enum("experts", "auto", forms, "How expert weights are held; see gptoss_jax.load.", to)
+    flags.DEFINE_enum("kernels", "auto", ["auto", "on", "off"], "Which kernels run on a Hopper GPU; see gptoss_jax.load.", to)
     whole("max_tokens", None, "Most tokens of an answer, for requests that do not say; default what the context leaves.", 1, flag_values=to)
     flags.DEFINE_float("temperature", None, "For requests that do not say; default the model card's 1, for nano 0.", flag_values=to)
     flags.DEFINE_enum("reasoning_effort", "medium", ["low", "medium", "high"], "For requests that do not say.", to)
@@ -121,7 +122,8 @@ def _answer(job: Job, given: flags.FlagValues, draining: Draining) -> str:
 
 def _llm(given: flags.FlagValues, mesh: jax.sharding.Mesh | None) -> LLM:
     shown = sys.stderr.isatty()
-    model = load(given.checkpoint, mesh=mesh, dtype=given.dtype, experts=given.experts, progress=shown)
+    how = {"dtype": given.dtype, "experts": given.experts, "kernels": given.kernels}
+    model = load(given.checkpoint, mesh=mesh, **how, progress=shown)
     optional = {} if given.cache_tokens is None else {"cache_tokens": given.cache_tokens}
     optional |= {} if given.prefix_reuse else {"prefix_reuse": False}
     optional |= {} if given.cache_dtype is None else {"cache_dtype": given.cache_dtype}

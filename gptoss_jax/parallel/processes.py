@@ -35,6 +35,15 @@ def broadcast(value: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.broadcast_one_to_all(raw)).view(value.dtype).reshape(value.shape)
 
 
+def anywhere(flags: np.ndarray) -> np.ndarray:  # [n] bool
+    """Which of the flags are set in some process. Every process must call this."""
+    if jax.process_count() == 1:
+        return flags
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(np.asarray(flags, np.uint8))).astype(bool).any(0)
+
+
 def meet(what: str) -> None:
     """Returns when every process has come here, and said the same."""
     if jax.process_count() == 1:

@@ -23,7 +23,8 @@ from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, form_o
 from gptoss_jax.parallel import memory, processes, sharding
 from gptoss_jax.parallel.sharding import Partition
 from gptoss_jax.quoting import quoted
-from gptoss_jax.weights import layouts, locate, matching, placing, safetensors
+from gptoss_jax.weights import layouts, locate, matching, placing, safetensors, trusted
+from gptoss_jax.weights.trusted import Kernels
 from gptoss_jax.weights.watching import AUTO_BYTES, Watch
 from pallas_kernels import dispatch
 from pallas_kernels.mxfp4.tiles import TILE
@@ -63,7 +64,8 @@ class Model:
             f"Model({_short(values)} weights, {_short(nbytes)}B: {c.num_hidden_layers} layers of width {c.hidden_size}, "
             f"{c.num_local_experts} experts {form_of(self.params)}, {self.params.embedding.dtype}, "
             f"{type(self.tokenizer).__name__ if self.tokenizer else 'no tokenizer'}, {c.vocab_size:,} ids"
-            f"{f', on {_mesh(partition)} {partition.mesh.devices.flat[0].platform} devices' if partition else ''})"
+            f"{f', on {_mesh(partition)} {partition.mesh.devices.flat[0].platform} devices' if partition else ''}"
+            f"{f', without the kernels {', '.join(self.params.without)}' if self.params.without else ''})"
         )
 
 
@@ -75,6 +77,7 @@ def load(
     experts: Literal["auto"] | ExpertsForm = "auto",
     check: Literal["auto", "finite"] | None = "auto",
     verify: bool = True,
+    kernels: Kernels = "auto",
     progress: bool = True,
 ) -> Model:
     """The model of a checkpoint directory, its parameters on JAX's default device or spread over a mesh.
@@ -92,10 +95,13 @@ def load(
         experts: "packed" keeps MXFP4 as published. "tiled" keeps the same bits in the order that the Hopper kernels read. "stacked" and
             "split" expand it once to dtype, which is exact and takes four or eight times the memory: one array per matrix, or one per
             expert, which XLA's CPU backend multiplies faster. "auto" is "packed"; "tiled" on a Hopper GPU where the kernels cover the
-            sizes and dtype; "split" on a CPU if that fits half of the available memory.
+            sizes and dtype, and those of decoding are not left out; "split" on a CPU if that fits half of the available memory.
         check: "finite" looks at every value as it passes, and refuses NaN and infinity (of MXFP4 a scale of 0xFF) by the tensor's name;
             None does not. "auto" is "finite" for a checkpoint of less than 1 GB, and None for a larger one.
         verify: compare what an Orbax directory holds with the checksums that `save` wrote. Older ones have none, published files neither.
+        kernels: on a Hopper GPU: "auto" runs those that passed `python -m pallas_kernels.check` there, which is done now, once, where
+            nobody has (a minute or two), and XLA's forms in place of the others, with one warning; "on" runs all, unchecked; "off" none.
+            On other devices XLA's forms run, and "on" is refused. It is the model's own: others in the process keep theirs.
         progress: show a bar of the bytes that this process reads on stderr.
 
     Raises:
@@ -104,18 +110,23 @@ def load(
             divide it; processes hold different ones; or an argument is none of the above.
     """
     _check_arguments(dtype, experts, check, verify)
+    trusted.check_argument(kernels)
     alone = mesh is None or not mesh.is_multi_process
     with processes.together(f"load {path}", "config", "tensors", "arguments", alone=alone) as same:
         directory = locate.checkpoint(path)
         config = _config(directory)
         partition = sharding.partition(mesh, config)
         found = _examine(directory, config)
-        form = _form(experts, found.layout, config, dtype, partition)
+        without = trusted.left_out(kernels, config, dtype, partition)
+        form = _form(experts, found.layout, config, dtype, partition, without)
         vocabulary = _tokenizer(directory, config)
         same["config"] = repr(config)
         same["tensors"] = repr(sorted((stored.name, stored.shape, str(stored.dtype)) for stored in found.stored.values()))
-        same["arguments"] = repr((dtype, experts, check, verify, mesh and (mesh.shape, [device.id for device in mesh.devices.flat])))
-    if not alone:  # they may have measured different memory
+        devices = mesh and (mesh.shape, [device.id for device in mesh.devices.flat])
+        same["arguments"] = repr((dtype, experts, check, verify, kernels, devices))
+    if not alone:  # they may have measured different memory, and checked kernels on different GPUs
+        somewhere = processes.anywhere(np.array([name in without for name in dispatch.KERNELS]))
+        without = tuple(name for name, bad in zip(dispatch.KERNELS, somewhere, strict=True) if bad)
         form = get_args(ExpertsForm)[int(processes.broadcast(np.int32(get_args(ExpertsForm).index(form))))]
     small = sum(stored.nbytes for stored in found.stored.values()) < AUTO_BYTES
     watch = Watch(finite=check == "finite" or (check == "auto" and small), verify=verify, keep=not alone)
@@ -128,7 +139,7 @@ def load(
             table = abstract_params(config, dtype, form, partition)
             params = _read(directory, layouts.sources(config, found.layout), found.stored, table, progress, watch)
         watch.end()
-    return Model(config, params, vocabulary)
+    return Model(config, params.replace(without=without), vocabulary)
 
 
 def _check_arguments(dtype: str, experts: str, check: str | None, verify: bool) -> None:
@@ -221,8 +232,10 @@ def _tokenizer(directory: Path, config: Config) -> tokenizer.Tokenizer | None:
     return tokenizer.load(directory, config) if config.vocab_size >= _O200K_SIZE else None
 
 
-def _form(experts: str, layout: layouts.Layout, config: Config, dtype: str, partition: Partition | None) -> ExpertsForm:
-    """How to hold the experts."""
+def _form(
+    experts: str, layout: layouts.Layout, config: Config, dtype: str, partition: Partition | None, without: tuple[str, ...]
+) -> ExpertsForm:
+    """How to hold the experts, for programs that do without some kernels."""
     bf16 = layout == "huggingface-bf16"
     if experts in ("packed", "tiled") and bf16:
         raise ValueError(
@@ -238,7 +251,8 @@ def _form(experts: str, layout: layouts.Layout, config: Config, dtype: str, part
     if experts != "auto":
         return experts
     own = jax.default_backend() if partition is None else partition.mesh.devices.flat[0].platform
-    if not bf16 and tiles and dtype == "bfloat16" and own == jax.default_backend() and dispatch.for_hopper():
+    decoded = {"moe_gate_up", "moe_down"}.isdisjoint(without)  # XLA's forms read packed ones with fewer steps
+    if not bf16 and tiles and dtype == "bfloat16" and decoded and trusted.on_hopper(partition):
         return "tiled"
     devices = 1 if partition is None else len(partition.mesh.local_devices)
     if own == "cpu" and (bf16 or devices * param_bytes(config, dtype, "split", partition) < memory.host() / 2):

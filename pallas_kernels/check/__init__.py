@@ -20,6 +20,7 @@ from pallas_kernels.check.watching import Outcome as Outcome
 from pallas_kernels.dispatch import KERNELS as KERNELS
 
 SECONDS = 600  # of a whole check, whatever hangs
+_SAID = 120  # characters of a reason that are logged
 _SLOW = 15  # times that a CPU's phases take longer than a GPU's
 _log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def left_out(key: Key, preset: str, *, device: int | None = None, compilation_ca
         _log.warning(
             "On this %s XLA's forms run in place of the kernels %s. `python -m pallas_kernels.check` checks again; kernels='on' runs them.",
             key.device,
-            ", ".join(f"{kernel} ({reason})" for kernel, reason in bad.items()),
+            ", ".join(f"{kernel} ({reason[:_SAID]})" for kernel, reason in bad.items()),
         )
     return bad
 
