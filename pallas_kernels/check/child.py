@@ -20,7 +20,6 @@ _REHEARSE = flags.DEFINE_bool("rehearse", False, "A small call in Mosaic's inter
 _DEVICE = flags.DEFINE_integer("device", None, "Number of the GPU among those that are visible; the default leaves all of them.")
 _CACHE = flags.DEFINE_string("compilation_cache", None, "Folder of JAX's compilation cache; the default is none.")
 _REPORT = flags.DEFINE_integer("report", None, "File descriptor that phases are written to.", required=True)
-_RUNS = 3
 
 
 def main(argv: list[str]) -> None:
@@ -46,9 +45,8 @@ def main(argv: list[str]) -> None:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         from pallas_kernels.check import trial
 
-        cases = trial.cases(_KERNEL.value, None if _REHEARSE.value else _PRESET.value)
         go.wait()
-        for phase, told in trial.phases(cases, runs=1 if _REHEARSE.value else _RUNS, interpret=_REHEARSE.value):
+        for phase, told in trial.rehearsed(_KERNEL.value) if _REHEARSE.value else trial.checked(_KERNEL.value, _PRESET.value):
             tell(phase, **told)
     except Exception as error:
         traceback.print_exc()

@@ -1,4 +1,4 @@
-"""On what each kernel is checked: the bench's cases at gpt-oss' shapes, and small calls for the rehearsal without a GPU."""
+"""On which of the bench's cases, at gpt-oss' shapes, each kernel is checked."""
 
 from pallas_kernels import bench
 from pallas_kernels.dispatch import KERNELS

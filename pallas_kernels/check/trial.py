@@ -1,6 +1,6 @@
 """A kernel's check itself, phase by phase, in whatever process: against XLA's reference in float32, and against its own other runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import contextlib
 
 import jax
@@ -11,23 +11,46 @@ from pallas_kernels import hopper
 from pallas_kernels.bench import Case, measure
 from pallas_kernels.check import selection
 
-
-def cases(kernel: str, preset: str | None) -> list[Case]:
-    """A kernel's cases at a model's shapes, or, where that is None, small ones."""
-    if preset is not None:
-        return selection.cases(kernel, preset)
-    from pallas_kernels.check import small
-
-    return [small.case(kernel)]
+RUNS = 3
 
 
-def phases(cases: list[Case], *, runs: int, interpret: bool) -> Iterator[tuple[str, dict]]:
+def rehearsed(kernel: str) -> Iterator[tuple[str, dict]]:
+    """The phases of a kernel's small call in Mosaic's interpreter; launches that are tried together are run together."""
+    from pallas_kernels.bench import small
+
+    (call,) = small.cases([_SMALL[kernel][0]], [_SMALL[kernel][1]], tokens=[_SMALL[kernel][2]])
+    arguments = lambda key: jax.tree.map(jnp.asarray, call.arguments())
+    case = Case(call.op, call.name, call.run, call.reference, arguments, bytes=0, flops=0)
+    with call.tuned():
+        yield from phases([case], runs=1, around=hopper.interpret)
+
+
+_SMALL = {  # kernel -> op of its small call, part of the name, tokens
+    "project_qkv": ("projection.qkv", "", 2),
+    "project_out": ("projection.out", "", 2),
+    "unembed": ("projection.unembed", "", 2),
+    "attention_decode": ("attention.decode", "", 2),
+    "attention_prefill": ("attention.prefill", "", 36),
+    "route": ("routing.route", "", 2),
+    "moe_gate_up": ("moe.decode", "", 2),
+    "moe_down": ("moe.decode", "", 2),
+    "moe_grouped": ("moe.grouped", "", 2),
+    "add_norm": ("norm.add_norm", "", 2),
+}
+
+
+def checked(kernel: str, preset: str) -> Iterator[tuple[str, dict]]:
+    """The phases of a kernel's check at a model's shapes, on the GPU."""
+    yield from phases(selection.cases(kernel, preset), runs=RUNS)
+
+
+def phases(cases: Iterable[Case], *, runs: int, around=contextlib.nullcontext) -> Iterator[tuple[str, dict]]:
     """(phase, what is known) before each phase begins, "done" with the numbers after each case; see `watching.LIMITS`.
 
     Args:
       cases: of one kernel.
       runs: times that it is run; all must give the same bits.
-      interpret: in Mosaic's interpreter.
+      around: what it is traced within.
     """
     yield "device", {}
     jax.block_until_ready(jnp.ones(8) + 1)
@@ -37,7 +60,7 @@ def phases(cases: list[Case], *, runs: int, interpret: bool) -> Iterator[tuple[s
         given = jax.block_until_ready(measure.arguments(case))
         wanted = jax.block_until_ready(measure.wanted(case))
         yield "compile", here
-        with hopper.interpret() if interpret else contextlib.nullcontext():
+        with around():
             program = measure.program(case).lower(*given).compile()
         yield "run", here
         got = jax.block_until_ready(program(*given))
