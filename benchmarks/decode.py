@@ -6,7 +6,7 @@
 
 Greedy, through end-of-turn tokens. On a checkpoint, a run's time goes from the first token, which the prompt's dispatch draws, to the last
 one; the engine's runs and the peer's alternate, on the same prompts and the same number of threads, so that a slow minute of the machine
-slows both; the ratio is the median of the pairs' ratios. Prints a table, then a JSON line per batch.
+slows both; the ratio is the median of the pairs' ratios. Prints a table, and a JSON line per batch.
 
 With --preset, weights and the keys and values already in the cache are drawn on the device. Every run is one dispatch of --new steps, each
 token the next step's input, up to the tokens' arrival on the host; the median of --repeats counts. First, though, logits are checked
@@ -158,14 +158,15 @@ def whole(given: flags.FlagValues) -> int:
         arguments = [f"--batch={','.join(str(point.batch) for point in points)}", f"--prompt={points[0].length}", f"--new={given.new}"]
         arguments.append(f"--repeats={given.repeats}")
         peer = whole_model.run_peer(given.peer_python, _PEER.name, given.preset, arguments, "prompt")
+    left_out = whole_model.without(given)
     benchmark = Benchmark(
         name="decode",
         length="context",
-        check=lambda config, form, point: numerics.decode_check(config, form, point.batch, point.length),
+        check=lambda config, form, point: numerics.decode_check(config, form, point.batch, point.length, left_out),
         measure=functools.partial(measure_steps, steps=given.new, repeats=given.repeats),
         floor=lambda config, point, ceilings: floor.decode_seconds(config, point.batch, point.length, given.new, ceilings),
     )
-    return whole_model.run(benchmark, given.preset, given.experts, points, peer)
+    return whole_model.run(benchmark, given.preset, given.experts, points, peer, left_out)
 
 
 def engine(given: flags.FlagValues, threads: int) -> None:

@@ -48,9 +48,9 @@ class Check:
         return f"logits are {self.error:.3g} from float32 (bound: {bound}), at the worst token {self.worst:.3g} (bound: {WORST:g})"
 
 
-def decode_check(config: Config, experts: ExpertsForm, batch: int, context: int) -> Check:
-    """Of a decode step of so many rows whose caches hold `context` tokens."""
-    config, params = _small(config, experts)
+def decode_check(config: Config, experts: ExpertsForm, batch: int, context: int, without: tuple[str, ...] = ()) -> Check:
+    """Of a decode step of so many rows whose caches hold `context` tokens, without some kernels."""
+    config, params = _small(config, experts, without)
     cache = random_model.full_cache(config, batch, context, 1)
     every = jnp.ones(batch, bool)
     timed = jax.jit(lambda params, cache, tokens: decode_step(params, config, cache, tokens, active=every)[0])
@@ -60,9 +60,9 @@ def decode_check(config: Config, experts: ExpertsForm, batch: int, context: int)
     return _compare(repeated(timed), repeated(layers), params, cache)
 
 
-def prefill_check(config: Config, experts: ExpertsForm, batch: int, length: int, chunk: int) -> Check:
+def prefill_check(config: Config, experts: ExpertsForm, batch: int, length: int, chunk: int, without: tuple[str, ...] = ()) -> Check:
     """Of prompts of so many tokens in chunks, at positions of the last chunk."""
-    config, params = _small(config, experts)
+    config, params = _small(config, experts, without)
     cache = init_cache(config, batch, length, chunk=chunk)
     tokens = random_model.tokens(config, batch, length, seed=3)
     last = (length - 1) % chunk  # of the last chunk's positions
@@ -77,9 +77,9 @@ def prefill_check(config: Config, experts: ExpertsForm, batch: int, length: int,
     return _compare(jax.jit(last_chunk), jax.jit(lambda params, cache: last_chunk(params, cache)), params, cache)
 
 
-def _small(config: Config, experts: ExpertsForm) -> tuple[Config, Params]:
+def _small(config: Config, experts: ExpertsForm, without: tuple[str, ...]) -> tuple[Config, Params]:
     small = random_model.first_layers(config, LAYERS)
-    return small, random_model.params(small, experts, seed=4)
+    return small, random_model.params(small, experts, 4, without)
 
 
 def _compare(timed, plain, params: Params, cache: Cache) -> Check:

@@ -78,14 +78,17 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     if given.peer_python:
         arguments = [f"--batch={given.batch}", f"--prompt={','.join(given.prompt)}", f"--repeats={given.repeats}"]
         peer = whole_model.run_peer(given.peer_python, _PEER, given.preset, arguments, "prompt")
+    left_out = whole_model.without(given)
     benchmark = Benchmark(
         name="prefill",
         length="prompt",
-        check=lambda config, form, point: numerics.prefill_check(config, form, point.batch, point.length, min(given.chunk, point.length)),
+        check=lambda config, form, point: numerics.prefill_check(
+            config, form, point.batch, point.length, min(given.chunk, point.length), left_out
+        ),
         measure=functools.partial(measure_prompt, chunk=given.chunk, repeats=given.repeats),
         floor=lambda config, point, ceilings: floor.prefill_seconds(config, point.batch, point.length, given.chunk, ceilings),
     )
-    return whole_model.run(benchmark, given.preset, given.experts, points, peer)
+    return whole_model.run(benchmark, given.preset, given.experts, points, peer, left_out)
 
 
 if __name__ == "__main__":

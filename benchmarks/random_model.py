@@ -21,9 +21,9 @@ from pallas_kernels.mxfp4.tiles import TILE
 CHUNK = 512  # the engine's; rings hold a window and so many tokens
 
 
-def form_here(config: Config) -> ExpertsForm:
-    """How experts are held where the programs will run: in the Hopper kernels' tiles if there is such a GPU, else packed."""
-    tiles = config.hidden_size % TILE == 0 and config.intermediate_size % TILE == 0
+def form_here(config: Config, without: tuple[str, ...] = ()) -> ExpertsForm:
+    """How experts are held where programs will run without these kernels: in the kernels' tiles on a Hopper GPU, else packed."""
+    tiles = config.hidden_size % TILE == 0 and config.intermediate_size % TILE == 0 and {"moe_gate_up", "moe_down"}.isdisjoint(without)
     return "tiled" if tiles and dispatch.for_hopper() else "packed"
 
 
@@ -33,14 +33,14 @@ def first_layers(config: Config, layers: int) -> Config:
     return dataclasses.replace(config, num_hidden_layers=layers, layer_types=config.layer_types[:layers])
 
 
-def params(config: Config, experts: ExpertsForm, seed: int = 0) -> Params:
-    """What `init_params` makes in bfloat16, array by array, so that at most one is in the making."""
+def params(config: Config, experts: ExpertsForm, seed: int = 0, without: tuple[str, ...] = ()) -> Params:
+    """What `init_params` makes in bfloat16, array by array, so that at most one is in the making; programs do `without` some kernels."""
     leaves, tree = jax.tree.flatten(_table(config, experts), is_leaf=is_spec)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     arrays = []
     for spec, key in zip(leaves, keys, strict=True):
         arrays.append(jax.block_until_ready(_draw(key, spec.init, spec.shape, spec.dtype)))
-    return jax.tree.unflatten(tree, arrays)
+    return jax.tree.unflatten(tree, arrays).replace(without=without)
 
 
 def full_cache(config: Config, batch: int, context: int, room: int, *, chunk: int = CHUNK, seed: int = 1) -> Cache:

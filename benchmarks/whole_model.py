@@ -19,7 +19,7 @@ from benchmarks.numerics import Check
 from checkpoints.synthesize import PRESETS
 from gptoss_jax.config import Config
 from gptoss_jax.model.params import ExpertsForm, Params
-from pallas_kernels import bench
+from pallas_kernels import bench, dispatch
 from pallas_kernels.bench.measure import Ceilings
 
 _PEERS = Path(__file__).parent / "peers"
@@ -84,30 +84,36 @@ def define_flags(to: flags.FlagValues) -> None:
     flags.DEFINE_enum("preset", None, list(PRESETS), "Geometry of a model with random weights.", to)
     flags.DEFINE_integer("repeats", 5, "Runs of each side.", lower_bound=1, flag_values=to)
     flags.DEFINE_enum("experts", "auto", ["auto", "packed", "tiled", "stacked", "split"], "How expert weights are held.", to)
+    flags.DEFINE_list("without", [], "Kernels that are left out, XLA's forms in their places; 'all' is every one.", to)
     flags.DEFINE_string("peer_python", None, "Interpreter with torch and transformers to measure beside.", to)
 
 
-def run(benchmark: Benchmark, preset: str, experts: str, points: Sequence[Point], peer: dict[Point, dict]) -> int:
-    """Check and time every point; print a table, then a JSON line per point. Returns the exit status."""
+def without(given: flags.FlagValues) -> tuple[str, ...]:
+    """Names of the kernels that are left out."""
+    return dispatch.KERNELS if given.without == ["all"] else tuple(given.without)
+
+
+def run(
+    benchmark: Benchmark, preset: str, experts: str, points: Sequence[Point], peer: dict[Point, dict], without: tuple[str, ...] = ()
+) -> int:
+    """Check and time every point; print a JSON line for each as soon as it is known, then a table. Returns the exit status."""
     config = PRESETS[preset]
-    form = random_model.form_here(config) if experts == "auto" else experts
+    form = random_model.form_here(config, without) if experts == "auto" else experts
     ceilings = device.ceilings()
-    where = {"benchmark": benchmark.name, "preset": preset, "experts_form": form} | device.about()
+    where = {"benchmark": benchmark.name, "preset": preset, "experts_form": form, "without": ",".join(without)} | device.about()
     print(", ".join(f"{name} {value}" for name, value in where.items()))
     if ceilings:
         print(f"copies {ceilings.bandwidth / 1e12:.2f} TB/s, multiplies {ceilings.flops / 1e12:.0f} Tflop/s in bfloat16", flush=True)
         where |= {"copy_bytes_per_second": ceilings.bandwidth, "bfloat16_flops": ceilings.flops}
     results = [_checked(benchmark, config, form, point) for point in points]  # before the weights take the memory
-    if not all("refused" in result for result in results):
-        params = random_model.params(config, form)
-        for point, result in zip(points, results, strict=True):
-            if "refused" not in result:
-                result |= _timed(benchmark, params, config, point, ceilings)
-                result |= _beside(peer.get(point), result.get("tokens_per_second"))
-                print(f"batch {point.batch}, {benchmark.length} {point.length}: {_short(result)}", flush=True)
-    _print(benchmark, points, results)
+    params = None if all("refused" in result for result in results) else random_model.params(config, form, 0, without)
     for point, result in zip(points, results, strict=True):
-        print(json.dumps(where | {"batch": point.batch, benchmark.length: point.length} | result))
+        if "refused" not in result:
+            result |= _timed(benchmark, params, config, point, ceilings)
+            result |= _beside(peer.get(point), result.get("tokens_per_second"))
+            print(f"batch {point.batch}, {benchmark.length} {point.length}: {_short(result)}")
+        print(json.dumps(where | {"batch": point.batch, benchmark.length: point.length} | result), flush=True)
+    _print(benchmark, points, results)
     return int(any("refused" in result for result in results))
 
 
