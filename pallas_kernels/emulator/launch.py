@@ -90,32 +90,55 @@ def load(compiled) -> tuple[Program, host.Host, int]:
     return Program(parse.parse(compiled.ptx)), host.read(compiled.host), registers
 
 
-def launch(
-    compiled, operands, shapes, aliases, *, seed: int = 0, policy: str = "fair", change=None, blocks=None, observe: bool = False
-) -> Result:
+def launch(compiled, operands, shapes, aliases, *, change=None, **options) -> Result:
     """Runs a kernel on arrays.
 
     Args:
       compiled: a `capture.Compiled`.
-      operands: arrays of numpy, which are not written to.
-      shapes: of the results, with dtypes.
-      aliases: operand -> result that begins as what the operand is.
-      seed, policy, change, blocks, observe: see `emulator.Emulated`.
+      operands, shapes, aliases, options: see `execute`.
+      change: see `emulator.Emulated`.
 
     Raises:
       Fault: the kernel did what no kernel may do.
       NotImplementedError: it has an instruction that is not known here.
     """
-    return _POOL.submit(_launch, compiled, operands, shapes, aliases, seed, policy, change, blocks, observe).result()
-
-
-def _launch(compiled, operands, shapes, aliases, seed, policy, change, blocks, observe) -> Result:
     program, its_host, registers = load(compiled)
     if change is not None:
         program, its_host = change(compiled, its_host)
+    return execute(compiled.name, program, its_host, registers, operands, shapes, aliases, **options)
+
+
+def execute(
+    name: str,
+    program: Program,
+    its_host: host.Host,
+    registers: int,
+    operands,
+    shapes,
+    aliases: dict[int, int],
+    *,
+    seed: int = 0,
+    policy: str = "fair",
+    blocks=None,
+    observe: bool = False,
+) -> Result:
+    """Runs a program on arrays.
+
+    Args:
+      name: of the kernel.
+      program, its_host, registers: what `load` gives.
+      operands: arrays of numpy, which are not written to.
+      shapes: of the results, with dtypes.
+      aliases: operand -> result that begins as what the operand is.
+      seed, policy, blocks, observe: see `emulator.Emulated`.
+    """
+    return _POOL.submit(_execute, name, program, its_host, registers, operands, shapes, aliases, seed, policy, blocks, observe).result()
+
+
+def _execute(name, program, its_host, registers, operands, shapes, aliases, seed, policy, blocks, observe) -> Result:
     start = time.perf_counter()
-    chosen = None if blocks is None else blocks(compiled.name, its_host.grid, its_host.cluster)
-    firsts = None if chosen is None else _firsts(chosen, its_host, compiled.name)
+    chosen = None if blocks is None else blocks(name, its_host.grid, its_host.cluster)
+    firsts = None if chosen is None else _firsts(chosen, its_host, name)
     geometry = (its_host.grid, its_host.threads, its_host.cluster, its_host.shared_bytes)
     machine = Machine(program, Launch(*geometry, None, {}, registers, observe), Global(), seed, policy)
     regions = _place(machine, operands, shapes, aliases)
@@ -129,7 +152,7 @@ def _launch(compiled, operands, shapes, aliases, seed, policy, change, blocks, o
         executed[i.name] = executed.get(i.name, 0) + int(n)
     ran = None if firsts is None else tuple(sorted(machine.ran))
     return Result(
-        name=compiled.name,
+        name=name,
         outputs=outputs,
         reports=[Finding(*found) for found in machine.reports.values()],
         notes=[Finding(*found) for found in machine.notes.values()],

@@ -14,6 +14,11 @@ f32, f64, u16, u32 = np.float32, np.float64, np.uint16, np.uint32
 SIGNED = {kind: t for kind, t in NUMBER.items() if kind[0] == "s"}
 
 
+def _canonical(x, bits):
+    unordered = np.isnan(x)
+    return np.where(unordered, u16(0x7FFF), bits) if unordered.any() else bits
+
+
 def bf16_to_f32(x):
     """Of bits of uint16."""
     return (x.astype(u32) << u32(16)).view(f32)
@@ -22,7 +27,7 @@ def bf16_to_f32(x):
 def f32_to_bf16(x):
     """To nearest, ties to even; bits of uint16."""
     bits = x.astype(ml_dtypes.bfloat16).view(u16)
-    return bits if np.isfinite(x.sum()) else np.where(np.isnan(x), u16(0x7FFF), bits)
+    return _canonical(x, bits)
 
 
 def f16_to_f32(x):
@@ -33,7 +38,7 @@ def f16_to_f32(x):
 def f32_to_f16(x):
     """To nearest, ties to even; bits of uint16."""
     bits = x.astype(np.float16).view(u16)
-    return bits if np.isfinite(x.sum()) else np.where(np.isnan(x), u16(0x7FFF), bits)
+    return _canonical(x, bits)
 
 
 HALF = {"bf16": (bf16_to_f32, f32_to_bf16), "f16": (f16_to_f32, f32_to_f16)}
