@@ -35,7 +35,17 @@ def program(body: str, arrays: int, *, threads: int, maps: int = 0) -> Program:
 
 
 def run(
-    body: str, operands=(), results=(), *, threads: int = 32, grid=(1, 1, 1), cluster=(1, 1, 1), shared: int = 1024, maps=(), aliases=None, **options
+    body: str,
+    operands=(),
+    results=(),
+    *,
+    threads: int = 32,
+    grid=(1, 1, 1),
+    cluster=(1, 1, 1),
+    shared: int = 1024,
+    maps=(),
+    aliases=None,
+    **options,
 ) -> launch.Result:
     """A launch of what `program` makes: operands and results are its arrays, in this order."""
     count = len(operands) + len(results)
