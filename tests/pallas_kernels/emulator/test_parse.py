@@ -71,7 +71,7 @@ HOST = """
     %23 = llvm.ptrtoint %20 : !llvm.ptr to i64
     %24 = llvm.add %23, %22 : i64
     %25 = llvm.inttoptr %24 : i64 to !llvm.ptr
-    gpu.launch_func <%arg0 : !llvm.ptr> @k::@k blocks in (%0, %1, %1) threads in (%two, %1, %1) : i64 dynamic_shared_memory_size %two args(%25 : !llvm.ptr)
+    gpu.launch_func @k::@k blocks in (%0, %1, %1) threads in (%two, %1, %1) : i64 dynamic_shared_memory_size %two args(%25 : !llvm.ptr)
   }
 """
 
