@@ -125,11 +125,14 @@ def test_what_is_no_number_stays_where_it_is(beside):
     arguments = case.arguments()
     with case.tuned():
         emulated = emulator.Emulated(case.run, *arguments)
-    wanted = beside.healthy(arguments, examine.leaves(emulated(seed=0, policy="fair")[0]))
+    before = examine.leaves(emulated(seed=0, policy="fair")[0])
+    wanted = beside.healthy(arguments, before)
     assert all(np.all(np.isfinite(array.astype(np.float32))) for array in wanted)
     for number, value in enumerate(WORST.values()):
         spoiled = beside.spoil(arguments, value)
         out, report = emulated(*spoiled, seed=number + 1, policy=emulator.POLICIES[number + 1])
         assert not [found for launch in report.launches for found in launch.reports]
-        for got, healthy in zip(beside.healthy(spoiled, examine.leaves(out)), wanted, strict=True):
+        after = examine.leaves(out)
+        assert not all(np.array_equal(got, healthy) for got, healthy in zip(after, before, strict=True)), "nothing was spoiled"
+        for got, healthy in zip(beside.healthy(spoiled, after), wanted, strict=True):
             np.testing.assert_array_equal(got, healthy)
