@@ -124,6 +124,6 @@ def _description(config: Config, layout: layouts.Layout) -> dict[str, Any]:
     if dataclasses.replace(Config.from_dict(description), eos_token_ids=config.eos_token_ids) != config:
         raise ValueError(
             "OpenAI's config.json cannot say this geometry (its layers alternate, its context is the original times the RoPE factor, "
-            "its epsilon is 1e-5); use layout='huggingface'."
+            "its epsilon is 1e-5, its swiglu_alpha 1.702); use layout='huggingface'."
         )
     return description

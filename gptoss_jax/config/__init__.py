@@ -27,6 +27,7 @@ class Config:
         layer_types: one of "sliding_attention" and "full_attention" for each layer.
         sliding_window: keys that a query of a sliding layer sees, itself included (0 <= query - key < sliding_window).
         swiglu_limit: clamp of the SwiGLU's inputs.
+        swiglu_alpha: of its sigmoid, gate * sigmoid(swiglu_alpha * gate).
         rope_factor: how far YaRN stretches `rope_original_context`, the context of pre-training.
         rope_truncate: floor and ceil YaRN's range of frequencies. gpt-oss does not.
         eos_token_ids: ids that end an answer, the one of config.json first; may be empty.
@@ -51,6 +52,7 @@ class Config:
     rope_beta_slow: float = 1.0
     rope_truncate: bool = False
     swiglu_limit: float = 7.0
+    swiglu_alpha: float = 1.702
     rms_norm_eps: float = 1e-5
     eos_token_ids: tuple[int, ...] = ()
 

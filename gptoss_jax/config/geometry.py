@@ -33,6 +33,7 @@ FIELDS = {
     "rope_beta_slow": Number(1e6),
     "rope_truncate": Flag(),
     "swiglu_limit": Number(_LIMIT),
+    "swiglu_alpha": Number(1e6),
     "rms_norm_eps": Number(1.0),
     "eos_token_id": TOKEN_IDS,
 }

@@ -16,7 +16,7 @@ HARMONY_VOCAB, HARMONY_EOS = 201088, 200002
 # Field -> its names in config.json; the first that is present counts.
 SHARED = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "intermediate_size", "sliding_window", "swiglu_limit",
+    "intermediate_size", "sliding_window", "swiglu_limit", "swiglu_alpha",
 )  # fmt: skip
 _HUGGING_FACE = {name: (name,) for name in (*SHARED, "rms_norm_eps")} | {
     "num_local_experts": ("num_local_experts", "num_experts"),
@@ -38,7 +38,7 @@ _ORIGINAL = {name: (name,) for name in SHARED} | {
     "rope_beta_slow": ("rope_ntk_alpha",),
 }
 # Absent, these take gpt-oss's values. (Hugging Face's YaRN truncates if not told; gpt-oss was trained without.)
-_OPTIONAL = ("swiglu_limit", "rms_norm_eps", "rope_beta_fast", "rope_beta_slow", "rope_truncate")
+_OPTIONAL = ("swiglu_limit", "swiglu_alpha", "rms_norm_eps", "rope_beta_fast", "rope_beta_slow", "rope_truncate")
 
 _NAMES = Many(Text(), "texts", most=100)
 _OBJECT = Many(Field(), "values", most=10_000, named=True)

@@ -97,10 +97,10 @@ def _join_heads(partition: Partition | None, w: Attention, heads, x, gain) -> tu
 
 def _experts(partition: Partition | None, w: Moe, config: Config, x, rows, active) -> jax.Array:
     """What each row's experts add to it, in one or more terms [A or 1, B, D]."""
-    num_active = config.num_experts_per_tok
+    num_active, swiglu = config.num_experts_per_tok, {"limit": config.swiglu_limit, "alpha": config.swiglu_alpha}
     moments = router(x, w.norm, w.router, active)
     routing = route(moments, w.router_bias, num_active=num_active, width=config.hidden_size, eps=config.rms_norm_eps)
-    h = experts.gate_up(rows, routing, w.gate_up, w.gate_up_bias, num_active=num_active, limit=config.swiglu_limit)
+    h = experts.gate_up(rows, routing, w.gate_up, w.gate_up_bias, num_active=num_active, **swiglu)
     terms = experts.down(h, routing, w.down, once(partition, w.down_bias, "expert_hidden"), num_active=num_active)
     if partition is None or partition.parts("expert_hidden") == 1:
         return terms

@@ -41,11 +41,11 @@ def moe_block(
     with jax.named_scope("experts"):
         each = None
         if asked(hook, f"{name}.expert_outputs"):
-            each = _each_expert(params, x, experts, config.swiglu_limit, dtype, partition)
+            each = _each_expert(params, config, x, experts, dtype, partition)
             patched = tap(hook, f"{name}.expert_outputs", each)
             each = None if patched is each else patched
         if each is None:
-            y = _experts(params, x, experts, gates, config.swiglu_limit, dtype, partition)
+            y = _experts(params, config, x, experts, gates, dtype, partition)
         else:
             y = jnp.sum(each * jnp.where(experts < E, gates, 0)[..., None], 2)
     return tap(hook, f"{name}.out", y)
@@ -58,22 +58,22 @@ def _gates(logits: jax.Array, experts: jax.Array) -> jax.Array:  # [B, T, A]
     return jnp.where(experts < E, jax.nn.softmax(jnp.where(experts < E, own, jnp.finfo(own.dtype).min), -1), 0)
 
 
-def _each_expert(params: Moe, x, experts, limit: float, dtype: jnp.dtype, partition: Partition | None) -> jax.Array:  # [B, T, A, D]
+def _each_expert(params: Moe, config: Config, x, experts, dtype: jnp.dtype, partition: Partition | None) -> jax.Array:  # [B, T, A, D]
     """What each chosen expert makes: a token with A experts is A tokens with one each."""
     B, T, A = experts.shape
     alone = jnp.broadcast_to(x[:, :, None], (B, T, A, x.shape[-1])).reshape(B, T * A, -1)
     one = experts.reshape(B, T * A, 1)
-    y = _experts(params, alone, one, jnp.ones(one.shape, jnp.float32), limit, dtype, partition)
+    y = _experts(params, config, alone, one, jnp.ones(one.shape, jnp.float32), dtype, partition)
     return y.reshape(B, T, A, -1)
 
 
-def _experts(params: Moe, x, experts, gates, limit: float, dtype: jnp.dtype, partition: Partition | None) -> jax.Array:  # [B, T, D]
-    rows = ("batch", None, None)
+def _experts(params: Moe, config: Config, x, experts, gates, dtype: jnp.dtype, partition: Partition | None) -> jax.Array:  # [B, T, D]
+    rows, options = ("batch", None, None), {"limit": config.swiglu_limit, "alpha": config.swiglu_alpha, "dtype": dtype}
 
     def run(x, experts, gates, gate_up, gate_up_bias, down, down_bias):
         flat = lambda a: a.reshape(-1, a.shape[-1])
         down_bias = once(partition, down_bias, "expert_hidden")
-        y = moe(flat(x), flat(experts), flat(gates), gate_up, gate_up_bias, down, down_bias, limit=limit, dtype=dtype)
+        y = moe(flat(x), flat(experts), flat(gates), gate_up, gate_up_bias, down, down_bias, **options)
         return total(partition, y, "expert_hidden").reshape(x.shape)
 
     gate_up, down = expert_axes(params.gate_up, GATE_UP_AXES), expert_axes(params.down, DOWN_AXES)

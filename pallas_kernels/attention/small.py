@@ -1,4 +1,4 @@
-"""Small calls: parts of a sequence and one part, pages that end early, rings, windows, groups of 2 to 64 heads, tiles that are padding."""
+"""Small calls: parts of a sequence and one part, pages that end early, rings, windows, groups of 1 to 64 heads, tiles that are padding."""
 
 import dataclasses
 import functools
@@ -27,11 +27,14 @@ def cases() -> list[Small]:
         _case("2 warpgroups", (257, 2150), entries=35),
         _case("lengths that end before", (150, 120, 200), entries=4, fewer=(0, 1, 0)),
         _case("several tiles", (17, 300), tokens=17, tables=ONE_BLOCK_OF_TILES),
+        _case("1 head a group", (128, 190), groups=1, kv_heads=3),
+        _case("parts, 1 head a group", (700,), groups=1),
         *(_case(f"{groups} heads a group", (130, 70), groups=groups, kv_heads=2 if groups < 8 else 1) for groups in (2, 4, 32, 64)),
     ]
     prefill = [
         _case("after a past", (40, 150, 333), tokens=40),
         _case("a ring, a window", (300, 64), tokens=40, window=64, entries=3),
+        _case("1 head a group", (230,), tokens=130, groups=1, sinks=6.0),
         _case("2 heads a group", (230,), tokens=70, groups=2, sinks=6.0),
         _case("more pages than stages", (500,), tokens=20),
         _case("a window, 2 kv heads", (400,), tokens=40, window=128, kv_heads=2),

@@ -24,13 +24,14 @@ def moe(
     down_bias: jax.Array,  # [E, D] float32
     *,
     limit: float,
+    alpha: float = reference.ALPHA,
     dtype=jnp.bfloat16,
     implementation: dispatch.Implementation = None,
 ) -> jax.Array:  # [M, D] float32
     """The sum over a token's experts of gate * (down @ swiglu(gate_up @ x + gate_up_bias) + down_bias).
 
     swiglu takes interleaved rows (even: gate, odd: linear): gate is clamped above at `limit`, linear to [-limit, limit];
-    the result is gate * sigmoid(1.702 * gate) * (linear + 1).
+    the result is gate * sigmoid(alpha * gate) * (linear + 1).
 
     Args:
       x: tokens.
@@ -42,6 +43,7 @@ def moe(
         computed in the matrices' dtype, with float32 accumulation.
       gate_up_bias, down_bias: added before the activation, and before the gate.
       limit: SwiGLU clamp.
+      alpha: of its sigmoid.
       dtype: that packed matrices are unpacked to and multiplied in; the kernels' is bfloat16. Unpacking is exact in bfloat16 and in
         float32.
       implementation: see `pallas_kernels.dispatch`.
@@ -64,13 +66,13 @@ def moe(
     def kernel():
         from pallas_kernels.moe import mosaic
 
-        return functools.partial(mosaic.moe, limit=limit), mosaic.covers(gate_up, down, dtype)
+        return functools.partial(mosaic.moe, limit=limit, alpha=alpha), mosaic.covers(gate_up, down, dtype)
 
     return dispatch.run(
         "moe",
         implementation,
         *(x, experts, gates, gate_up, gate_up_bias, down, down_bias),
-        xla=functools.partial(reference.moe, limit=limit, dtype=dtype),
+        xla=functools.partial(reference.moe, limit=limit, alpha=alpha, dtype=dtype),
         kernel=kernel,
         derived=True,
         kernels=("moe_gate_up", "moe_down") if x.shape[0] <= tuning.MOST_DECODED else ("moe_grouped",),

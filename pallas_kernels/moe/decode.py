@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from pallas_kernels import dispatch
 from pallas_kernels.moe import reference_decode
+from pallas_kernels.moe.reference import ALPHA
 from pallas_kernels.mxfp4.tiles import Tiles
 from pallas_kernels.routing import ROWS, Routing
 
@@ -23,12 +24,13 @@ def gate_up(
     *,
     num_active: int,
     limit: float,
+    alpha: float = ALPHA,
     implementation: dispatch.Implementation = None,
 ) -> jax.Array:  # [S, M, F]
     """swiglu(rows @ weights[e].T * routing.scale + bias[e]) for the active experts e = routing.active[s], of all tokens.
 
     swiglu takes interleaved rows (even: gate, odd: linear): gate is clamped above at `limit`, linear to [-limit, limit]; the result
-    is gate * sigmoid(1.702 * gate) * (linear + 1).
+    is gate * sigmoid(alpha * gate) * (linear + 1).
 
     Args:
       rows: the residual stream times the norm's gain, not yet divided by its rms. Products are computed in its dtype.
@@ -37,6 +39,7 @@ def gate_up(
       bias: interleaved as the weights' rows.
       num_active: experts a token (A).
       limit: SwiGLU clamp.
+      alpha: of its sigmoid.
       implementation: see `pallas_kernels.dispatch`.
 
     Returns:
@@ -50,7 +53,7 @@ def gate_up(
         raise ValueError(f"rows must be [M, D] of 1 to {ROWS} tokens; got {rows.shape}; use `pallas_kernels.moe.moe` for more.")
     E, out = _check(routing, bias, num_active)
     _check_weights(weights, (E, out, rows.shape[1]), 2)
-    options = {"num_active": num_active, "limit": limit}
+    options = {"num_active": num_active, "limit": limit, "alpha": alpha}
 
     def kernel():
         from pallas_kernels.moe import mosaic_decode

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from pallas_kernels.moe import decode, mosaic_grouped, tuning
 from pallas_kernels.moe.grouping import group
+from pallas_kernels.moe.reference import ALPHA
 from pallas_kernels.mxfp4.tiles import Tiles
 from pallas_kernels.routing import of_experts
 
@@ -27,28 +28,30 @@ def covers(gate_up, down, dtype) -> str | None:
     return None
 
 
-def moe(x, experts, gates, gate_up, gate_up_bias, down, down_bias, *, limit):
+def moe(x, experts, gates, gate_up, gate_up_bias, down, down_bias, *, limit, alpha=ALPHA):
     form = few if x.shape[0] <= tuning.MOST_DECODED else many
-    return form(x, experts, gates, gate_up, gate_up_bias, down, down_bias, limit=limit)
+    return form(x, experts, gates, gate_up, gate_up_bias, down, down_bias, limit=limit, alpha=alpha)
 
 
-def few(x, experts, gates, gate_up, gate_up_bias, down, down_bias, *, limit):
+def few(x, experts, gates, gate_up, gate_up_bias, down, down_bias, *, limit, alpha=ALPHA):
     """Of at most 64 tokens: every active expert multiplies all of them, nothing is grouped or copied."""
     E, A = gate_up_bias.shape[0], experts.shape[1]
     routing = of_experts(experts, gates, E)
-    h = decode.gate_up(x.astype(jnp.bfloat16), routing, gate_up, gate_up_bias, num_active=A, limit=limit, implementation="mosaic")
+    options = {"num_active": A, "limit": limit, "alpha": alpha}
+    h = decode.gate_up(x.astype(jnp.bfloat16), routing, gate_up, gate_up_bias, **options, implementation="mosaic")
     terms = decode.down(h, routing, down, down_bias, num_active=A, implementation="mosaic")  # [A, M, D], the routed ones first
     routed = jnp.sum(experts < E, 1)  # [M]
     return sum(jnp.where((routed > plane)[:, None], term, 0) for plane, term in enumerate(terms))
 
 
-def many(x, experts, gates, gate_up, gate_up_bias, down, down_bias, *, limit):
+def many(x, experts, gates, gate_up, gate_up_bias, down, down_bias, *, limit, alpha=ALPHA):
     """Of any number of tokens: grouped by expert."""
     E, A = gate_up_bias.shape[0], experts.shape[1]
     row = tuning.grouped(experts.size / E)
     groups = group(experts, E, row.block)
     rows = x.astype(jnp.bfloat16).at[groups.token].get(mode="promise_in_bounds", wrap_negative_indices=False)
-    h = mosaic_grouped.gate_up(rows, groups.expert, gate_up, gate_up_bias, block=row.block, step=row.gate_up, limit=limit)
+    swiglu = {"limit": limit, "alpha": alpha}
+    h = mosaic_grouped.gate_up(rows, groups.expert, gate_up, gate_up_bias, block=row.block, step=row.gate_up, **swiglu)
     y = mosaic_grouped.down(h, groups.expert, down, down_bias, block=row.block, step=row.down)
 
     def term(a):

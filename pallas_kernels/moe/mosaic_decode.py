@@ -132,7 +132,7 @@ class Stream:
             plgpu.copy_gmem_to_smem(scales.at[row, along, half], scales_s.at[slot, i], here)
 
 
-def gate_up(rows, routing, weights, bias, *, num_active, limit):
+def gate_up(rows, routing, weights, bias, *, num_active, limit, alpha):
     M, D = rows.shape
     E, F = len(bias), bias.shape[1] // 2
     x = _whole(rows)
@@ -162,7 +162,7 @@ def gate_up(rows, routing, weights, bias, *, num_active, limit):
                 rows = pl.ds(jax.lax.rem(first, 2) * HALF, TILE)
                 gate, linear = (v + _beside(_load(bias_s.at[i, s, rows], primitives.ROW), wide) for s, v in enumerate((gate, linear)))
                 gate, linear = jnp.minimum(gate, limit), jnp.clip(linear, -limit, limit)
-                value = (gate / (1 + jnp.exp(-1.702 * gate)) * (linear + 1)).astype(h_s.dtype)
+                value = (gate / (1 + jnp.exp(-alpha * gate)) * (linear + 1)).astype(h_s.dtype)
                 primitives.store(h_s.at[i].T, primitives.layout_cast(value, plgpu.Layout.WGMMA_TRANSPOSED), optimized=units > 1)
             plgpu.commit_smem()
             if units == 1:

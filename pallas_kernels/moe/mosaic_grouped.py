@@ -29,12 +29,12 @@ from pallas_kernels.mxfp4.tiles import TILE, Tiles
 MEMORY_REGISTERS = {2: 40, 3: 32}
 
 
-def gate_up(rows, expert, weights: Tiles, bias, *, block: int, step: Step, limit: float) -> jax.Array:  # [blocks * block, F] bf16
-    """swiglu(weights[e] @ row + bias[e]) of each row of a block of expert e; arguments as `_product`'s, S = 2."""
+def gate_up(rows, expert, weights: Tiles, bias, *, block: int, step: Step, limit: float, alpha: float) -> jax.Array:
+    """swiglu(weights[e] @ row + bias[e]) of each row of a block of expert e, [blocks * block, F] bf16; arguments as `_product`'s."""
 
     def finish(gate, linear):
         gate, linear = jnp.minimum(gate, limit), jnp.clip(linear, -limit, limit)
-        return gate / (1 + jnp.exp(-1.702 * gate)) * (linear + 1)
+        return gate / (1 + jnp.exp(-alpha * gate)) * (linear + 1)
 
     return _product(rows, expert, weights, bias, finish, jnp.bfloat16, block=block, step=step, name="moe_gate_up_grouped")
 

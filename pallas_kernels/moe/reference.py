@@ -17,8 +17,10 @@ from pallas_kernels.matmul import matmul, packed_matmul
 from pallas_kernels.mxfp4 import Mxfp4
 from pallas_kernels.mxfp4.tiles import Tiles, from_tiles
 
+ALPHA = 1.702  # of the sigmoid, if not said otherwise
 
-def moe(x, experts, gates, gate_up, gate_up_bias, down, down_bias, *, limit, dtype):
+
+def moe(x, experts, gates, gate_up, gate_up_bias, down, down_bias, *, limit, dtype, alpha=ALPHA):
     M, A = experts.shape
     E, P = gate_up_bias.shape[0], M * A
     rows = _block_rows(M, P, E)
@@ -37,7 +39,7 @@ def moe(x, experts, gates, gate_up, gate_up_bias, down, down_bias, *, limit, dty
         at = (i - first_block[e]) * rows + jnp.arange(rows, dtype=jnp.int32)  # rank among the expert's pairs
         token = order[jnp.minimum(start[e] + at, P - 1)] // A
         inputs = jnp.where((at < count[e])[:, None], x[token], 0)
-        return _expert(e, inputs, gate_up, gate_up_bias, down, down_bias, limit, dtype)
+        return _expert(e, inputs, gate_up, gate_up_bias, down, down_bias, limit, alpha, dtype)
 
     @jax.checkpoint
     def step(_, i):
@@ -61,12 +63,12 @@ def _block_rows(tokens: int, pairs: int, num_experts: int) -> int:
     return min(256, max(16, 1 << (mean - 1).bit_length()))
 
 
-def _expert(e, x, gate_up, gate_up_bias, down, down_bias, limit, dtype):
+def _expert(e, x, gate_up, gate_up_bias, down, down_bias, limit, alpha, dtype):
     """What expert `e` makes of rows x [rows, D]."""
 
     def mlp(x, w1, b1, w2, b2):
         h = product(x, w1) + b1[None, :]
-        return product(swiglu(h, limit), w2) + b2[None, :]
+        return product(swiglu(h, limit, alpha), w2) + b2[None, :]
 
     def product(x, w):
         if isinstance(w, LowRank):
@@ -89,8 +91,8 @@ def _expert(e, x, gate_up, gate_up_bias, down, down_bias, limit, dtype):
     return mlp(x, of(gate_up), b1, of(down), b2)
 
 
-def swiglu(h: jax.Array, limit: float) -> jax.Array:
+def swiglu(h: jax.Array, limit: float, alpha: float) -> jax.Array:
     """[..., 2F] interleaved gate and linear rows -> [..., F]."""
     pairs = h.reshape(*h.shape[:-1], -1, 2)
     gate, linear = jnp.minimum(pairs[..., 0], limit), jnp.clip(pairs[..., 1], -limit, limit)
-    return gate * jax.nn.sigmoid(1.702 * gate) * (linear + 1)
+    return gate * jax.nn.sigmoid(alpha * gate) * (linear + 1)

@@ -4,18 +4,18 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.matmul import packed_matmul
-from pallas_kernels.moe.reference import swiglu
+from pallas_kernels.moe.reference import ALPHA, swiglu
 from pallas_kernels.mxfp4.tiles import from_tiles
 
 
-def gate_up(rows, routing, weights, bias, *, num_active, limit):
+def gate_up(rows, routing, weights, bias, *, num_active, limit, alpha=ALPHA):
     (M, _), (E, out) = rows.shape, bias.shape
     scale = routing.scale[:M, None]
 
     def expert(slot, h):
         e = routing.active[slot]
         product = _multiply(rows, weights, e) * scale + bias[e][None, :]
-        return h.at[slot].set(swiglu(product, limit).astype(h.dtype))
+        return h.at[slot].set(swiglu(product, limit, alpha).astype(h.dtype))
 
     slots = min(M * num_active, E)
     return jax.lax.fori_loop(0, _count(routing, slots, E), expert, jnp.zeros((slots, M, out // 2), rows.dtype))

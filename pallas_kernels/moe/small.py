@@ -1,4 +1,4 @@
-"""Small calls: every row of both tuning tables, ragged rows, long sums, tokens that are not routed, experts that nobody chose."""
+"""Small calls: every row of both tuning tables, ragged rows, long sums, tokens that are not routed, experts that nobody chose, an alpha."""
 
 from collections.abc import Callable
 import functools
@@ -9,6 +9,7 @@ import numpy as np
 
 from pallas_kernels.bench.small import Small
 from pallas_kernels.moe import decode, mosaic, reference, reference_decode, tuning
+from pallas_kernels.moe.reference import ALPHA
 from pallas_kernels.mxfp4.tiles import Tiles, tiled_shapes
 from pallas_kernels.routing import ROWS, of_experts
 
@@ -23,6 +24,7 @@ def cases() -> list[Small]:
     sizes = [case for tokens in (1, 3) for case in plain(tokens)]
     few = [_few(8, D=192, F=192), _few(16), _few(20, F=192), _few(33, F=192), _few(64)]
     few += [_few(5, E=2, D=960, F=704, among=(0, 1)), _few(3, unrouted=UNROUTED), _few(12, E=8, among=(5, 6), F=192)]
+    few += [_few(3, E=7, alpha=1.0)]
     many = [_many(tokens, row=row) for row, tokens in PAIRS.items()]
     return [*sizes, *few, _many(20, D=128, F=128), _many(20, unrouted=UNROUTED, among=(0, 2, 3)), *many]
 
@@ -31,13 +33,13 @@ def plain(tokens: int) -> list[Small]:
     return [_few(tokens), _many(tokens, D=128, F=128)]
 
 
-def _few(M: int, E: int = 4, D: int = 128, F: int = 128, among: tuple | None = None, unrouted: tuple = ()) -> Small:
+def _few(M: int, E: int = 4, D: int = 128, F: int = 128, among: tuple | None = None, unrouted: tuple = (), alpha: float = ALPHA):
     """A decode step's two launches, the second one of another h."""
     A = 2
 
     def both(gate_up, down, rows, routing, h, up, up_bias, weights, bias):
         there = routing.active[: len(h)] < E
-        made = gate_up(rows, routing, up, up_bias, num_active=A, limit=LIMIT)
+        made = gate_up(rows, routing, up, up_bias, num_active=A, limit=LIMIT, alpha=alpha)
         terms = down(h, routing, weights, bias, num_active=A)
         count = jnp.sum(routing.ranks[:, :M] < A, 0)  # of each token's experts
         planes = jnp.arange(A, dtype=jnp.int32)[:, None] < count[None, :]
@@ -55,7 +57,8 @@ def _few(M: int, E: int = 4, D: int = 128, F: int = 128, among: tuple | None = N
     form = lambda name: functools.partial(both, *(functools.partial(f, implementation=name) for f in (decode.gate_up, decode.down)))
     wide = lambda f: lambda x, *args, **options: f(x.astype(jnp.float32), *args, **options)
     exact = functools.partial(both, wide(reference_decode.gate_up), wide(reference_decode.down))
-    return Small("moe.decode", _name(M, E, D, F, among, unrouted), M, form("mosaic"), form("xla"), exact, arguments)
+    name = _name(M, E, D, F, among, unrouted) + f", alpha {alpha}" * (alpha != ALPHA)
+    return Small("moe.decode", name, M, form("mosaic"), form("xla"), exact, arguments)
 
 
 def _many(M: int, E: int = 4, D: int = 192, F: int = 192, row: int | None = None, among: tuple | None = None, unrouted=()) -> Small:

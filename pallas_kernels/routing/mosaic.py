@@ -33,20 +33,18 @@ def route(moments, bias, *, num_active, width, eps):
     M, E = moments.shape[0], len(bias)
     A, slots, wide = num_active, -(-E // ROWS) * ROWS, room(E)
     part = min(wide, ROWS)  # columns at a time, where all would need too many registers
-    if wide > E:  # what is no expert is below what is no number, and so chosen by no token
-        bias = jnp.pad(bias, (0, wide - E), constant_values=-jnp.inf)
+    bias = jnp.pad(bias, (0, wide - E), constant_values=-jnp.inf)  # what is no expert is chosen by no token, not even one of no numbers
 
     def kernel(moments, bias, gates, ranks, active, scale, raw, extra, gates_out, ranks_out, present_s, active_s, scale_s, arrived):
         plgpu.copy_gmem_to_smem(moments.at[:, pl.ds(0, wide)], raw.at[pl.ds(0, M)], arrived)
         plgpu.copy_gmem_to_smem(moments.at[:, pl.ds(E, MOMENTS)], extra.at[pl.ds(0, M)], arrived)
-        row = primitives.iota((ROWS, part), 0)
         plgpu.barrier_wait(arrived)
 
         # Rows behind M hold anything: they are not valid, and no row looks at another before invalid ones are taken out.
         more = primitives.load(extra, plgpu.Layout.WGMMA)
         of = lambda i: jnp.sum(jnp.where(primitives.iota((ROWS, MOMENTS), 1) == i, more, jnp.zeros_like(more)), axis=1)
         scales = jax.lax.rsqrt(of(0) / width + eps)
-        valid = (_along_rows(of(1), part) > 0.5) & (row < M)
+        valid = (_along_rows(of(1), part) > 0.5) & (primitives.iota((ROWS, part), 0) < M)
 
         def logits(start, n):
             columns = pl.ds(start, n)

@@ -1,4 +1,4 @@
-"""Small calls: few and many experts, tokens that are not valid, equal logits."""
+"""Small calls: few and many experts, in eights and not, tokens that are not valid, equal logits."""
 
 import functools
 
@@ -12,7 +12,7 @@ A, WIDTH, EPS = 4, 192, 1e-5
 
 
 def cases() -> list[Small]:
-    return [*plain(5), _case(1, 32), _case(64, 8), _case(16, 128), _case(3, 32, equal=True)]
+    return [*plain(5), _case(1, 32), _case(64, 8), _case(16, 128), _case(3, 7), _case(9, 29), _case(5, 96), _case(3, 32, equal=True)]
 
 
 def plain(tokens: int) -> list[Small]:

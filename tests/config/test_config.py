@@ -57,7 +57,11 @@ def test_both_files_of_one_checkpoint_agree(tiny):
 
 
 @pytest.mark.parametrize(
-    "config", [TINY, GPT_OSS_20B, dataclasses.replace(TINY, eos_token_ids=(1, 2)), dataclasses.replace(TINY, eos_token_ids=())]
+    "config",
+    [
+        TINY, GPT_OSS_20B, dataclasses.replace(TINY, eos_token_ids=(1, 2)), dataclasses.replace(TINY, eos_token_ids=()),
+        dataclasses.replace(TINY, swiglu_alpha=1.5),
+    ],  # fmt: skip
 )
 def test_round_trip_through_json(config):
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -74,6 +78,7 @@ def test_absent_values_take_those_of_gpt_oss():
     assert Config.from_dict(changed(max_position_embeddings=None)) == GPT_OSS_20B
     assert Config.from_dict(changed(rope__truncate=None, rope__beta_fast=None, swiglu_limit=None)) == GPT_OSS_20B
     assert Config.from_dict(changed(num_local_experts=None, num_experts=32)) == GPT_OSS_20B
+    assert Config.from_dict(changed(swiglu_alpha=1.702)) == GPT_OSS_20B
     assert Config.from_dict(changed(rope__attention_factor=1.3465735902799727)) == GPT_OSS_20B
 
 
@@ -81,6 +86,7 @@ def test_values_are_read_not_assumed():
     kinds = ["full_attention"] * 23 + ["sliding_attention"]
     config = Config.from_dict(changed(layer_types=kinds, sliding_window=100, rope__truncate=True, eos_token_id=[7, 5]))
     assert [config.window(layer) for layer in (0, 22, 23)] == [None, None, 100]
+    assert Config.from_dict(changed(swiglu_alpha=1)).swiglu_alpha == 1.0
     assert config.rope_truncate and config.eos_token_ids == (7, 5)
     assert (GPT_OSS_20B.window(0), GPT_OSS_20B.window(1), GPT_OSS_20B.group, TINY.group) == (128, None, 8, 5)
 
@@ -117,6 +123,7 @@ def test_is_hashable_and_equal_whatever_json_wrote_for_a_float():
     ({"sliding_window": -1}, "sliding_window"),
     ({"num_local_experts": True}, "num_local_experts"),
     ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+    ({"swiglu_alpha": -1.702}, "swiglu_alpha must be a positive number"),
     ({"rope__factor": 0.5}, "factor must be at least 1"),
     ({"rope__factor": "32"}, "rope_factor must be a positive number"),
     ({"rope__beta_slow": 40.0}, "beta_fast"),

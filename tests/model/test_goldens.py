@@ -116,6 +116,7 @@ def test_the_oracle_agrees_with_the_references(tiny, golden, weights):
         {"rope_factor": 1.0},
         {"rope_original_context": 12, "rope_factor": 8.0},  # nearly all positions lie past it
         {"num_experts_per_tok": 1, "swiglu_limit": 0.5},
+        {"swiglu_alpha": 1.0},
         {"layer_types": ("full_attention", "sliding_attention")},
     ],
     ids=str,

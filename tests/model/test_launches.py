@@ -1,5 +1,7 @@
 """The whole decode step, compiled for Hopper GPUs that are not there: launches, memory, no copies, what they tell each other."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -50,6 +52,24 @@ def test_a_decode_step_is_few_launches(config, batch):
     assert len(report.launches) <= A_LAYER * config.num_hidden_layers + 24, report.launches
     assert report.alias_bytes >= pages, "the cache is written in place"
     assert report.temporary_bytes < 300e6 and report.temporary_bytes < pages / 8, "and neither it nor weights are copied"
+    for kernel in report.kernels:
+        assert (kernel.spill_bytes, kernel.stack_bytes) == (0, 0), kernel.name
+
+
+@pytest.mark.skipif(aot.unavailable() is not None, reason=str(aot.unavailable()))
+@pytest.mark.parametrize("gpus", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("experts", [pytest.param(7, marks=pytest.mark.slow), 29, pytest.param(96, marks=pytest.mark.slow)])
+def test_any_count_of_experts_takes_the_kernels(experts, gpus):
+    """Of pruned models; on a mesh every device has its part of each expert."""
+    config = dataclasses.replace(gj.GPT_OSS_20B, num_hidden_layers=2, layer_types=gj.GPT_OSS_20B.layer_types[:2], num_local_experts=experts)
+    partition = Setting(config, "h200", gpus).partition
+    mesh = aot.mesh("h200") if partition is None else partition.mesh
+    params, own = abstract.weights(config, "tiled", partition), sizes(config, slots=2, context=CONTEXT, chunk=CHUNK)
+    state, orders = abstract.state(config, own, partition), abstract.orders(config, own, partition)
+    keywords = {"steps": STEPS, "top_logprobs": 20}
+    report = aot.compile(decode.decode_chunk, params, config, state, orders, mesh=mesh, keywords=keywords, xla_kernels=False)
+    for name in ("route", "moe_gate_up", "moe_down"):
+        assert sum(launch.endswith(f" body / {name}") for launch in report.launches) == config.num_hidden_layers, report.launches
     for kernel in report.kernels:
         assert (kernel.spill_bytes, kernel.stack_bytes) == (0, 0), kernel.name
 

@@ -1,5 +1,6 @@
 """The routed experts against the float64 formula: any routing, any form of the weights; what is read, what is unpacked."""
 
+import contextlib
 import functools
 
 import jax
@@ -8,9 +9,9 @@ import numpy as np
 import oracle
 import pytest
 
-from pallas_kernels import mxfp4
+from pallas_kernels import hopper, mxfp4
 from pallas_kernels.low_rank import LowRank
-from pallas_kernels.moe import moe
+from pallas_kernels.moe import moe, mosaic
 from pallas_kernels.mxfp4 import Mxfp4
 from pallas_kernels.mxfp4.tiles import Tiles, to_tiles
 
@@ -85,6 +86,21 @@ FORMS = [(1, "packed"), (1, "split"), (7, "stacked"), (7, "tiles"), (17, "packed
 @pytest.mark.parametrize("tokens, form", FORMS)
 def test_moe_is_the_formula(tokens, form):
     check(tokens, form)
+
+
+@pytest.mark.quick("xla")
+@pytest.mark.parametrize("form", ["xla", "few", "many"])
+def test_alpha_is_the_sigmoids(form):
+    """Of XLA's form, of a decode step's kernels, of the grouped ones."""
+    gate_up, gate_up_bias, down, down_bias = weights("tiles")
+    x, (experts, gates) = draw(7, D, seed=5), route(7)
+    op = functools.partial(moe, dtype=jnp.float32) if form == "xla" else getattr(mosaic, form)
+    with hopper.interpret() if form != "xla" else contextlib.nullcontext():
+        got = jax.jit(functools.partial(op, limit=LIMIT, alpha=1.1))(x, experts, gates, gate_up, gate_up_bias, down, down_bias)
+    values = packed_weights()[1]
+    wanted, other = (oracle.moe(x, experts, gates, values[0], gate_up_bias, values[1], down_bias, LIMIT, a) for a in (1.1, 1.702))
+    assert oracle.error(got, wanted) < (EXACT if form == "xla" else 2.0**-7)
+    assert oracle.error(other, wanted) > 2.0**-5, "another alpha would be seen"
 
 
 @pytest.mark.parametrize("kind", ["one", "few", "some", "many", "none"])

@@ -137,7 +137,9 @@ def test_formula_is_the_sum_over_experts(M, E, A):
 
 
 @pytest.mark.quick("20-4-128-192")
-@pytest.mark.parametrize("M, E, D, F", [(1, 32, 192, 128), (5, 128, 128, 192), (16, 32, 192, 192), (20, 4, 128, 192), (64, 4, 128, 64)])
+@pytest.mark.parametrize("M, E, D, F", [
+    (1, 32, 192, 128), (5, 128, 128, 192), (16, 32, 192, 192), (20, 4, 128, 192), (64, 4, 128, 64), (3, 7, 64, 128), (2, 96, 64, 64)
+])  # fmt: skip
 def test_kernels_are_the_formula(M, E, D, F):
     check(inputs(M, E, D, F, A=1 + (M < 16), among=[2, E - 1]))
 

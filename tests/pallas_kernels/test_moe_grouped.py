@@ -104,7 +104,7 @@ def test_kernels_are_the_formula(row, M, sizes, monkeypatch):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("M, sizes", [(5, (32, 64, 64)), (4, (128, 64, 128))])
+@pytest.mark.parametrize("M, sizes", [(5, (32, 64, 64)), (4, (128, 64, 128)), (9, (7, 64, 64)), (5, (96, 64, 64))])
 def test_many_experts(M, sizes):
     args = *tokens(M, *sizes[:2]), *weights(*sizes)
     check(args, run(args))

@@ -44,7 +44,7 @@ def forward(weights: dict[str, np.ndarray], config, tokens: np.ndarray) -> np.nd
         experts, gates = route(linear(w, "mlp.router", h), config.num_experts_per_tok)
         gate_up, down = (unpack(w[f"mlp.experts.{p}_proj_blocks"], w[f"mlp.experts.{p}_proj_scales"]) for p in ("gate_up", "down"))
         biases = w["mlp.experts.gate_up_proj_bias"], w["mlp.experts.down_proj_bias"]
-        x = x + moe(h, experts, gates, gate_up, biases[0], down, biases[1], config.swiglu_limit)
+        x = x + moe(h, experts, gates, gate_up, biases[0], down, biases[1], config.swiglu_limit, config.swiglu_alpha)
     return rms_norm(x, weights["model.norm.weight"], config) @ weights["lm_head.weight"].T
 
 
@@ -96,7 +96,7 @@ def route(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return experts, chosen / chosen.sum(-1, keepdims=True)
 
 
-def moe(x, experts, gates, gate_up, gate_up_bias, down, down_bias, limit) -> np.ndarray:
+def moe(x, experts, gates, gate_up, gate_up_bias, down, down_bias, limit, alpha=1.702) -> np.ndarray:
     """x [M, D], experts and gates [M, A] -> [M, D]. One token and expert at a time; an index of E or more is not routed."""
     out = np.zeros(x.shape)
     for token, slot in np.ndindex(experts.shape):
@@ -104,7 +104,7 @@ def moe(x, experts, gates, gate_up, gate_up_bias, down, down_bias, limit) -> np.
         if e < len(gate_up):
             h = gate_up[e] @ x[token] + gate_up_bias[e]
             glu, line = np.minimum(h[0::2], limit), np.clip(h[1::2], -limit, limit)
-            act = glu / (1 + np.exp(-1.702 * glu)) * (line + 1)
+            act = glu / (1 + np.exp(-alpha * glu)) * (line + 1)
             out[token] += gates[token, slot] * (down[e] @ act + down_bias[e])
     return out
 
