@@ -140,7 +140,7 @@ def _execute(name, program, its_host, registers, operands, shapes, aliases, seed
     chosen = None if blocks is None else blocks(name, its_host.grid, its_host.cluster)
     firsts = None if chosen is None else _firsts(chosen, its_host, name)
     geometry = (its_host.grid, its_host.threads, its_host.cluster, its_host.shared_bytes)
-    machine = Machine(program, Launch(*geometry, None, {}, registers, observe), Global(), seed, policy)
+    machine = (program.machine or Machine)(program, Launch(*geometry, None, {}, registers, observe), Global(), seed, policy)
     regions = _place(machine, operands, shapes, aliases)
     _parameters(program.kernel, its_host, machine.launch, regions)
     with np.errstate(all="ignore"):

@@ -7,7 +7,7 @@ from absl import app, flags
 import jax
 
 from pallas_kernels import aot, bench
-from pallas_kernels.predict import chip, counts, model
+from pallas_kernels.predict import cases, chip
 
 _GPU = flags.DEFINE_enum("gpu", "h200", list(chip.CHIPS), "Which GPU to predict for.")
 _OP = flags.DEFINE_list("op", [], "Only ops whose names begin with one of these.")
@@ -27,14 +27,10 @@ def main(argv: list[str]) -> int | str:
     for case in bench.cases(_OP.value, [_NAME.value] if _NAME.value else []):
         if case.compares:
             continue
-        counted = counts.count(case.run, *jax.jit(case.arguments)(jax.random.key(0)), most=_BLOCKS.value)
-        report = aot.compile(case.run, *case.shapes(), gpu=_GPU.value, donate_argnums=case.donate, xla_kernels=False)
-        sass = {kernel.name: kernel.instructions for kernel in report.pallas_kernels}
-        for one in {c.key: c for c in counted}.values():
-            p = model.launch(one, chip.CHIPS[_GPU.value], sass=sass[one.name])
-            parts = ", ".join(f"{name} {seconds * 1e6:.1f}" for name, seconds in p.parts.items())
+        for p in cases.predict(case, (_GPU.value,), samples=_BLOCKS.value)[_GPU.value]:
+            parts = ", ".join(f"{name} {seconds * 1e6:.1f}" for name, seconds in sorted(p.parts.items(), key=lambda part: -part[1]))
             cells = [f"{p.seconds * 1e6:.1f}", f"{p.floor * 1e6:.1f}", f"{100 * p.share:.0f}%", f"{p.waves:.2f}", p.binding, parts]
-            rows.append([case.op, case.name, one.name, *cells])
+            rows.append([case.op, case.name, p.kernel, *cells])
             print("  ".join(rows[-1]), flush=True)
     print("\nPredicted, not measured.\n" + bench.table(_HEADER, rows))
     return 0

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from pallas_kernels.emulator import capture, launch
+from pallas_kernels.emulator import launch
 from pallas_kernels.emulator.chip import access, tma
 from pallas_kernels.emulator.ptx.program import Program
 from pallas_kernels.predict import chip
@@ -26,6 +26,7 @@ class Block:
       special, convert: of them special functions and conversions.
       tensor: cycles of the tensor cores.
       wavefronts: of shared memory, with bank conflicts; what TMA writes and wgmma reads there is in `tma_bytes`, and in `tensor`.
+      ideal: wavefronts if no two lanes met in a bank.
       tma_bytes: that bulk copies brought into shared memory.
       read, wrote: bytes of global memory, by array: TMA's and whole sectors of 32 bytes of loads and stores.
       flying: most bytes that bulk copies had under way at a time.
@@ -37,6 +38,7 @@ class Block:
     convert: float = 0
     tensor: float = 0
     wavefronts: float = 0
+    ideal: float = 0
     tma_bytes: float = 0
     read: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     wrote: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -53,6 +55,7 @@ class Counts:
       key: hash of its code.
       sizes: bytes of each array, by name.
       static: PTX instructions of the code that SASS has too, as `Block.instructions` counts.
+      firsts: where the emulated clusters begin.
     """
 
     name: str
@@ -65,9 +68,10 @@ class Counts:
     blocks: tuple[Block, ...]
     sizes: dict
     static: int
+    firsts: tuple
 
 
-class _Sampled(Program):
+class Sampled(Program):
     """A program whose blocks believe to be elsewhere in a larger grid."""
 
     def __init__(self, kernel, grid, first, block: Block):
@@ -158,6 +162,7 @@ def _counting_access(program, i, run, block: Block):
         region, offsets = access.locate(w, space, at, size)
         if region.name.startswith("shared"):
             block.wavefronts += _wavefronts(offsets, size)
+            block.ideal += max(1, -(-len(offsets) * size // chip.WAVEFRONT))
         else:
             sectors = len(np.unique(np.concatenate([offsets // 32, (offsets + size - 1) // 32])))
             (block.wrote if writes else block.read)[region.name] += 32 * sectors
@@ -185,29 +190,17 @@ def samples(grid, cluster, most: int = SAMPLES) -> list[tuple[int, int, int]]:
     return [tuple(int(x) * c for x, c in zip(np.unravel_index(k, n[::-1])[::-1], cluster, strict=True)) for k in chosen]
 
 
-def count(fn, *args, most: int = SAMPLES) -> list[Counts]:
-    """The launches of Mosaic kernels of `fn` at these arguments, in order. What the kernels give is not to be used."""
-    found = []
-
-    def one(key, operands, shapes, aliases):
-        found.append(_launch(kernels[key], operands, shapes, aliases, most))
-        return [np.zeros(s.shape, s.dtype) for s in shapes]
-
-    go, kernels = capture.capture(fn, *args, launch=one)
-    go()
-    return found
-
-
-def _launch(compiled, operands, shapes, aliases, most: int) -> Counts:
+def of_launch(compiled, operands, shapes, aliases, most: int = SAMPLES) -> Counts:
+    """Counts of one launch of a `capture.Compiled` kernel; `most` clusters of its grid are emulated."""
     program, its_host, registers = launch.load(compiled)
     per = math.prod(its_host.cluster)
-    blocks, sizes = [], {f"operand {i}": a.nbytes for i, a in enumerate(operands)}
+    blocks, firsts, sizes = [], samples(its_host.grid, its_host.cluster, most), {f"operand {i}": a.nbytes for i, a in enumerate(operands)}
     sizes |= {f"result {i}": math.prod(s.shape) * np.dtype(s.dtype).itemsize for i, s in enumerate(shapes)}
-    for first in samples(its_host.grid, its_host.cluster, most):
+    for first in firsts:
         block = Block()
 
         def change(_, __, first=first, block=block):
-            moved = _Sampled(program.kernel, its_host.grid, first, block)
+            moved = Sampled(program.kernel, its_host.grid, first, block)
             return moved, dataclasses.replace(its_host, grid=its_host.cluster)
 
         done = launch.launch(compiled, operands, shapes, aliases, seed=1, policy="late", change=change)
@@ -216,7 +209,7 @@ def _launch(compiled, operands, shapes, aliases, most: int) -> Counts:
         blocks.append(_share(block, per))
     static = sum(map(has_sass, program.instructions))
     geometry = (its_host.grid, its_host.cluster, its_host.threads, registers, its_host.shared_bytes)
-    return Counts(compiled.name, compiled.key, *geometry, tuple(blocks), sizes, static)
+    return Counts(compiled.name, compiled.key, *geometry, tuple(blocks), sizes, static, tuple(firsts))
 
 
 def _share(block: Block, parts: int) -> Block:
@@ -225,3 +218,21 @@ def _share(block: Block, parts: int) -> Block:
     for name, value in divided.items():
         divided[name] = collections.Counter({k: v / parts for k, v in value.items()}) if isinstance(value, dict) else value / parts
     return Block(**divided)
+
+
+def mean(blocks: tuple[Block, ...]) -> Block:
+    """What a block does on average."""
+    total = Block()
+    for block in blocks:
+        for field in dataclasses.fields(Block):
+            value = getattr(block, field.name)
+            if isinstance(value, dict):
+                getattr(total, field.name).update(value)
+            elif field.name == "flying":
+                total.flying = max(total.flying, value)
+            else:
+                setattr(total, field.name, getattr(total, field.name) + value / len(blocks))
+    for sums in (total.read, total.wrote):
+        for name in sums:
+            sums[name] /= len(blocks)
+    return total

@@ -1,0 +1,47 @@
+"""Predictions of the named cases of `pallas_kernels.bench`, or of any function with Mosaic kernels."""
+
+from collections.abc import Callable
+import math
+
+import jax
+import numpy as np
+
+from pallas_kernels.bench import Case
+from pallas_kernels.emulator import capture
+from pallas_kernels.predict import chip as chips
+from pallas_kernels.predict import counts, model, simulate
+
+MOST_BYTES = 2 * 2**30  # of a case's arguments: the emulator holds them twice
+
+
+def predict(case: Case, gpus: tuple[str, ...], *, samples: int = counts.SAMPLES) -> dict[str, list[model.Prediction]]:
+    """By GPU, each launch of a Pallas kernel that a case makes, in order; equal ones of several layers once, as one layer's."""
+    return of(case.run, *jax.jit(case.arguments)(jax.random.key(0)), gpus=gpus, samples=samples)
+
+
+def of(fn: Callable, *args, gpus: tuple[str, ...], samples: int = counts.SAMPLES) -> dict[str, list[model.Prediction]]:
+    """By GPU, the launches of `fn`'s kernels, each kernel once. What the kernels give is not computed: they must not depend on it.
+
+    Args:
+      gpus: names of `chip.CHIPS`.
+      samples: clusters of a grid whose work is counted.
+    """
+    found: dict[str, dict] = {gpu: {} for gpu in gpus}
+
+    def launch(key, operands, shapes, aliases):
+        if key not in found[gpus[0]]:
+            counted = counts.of_launch(kernels[key], operands, shapes, aliases, samples)
+            for gpu in gpus:
+                chip = chips.CHIPS[gpu]
+                timing = simulate.run(kernels[key], operands, shapes, aliases, counted, chip)
+                found[gpu][key] = model.launch(counted, timing, chip)
+        return [np.zeros(s.shape, s.dtype) for s in shapes]
+
+    run, kernels = capture.capture(fn, *args, launch=launch)
+    run()
+    return {gpu: list(each.values()) for gpu, each in found.items()}
+
+
+def argument_bytes(case: Case) -> int:
+    """Of a case's arguments."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(case.shapes()) if hasattr(leaf, "shape"))
