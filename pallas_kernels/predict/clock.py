@@ -1,9 +1,9 @@
-"""One multiprocessor's blocks, emulated with a clock: when each warp issues what, and waits for what. An estimate, not the hardware's pipeline.
+"""One multiprocessor's blocks, emulated with a clock: when each warp issues what, and waits for what. An estimate, no hardware's pipeline.
 
-The emulator decides what happens, this decides when. Each of four schedulers issues an instruction of the machine's code a cycle. PTX is not
-in the order in which ptxas lets a warp issue: arithmetic and loads wait for their operands, but keep nothing else waiting; products, copies,
-branches and barriers are in order. Tensor cores, special functions and shared memory serve one request after the other; bulk copies share
-the memory's bandwidth with those of the other blocks of the chip, evenly, and arrive a latency after they were served.
+The emulator decides what happens, this decides when. Each of four schedulers issues an instruction of the machine's code a cycle. PTX is
+not in the order in which ptxas lets a warp issue: arithmetic and loads wait for their operands, but keep nothing else waiting; products,
+copies, branches and barriers are in order. Tensor cores, special functions and shared memory serve one request after the other; bulk copies
+share the memory's bandwidth with those of the other blocks of the chip, evenly, and arrive a latency after they were served.
 """
 
 import collections

@@ -12,7 +12,7 @@ from pallas_kernels.emulator.chip import access, tma
 from pallas_kernels.emulator.ptx.program import Program
 from pallas_kernels.predict import chip
 
-SAMPLES = 5  # clusters of a grid that are emulated: first, last, and what lies evenly between
+SAMPLES = 5  # clusters of a grid that are emulated and stand for all
 _SHAPE = re.compile(r"m64n(\d+)k16")
 _SPECIAL = {"ex2", "lg2", "rcp", "rsqrt", "sin", "cos", "tanh", "sqrt"}
 
@@ -183,10 +183,10 @@ def _wavefronts(offsets: np.ndarray, size: int) -> int:
 
 
 def samples(grid, cluster, most: int = SAMPLES) -> list[tuple[int, int, int]]:
-    """First blocks of the clusters that stand for all."""
+    """First blocks of the clusters that stand for all: those in the middle of as many equal parts of the grid."""
     n = [g // c for g, c in zip(grid, cluster, strict=True)]
     total = math.prod(n)
-    chosen = sorted({round(k * (total - 1) / max(1, most - 1)) for k in range(most)})
+    chosen = sorted({int((k + 0.5) * total / most) for k in range(most)})
     return [tuple(int(x) * c for x, c in zip(np.unravel_index(k, n[::-1])[::-1], cluster, strict=True)) for k in chosen]
 
 

@@ -10,7 +10,7 @@ from pallas_kernels.emulator import launch
 from pallas_kernels.predict import chip as chips
 from pallas_kernels.predict import sass
 from pallas_kernels.predict.clock import Clocked, Shares, Step
-from pallas_kernels.predict.counts import Block, Counts, Sampled, mean
+from pallas_kernels.predict.counts import Block, Counts, Sampled, has_sass, mean
 
 RESIDENT = 4 * 2**20  # bytes of an array that counts as still in the L2 cache: what the launch before wrote, tables, a few rows
 ROUNDS = 2  # generations of blocks that are emulated where a multiprocessor has more, one after the other
@@ -25,7 +25,6 @@ class Timing:
     Attributes:
       cycles: from the first instruction to the last.
       busy: cycles that each of the busiest multiprocessor's servers worked in them.
-      slots: machine instructions that its busiest scheduler issued.
     """
 
     cycles: float
@@ -109,7 +108,11 @@ def run(compiled, operands, shapes, aliases, counts: Counts, chip: chips.Chip) -
         return moved, dataclasses.replace(its_host, grid=size, cluster=size)
 
     launch.launch(compiled, operands, shapes, aliases, seed=1, policy="order", change=change)
-    return _timing(machines[0], blocks, most, held, emulated, per, chip)
+    (machine,) = machines
+    work = sum(n for i, n in zip(program.instructions, machine.executed, strict=True) if has_sass(i)) / math.prod(size)
+    timing = _timing(machine, blocks, most, held, emulated, per, chip)
+    uneven = average.instructions / work  # where blocks do not all do as much, a multiprocessor gets some of each kind
+    return Timing(timing.cycles * uneven, {name: cycles * uneven for name, cycles in timing.busy.items()})
 
 
 def _timing(machine: Clocked, blocks: int, most: int, held: int, emulated: int, per: int, chip: chips.Chip) -> Timing:
