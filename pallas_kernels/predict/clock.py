@@ -12,8 +12,8 @@ import dataclasses
 import numpy as np
 
 from pallas_kernels.emulator.chip import tma
-from pallas_kernels.emulator.chip.machine import BLOCK, Machine
-from pallas_kernels.emulator.chip.memory import Fault
+from pallas_kernels.emulator.chip.machine import Machine
+from pallas_kernels.emulator.ptx.handlers import BLOCK, Fault
 from pallas_kernels.predict import chip as chips
 
 ALU = 4.5  # cycles from an instruction to one that needs its result [Jia et al., arXiv 1804.06826, of Volta: 4 to 5]
@@ -149,7 +149,7 @@ class Clocked(Machine):
         answer = code[pc](w, None)
         if answer is BLOCK:
             return False
-        self.executed[pc] += 1
+        w.block.executed[pc] += 1
         if answer is None:
             w.pc = pc + 1
         elif type(answer) is int:

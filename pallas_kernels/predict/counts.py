@@ -9,6 +9,7 @@ import numpy as np
 
 from pallas_kernels.emulator import launch
 from pallas_kernels.emulator.chip import access, tma
+from pallas_kernels.emulator.observed import wavefronts
 from pallas_kernels.emulator.ptx.program import Program
 from pallas_kernels.predict import chip
 
@@ -161,7 +162,7 @@ def _counting_access(program, i, run, block: Block):
         at = at if m is None else at[m]
         region, offsets = access.locate(w, space, at, size)
         if region.name.startswith("shared"):
-            block.wavefronts += _wavefronts(offsets, size)
+            block.wavefronts += wavefronts(offsets, size)
             block.ideal += max(1, -(-len(offsets) * size // chip.WAVEFRONT))
         else:
             sectors = len(np.unique(np.concatenate([offsets // 32, (offsets + size - 1) // 32])))
@@ -170,16 +171,6 @@ def _counting_access(program, i, run, block: Block):
         return run(w, m)
 
     return count
-
-
-def _wavefronts(offsets: np.ndarray, size: int) -> int:
-    """Of a warp's access to shared memory: a bank gives one of its words at a time; wide ones go by halves and quarters of the warp."""
-    lanes = 32 * 4 // max(size, 4)
-    total = 0
-    for start in range(0, len(offsets), lanes):
-        words = np.unique((offsets[start : start + lanes, None] // 4 + np.arange(max(1, size // 4))).ravel())
-        total += int(np.bincount(words % 32).max())
-    return total
 
 
 def samples(grid, cluster, most: int = SAMPLES) -> list[tuple[int, int, int]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent
 PATH = Path(__file__).parent / "predicted.json"
 _BESIDE = ("bench", "reference", "small")  # modules of an op that its kernels are not made of
-_SHARED = ("primitives.py", "mxfp4")
+_MODEL = ("chip", "clock", "counts", "model", "sass", "simulate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Row:
 @functools.cache
 def source(op: str) -> str:
     """Hash of what kernels of an op ("moe.gate_up") are made of, and of the model of time."""
-    folders = [PACKAGE / op.partition(".")[0], *(PACKAGE / name for name in _SHARED), PACKAGE / "predict"]
-    files = sorted(f for folder in folders for f in (folder.glob("*.py") if folder.is_dir() else [folder]))
-    made = [f for f in files if not f.stem.startswith(_BESIDE) and f.parent.name + f.stem not in ("predicttable", "predictstep")]
+    folder = PACKAGE / op.partition(".")[0]
+    made = [f for f in sorted(folder.glob("*.py")) if not f.stem.startswith(_BESIDE)]
+    made += [PACKAGE / "primitives.py", *sorted((PACKAGE / "mxfp4").glob("*.py")), *(PACKAGE / "predict" / f"{name}.py" for name in _MODEL)]
     return hashlib.sha256(b"".join(f.read_bytes() for f in made)).hexdigest()[:12]
 
 
