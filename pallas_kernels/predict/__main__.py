@@ -74,7 +74,9 @@ def main(argv: list[str]) -> int | str:
                 print("  ".join(rows[-1]), flush=True)
             if _WRITE.value:
                 made = table.source(case.op)
-                table.write(table.Row(case.op, case.name, gpu, p.kernel, p.seconds, p.floor, p.binding, made) for p in predictions)
+                table.write(
+                    table.Row(case.op, case.name, gpu, p.kernel, p.launches, p.seconds, p.floor, p.binding, made) for p in predictions
+                )
     print("\nPredicted, not measured.\n" + bench.table(_HEADER, rows) if rows else "Nothing to predict.")
     return 0
 

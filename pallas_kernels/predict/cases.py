@@ -1,7 +1,8 @@
 """Predictions of the named cases of `pallas_kernels.bench`, or of any function with Mosaic kernels."""
 
+import collections
 from collections.abc import Callable
-import math
+import dataclasses
 
 import jax
 import numpy as np
@@ -10,8 +11,6 @@ from pallas_kernels.bench import Case
 from pallas_kernels.emulator import capture
 from pallas_kernels.predict import chip as chips
 from pallas_kernels.predict import counts, model, simulate
-
-MOST_BYTES = 2 * 2**30  # of a case's arguments: the emulator holds them twice
 
 
 def predict(case: Case, gpus: tuple[str, ...], *, samples: int = counts.SAMPLES) -> dict[str, list[model.Prediction]]:
@@ -27,8 +26,10 @@ def of(fn: Callable, *args, gpus: tuple[str, ...], samples: int = counts.SAMPLES
       samples: clusters of a grid whose work is counted.
     """
     found: dict[str, dict] = {gpu: {} for gpu in gpus}
+    launches = collections.Counter()
 
     def launch(key, operands, shapes, aliases):
+        launches[key] += 1
         if key not in found[gpus[0]]:
             counted = counts.of_launch(kernels[key], operands, shapes, aliases, samples)
             for gpu in gpus:
@@ -39,9 +40,4 @@ def of(fn: Callable, *args, gpus: tuple[str, ...], samples: int = counts.SAMPLES
 
     run, kernels = capture.capture(fn, *args, launch=launch)
     run()
-    return {gpu: list(each.values()) for gpu, each in found.items()}
-
-
-def argument_bytes(case: Case) -> int:
-    """Of a case's arguments."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(case.shapes()) if hasattr(leaf, "shape"))
+    return {gpu: [dataclasses.replace(p, launches=launches[key]) for key, p in each.items()] for gpu, each in found.items()}

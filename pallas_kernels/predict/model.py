@@ -25,6 +25,7 @@ class Prediction:
       parts: seconds that each resource works on the busiest multiprocessor; they overlap. "launch" and "latency" are what is left.
       waves: blocks by how many the chip holds at a time.
       multiprocessors: that have a block.
+      launches: how often the function launches this kernel.
     """
 
     kernel: str
@@ -35,6 +36,7 @@ class Prediction:
     parts: dict[str, float]
     waves: float
     multiprocessors: int
+    launches: int = 1
 
     @property
     def share(self) -> float:

@@ -18,12 +18,13 @@ _MODEL = ("chip", "clock", "counts", "model", "sass", "simulate")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A launch of a case on a GPU, predicted. Seconds; `source` is `source(op)` as it was then."""
+    """One of a case's kernels on a GPU, predicted: seconds of a launch, how often a run launches it; `source` is `source(op)` as it was then."""
 
     op: str
     case: str
     gpu: str
     kernel: str
+    launches: int
     seconds: float
     floor: float
     binding: str
@@ -58,10 +59,10 @@ def stale(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row.source != source(row.op)]
 
 
-def seconds(op: str, case: str, gpu: str, rows: Iterable[Row]) -> float | None:
-    """What a layer's launches of a case take, predicted; None where nothing was, or of other kernels."""
+def seconds(op: str, case: str, gpu: str | None, rows: Iterable[Row]) -> float | None:
+    """What a run of a case takes, all its launches, predicted; None where nothing was, or of other kernels than there are now."""
     found = [row for row in rows if (row.op, row.case, row.gpu) == (op, case, gpu)]
-    return sum(row.seconds for row in found) if found and not stale(found) else None
+    return sum(row.launches * row.seconds for row in found) if found and not stale(found) else None
 
 
 def gpu_of(device_kind: str) -> str | None:
