@@ -17,12 +17,15 @@ ALL = np.arange(LANES)
 
 def shared_region(w, addresses):
     """The block's region that shared::cluster addresses lie in, and the addresses without its rank."""
+    if addresses.max() < 1 << RANK_SHIFT:
+        return w.block.shared, addresses
     ranks = addresses >> RANK_SHIFT
     if (ranks != ranks[0]).any():
         raise Fault("lanes access shared memory of several blocks at once")
     rank = int(ranks[0])
-    block = w.block if rank == 0 else w.block.machine.blocks[rank - 1]
-    return block.shared, addresses & ((1 << RANK_SHIFT) - 1)
+    if rank > len(w.block.machine.blocks):
+        raise Fault(f"out of bounds: shared memory of block {rank - 1} of a cluster of {len(w.block.machine.blocks)}")
+    return w.block.machine.blocks[rank - 1].shared, addresses & ((1 << RANK_SHIFT) - 1)
 
 
 def locate(w, space: str, addresses, size: int):

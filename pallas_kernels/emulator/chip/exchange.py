@@ -32,30 +32,36 @@ def _shuffle(program, i):
     d, p = (program.dest(target[0]), program.dest(target[1])) if isinstance(target, tuple) else (program.dest(target), None)
     s, b, c = (program.source(o, np.uint32) for o in (source, lane, clamp))
     mode = next(word for word in i.op if word in ("idx", "bfly", "up", "down"))
+    constant = isinstance(lane, int) and isinstance(clamp, int)
+
+    known: dict = {}  # of lanes and clamps that are constants
 
     def run(w, m):
         whole_warp(m, w)
         R = w.R
-        lanes, by, limit = ALL, R[b].astype(np.int64) & 31, R[c].astype(np.int64)
-        segment, most = (limit >> 8) & 31, limit & 31
-        least, top = lanes & segment, (lanes & segment) | (most & ~segment)
-        if mode == "idx":
-            j = least | (by & ~segment)
-            good = j <= top
-        elif mode == "bfly":
-            j = lanes ^ by
-            good = j <= top
-        elif mode == "up":
-            j = lanes - by
-            good = j >= top
-        else:
-            j = lanes + by
-            good = j <= top
-        R[d] = np.where(good, R[s][np.clip(j, 0, 31)], R[s])
+        key = id(R[b]), id(R[c])
+        found = known.get(key)
+        if found is None or found[2] is not R[b] or found[3] is not R[c]:
+            found = *_partners(mode, R[b].astype(np.int64) & 31, R[c].astype(np.int64)), R[b], R[c]
+            if constant:
+                known[key] = found
+        j, good = found[:2]
+        R[d] = np.where(good, R[s][j], R[s])
         if p is not None:
             R[p] = good
 
     return run
+
+
+def _partners(mode: str, by, limit):
+    """Of each lane, whose value it gets, and whether that is in its segment."""
+    segment, most = (limit >> 8) & 31, limit & 31
+    least, top = ALL & segment, (ALL & segment) | (most & ~segment)
+    if mode == "idx":
+        j = least | (by & ~segment)
+    else:
+        j = ALL ^ by if mode == "bfly" else ALL - by if mode == "up" else ALL + by
+    return np.clip(j, 0, 31), j >= top if mode == "up" else j <= top
 
 
 @handles("vote", "activemask", "redux", "match")

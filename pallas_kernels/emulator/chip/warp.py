@@ -14,12 +14,12 @@ class Knowledge:
     """What is known to have happened; see `memory`. W: of each warp, how many of its wgmma have read their operands."""
 
     def __init__(self, agents: int):
-        self.V, self.A, self.W, self.seen = np.zeros(agents, np.int32), np.zeros(agents, np.int32), np.zeros(agents, np.int32), 0
+        self._all = np.zeros((3, agents), np.int32)
+        self.V, self.A, self.W = self._all
+        self.seen = 0
 
     def join(self, other: "Knowledge") -> None:
-        np.maximum(self.V, other.V, out=self.V)
-        np.maximum(self.A, other.A, out=self.A)
-        np.maximum(self.W, other.W, out=self.W)
+        np.maximum(self._all, other._all, out=self._all)
         self.seen |= other.seen
 
 

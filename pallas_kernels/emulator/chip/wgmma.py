@@ -20,7 +20,6 @@ from pallas_kernels.emulator.ptx.floats import bf16_to_f32, f16_to_f32
 from pallas_kernels.emulator.ptx.handlers import BLOCK, LANES, PENDING, Fault, handles, whole_warp
 
 _SHAPE = re.compile(r"m64n(\d+)k(\d+)")
-_G, _Q = np.arange(LANES) // 4, np.arange(LANES) % 4
 SWIZZLE = {0: 0, 1: 3, 2: 2, 3: 1}  # a descriptor's mode -> bits of 16-byte pieces that are exchanged
 
 
@@ -113,21 +112,21 @@ class _Operand:
         return np.where(self.good & same, value, np.float32(np.nan))
 
 
-def _fragment(R, numbers, convert):
-    """A's [16, 16] of registers of two values each: rows g, g + 8 by columns 2q, 2q + 8."""
-    out = np.empty((16, 16), np.float32)
-    for k, n in enumerate(numbers):
-        row, column = _G + 8 * (k % 2), 2 * _Q + 8 * (k // 2)
-        out[row, column] = convert((R[n] & np.uint32(0xFFFF)).astype(np.uint16))
-        out[row, column + 1] = convert((R[n] >> np.uint32(16)).astype(np.uint16))
-    return out
+def _fragment(values, convert):
+    """A's [16, 16] of registers of two values each: rows g, g + 8 by columns 2q, 2q + 8 of lane 4g + q."""
+    halves = np.array(values).view(np.uint16).reshape(2, 2, 8, 4, 2)  # columns by 8, rows by 8, g, q, column
+    return convert(np.ascontiguousarray(halves.transpose(1, 2, 0, 3, 4))).reshape(16, 16)
 
 
-def _accumulator(R, numbers, columns: int):
-    out = np.empty((16, columns), np.float32)
-    for k, n in enumerate(numbers):
-        out[_G + 8 * (k // 2 % 2), 8 * (k // 4) + 2 * _Q + k % 2] = R[n].view(np.float32)
-    return out
+def _accumulator(values):
+    """A warp's [16, columns] of registers."""
+    return np.array(values).view(np.float32).reshape(-1, 2, 2, 8, 4).transpose(1, 3, 0, 4, 2).reshape(16, -1)
+
+
+def _registers(accumulator):
+    """A warp's registers of [16, columns], as rows."""
+    parts = accumulator.reshape(2, 8, -1, 4, 2).transpose(2, 0, 4, 1, 3)  # of columns by 8, rows by 8, g, q, column
+    return np.ascontiguousarray(parts).view(np.uint32).reshape(-1, LANES)
 
 
 @handles("wgmma")
@@ -263,8 +262,7 @@ def _compute(w, product: Product) -> None:
     if isinstance(product.a, list):
         if any(R[n] is not x for n, x in product.a):
             w.block.machine.report("operand in registers written while wgmma was under way", product.i)
-        held = {n: x for n, x in product.a}
-        a = _fragment(held, [n for n, _ in product.a], product.convert)
+        a = _fragment([x for _, x in product.a], product.convert)
     else:
         a = product.a.fetch()
     b = product.b.fetch()
@@ -272,7 +270,7 @@ def _compute(w, product: Product) -> None:
     with np.errstate(invalid="ignore", over="ignore"):
         value = a @ b.T
     if product.before is not None:
-        w.accumulators[d] = _accumulator(dict(zip(d, product.before, strict=True)), d, product.shape) if product.scale else None
+        w.accumulators[d] = _accumulator(product.before) if product.scale else None
     elif not product.scale:
         w.accumulators[d] = None
     sum_ = w.accumulators[d]
@@ -280,6 +278,5 @@ def _compute(w, product: Product) -> None:
     w.accumulators[d] = sum_
     later = [*w.finishing, *(x for group in w.wgmma_groups for x in group), *w.wgmma_open]
     if not any(x.d == d for x in later):  # else the registers are still not to be read
-        for k, n in enumerate(d):
-            R[n] = np.ascontiguousarray(sum_[_G + 8 * (k // 2 % 2), 8 * (k // 4) + 2 * _Q + k % 2]).view(np.uint32)
-            w.fenced[n] = R[n]  # another wgmma may add to it at once
+        for n, row in zip(d, _registers(sum_), strict=True):
+            R[n] = w.fenced[n] = row  # another wgmma may add to it at once

@@ -78,12 +78,45 @@ def _permute(a, b, selector):
     return np.ascontiguousarray(bytes_).view(u32).ravel()
 
 
+_TABLES = {
+    0xC0: lambda a, b, c: a & b,
+    0xA0: lambda a, b, c: a & c,
+    0xFC: lambda a, b, c: a | b,
+    0x3C: lambda a, b, c: a ^ b,
+    0x80: lambda a, b, c: a & b & c,
+    0xFE: lambda a, b, c: a | b | c,
+    0x96: lambda a, b, c: a ^ b ^ c,
+    0xEA: lambda a, b, c: a & b | c,
+    0xF8: lambda a, b, c: a | b & c,
+    0x78: lambda a, b, c: a ^ b & c,
+    0x6A: lambda a, b, c: a & b ^ c,
+    0xE0: lambda a, b, c: a & (b | c),
+    0xA8: lambda a, b, c: (a | b) & c,
+    0xCA: lambda a, b, c: a & b | ~a & c,
+}
+
+
 def _look_up(a, b, c, table):
-    out, table = np.zeros_like(a), int(table[0])
+    table = int(table[0])
+    if table in _TABLES:
+        return _TABLES[table](a, b, c)
+    out = np.zeros_like(a)
     for case in range(8):
         if table >> case & 1:
             out = out | ((a if case & 4 else ~a) & (b if case & 2 else ~b) & (c if case & 1 else ~c))
     return out
+
+
+def shift_by(op: tuple[str, ...], count: int):
+    """What a shift is where it is by a constant."""
+    kind, bits = op[-1], WIDTH[op[-1]]().itemsize * 8
+    t = SIGNED.get(kind) if op[0] == "shr" else None
+    if count >= bits and t is None:
+        return lambda a, n: np.zeros_like(a)
+    by = (t or WIDTH[kind])(min(count, bits - 1))
+    if op[0] == "shl":
+        return lambda a, n: a << by
+    return (lambda a, n: a >> by) if t is None else (lambda a, n: (a.view(t) >> by).view(a.dtype))
 
 
 def _divide(fn_of_quotient, kind):

@@ -21,7 +21,7 @@ def _canonical(x, bits):
 
 def bf16_to_f32(x):
     """Of bits of uint16."""
-    return (x.astype(u32) << u32(16)).view(f32)
+    return np.left_shift(x, u32(16), dtype=u32).view(f32)
 
 
 def f32_to_bf16(x):

@@ -143,6 +143,8 @@ class Program:
         negate = [isinstance(o, tuple) and o[0] == "not" for o in operands]
         operands = [o[1] if n else o for o, n in zip(operands, negate, strict=True)]
         numbers = [self.source(o, k) for o, k in zip(operands, kinds, strict=True)]
+        if i.op[0] in ("shl", "shr") and isinstance(operands[1], int):
+            fn = alu.shift_by(i.op, operands[1])
         if any(negate):
             inner, at = fn, negate
             fn = lambda *x: inner(*(~a if n else a for a, n in zip(x, at, strict=True)))
