@@ -4,6 +4,7 @@ Tiles without interleaving, elements of 1 to 8 bytes, zeros outside. A box' inne
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -44,22 +45,39 @@ class TensorMap:
 
     def places(self, coordinates, unit: int) -> tuple[np.ndarray, np.ndarray]:
         """Of a box' units in their order: addresses, and which of them exist."""
-        address, there = np.full((), self.base, np.int64), np.ones((), bool)
+        start = self.base + sum(c * s for c, s in zip(coordinates, self.strides, strict=True))
+        places = start + _box(self.box, self.strides, unit)
+        if all(0 <= c <= size - b for c, size, b in zip(coordinates, self.sizes, self.box, strict=True)):
+            return places, np.ones(places.size, bool)
+        there = np.ones((), bool)
         for axis in reversed(range(1, len(self.box))):
             at = coordinates[axis] + np.arange(self.box[axis], dtype=np.int64)
-            address = address[..., None] + at * self.strides[axis]
             there = there[..., None] & (at >= 0) & (at < self.sizes[axis])
         at = coordinates[0] * self.size + np.arange(0, self.box[0] * self.size, unit, dtype=np.int64)
-        there = there[..., None] & (at >= 0) & (at < self.sizes[0] * self.size)
-        return (address[..., None] + at).ravel(), there.ravel()
+        return places, (there[..., None] & (at >= 0) & (at < self.sizes[0] * self.size)).ravel()
 
     def shared(self, start: int, unit: int) -> np.ndarray:
         """Addresses in shared memory of a box' units in their order. Swizzles look at an address, wherever a box begins."""
         if start % 128:
             raise Fault(f"tensor copy: shared address {start:#x} is no multiple of 128")
         if self.swizzle > 16 and self.box[0] * self.size != self.swizzle:
-            raise NotImplementedError("box rows shorter than the swizzle")
-        return swizzled(start + np.arange(0, self.bytes, unit, dtype=np.int64), SWIZZLE[self.swizzle])
+            raise NotImplementedError("the emulator does not know tensor maps whose box has rows shorter than the swizzle.")
+        return start + _order(start % 1024, self.bytes, unit, SWIZZLE[self.swizzle])
+
+
+@functools.lru_cache(maxsize=256)
+def _box(box: tuple[int, ...], strides: tuple[int, ...], unit: int) -> np.ndarray:
+    """Bytes from a box' beginning to its units, in their order."""
+    out = np.zeros((), np.int64)
+    for axis in reversed(range(1, len(box))):
+        out = out[..., None] + np.arange(box[axis], dtype=np.int64) * strides[axis]
+    return (out[..., None] + np.arange(0, box[0] * strides[0], unit, dtype=np.int64)).ravel()
+
+
+@functools.lru_cache(maxsize=256)
+def _order(start: int, size: int, unit: int, bits: int) -> np.ndarray:
+    """Bytes from the beginning of a box in shared memory to its units, if it lies so many behind a multiple of 1024."""
+    return swizzled(start + np.arange(0, size, unit, dtype=np.int64), bits) - start
 
 
 def swizzled(addresses, bits: int):

@@ -86,6 +86,20 @@ def test_a_comparison(name, a, b, expected):
     assert bool(compute(name, a, b)) == expected
 
 
+def test_tables_of_three():
+    """Of 0xF0, 0xCC and 0xAA a table is what comes out."""
+    for table in range(256):
+        assert compute("lop3.b32", 0xF0, 0xCC, 0xAA, table) & 0xFF == table
+
+
+def test_shifts_by_constants():
+    for name in ("shl.b32", "shr.u32", "shr.s32"):
+        for count in (0, 1, 31, 32, 40):
+            x = np.uint32([0x80000001, 5])
+            general = alu.function(tuple(name.split(".")))[0](x, np.full(2, count, np.uint32))
+            np.testing.assert_array_equal(alu.shift_by(tuple(name.split(".")), count)(x, None), general)
+
+
 def test_bf16_and_back():
     every = np.arange(2**16, dtype=np.uint16)
     finite = every[(every & 0x7F80) != 0x7F80]
