@@ -26,6 +26,7 @@ import numpy as np
 
 from pallas_kernels import hopper
 from pallas_kernels.aot import assembly, environment, launches, mosaic
+from pallas_kernels.aot.kernel import Assembly as Assembly
 from pallas_kernels.aot.kernel import Kernel as Kernel
 from pallas_kernels.aot.kernel import ctas_per_sm as ctas_per_sm
 
@@ -199,7 +200,7 @@ def _report(compiled: jax.stages.Compiled, found: dict[bytes, mosaic.Launch], fo
 def _kernel(name: str, usage: assembly.Usage, launch: mosaic.Launch | launches.Thunk, *, pallas: bool = False) -> Kernel:
     memory = usage.static_shared_memory + launch.shared_memory
     cost = (usage.registers, usage.spill_bytes, usage.stack_bytes, memory)
-    return Kernel(name, *cost, launch.threads, launch.grid, usage.sass, pallas)
+    return Kernel(name, *cost, launch.threads, launch.grid, usage.sass, pallas, usage.assembly)
 
 
 def _learn(found: dict[bytes, mosaic.Launch], folder: Path) -> None:
@@ -207,8 +208,9 @@ def _learn(found: dict[bytes, mosaic.Launch], folder: Path) -> None:
     for key, launch in found.items():
         ptx, log, sass = (folder / f"{launch.files}.{kind}" for kind in ("ptx", "ptxas", "sass_ctrl"))
         if key not in _known and ptx.exists():
-            told = assembly.parse(log.read_text(), sass.read_text()) if log.exists() and sass.exists() else assembly.usage(ptx.read_text())
-            (_known[key],) = told.values()
+            dumped = log.exists() and sass.exists()
+            (told,) = (assembly.parse(log.read_text(), sass.read_text()) if dumped else assembly.usage(ptx.read_text())).values()
+            _known[key] = assembly.examined(told, ptx.read_text(), log.read_text(), sass.read_text()) if dumped else told
 
 
 def _compile_again(lowered: jax.stages.Lowered, options: dict, folder: Path) -> None:

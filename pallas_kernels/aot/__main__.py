@@ -46,7 +46,7 @@ def rows(case: bench.Case, report: aot.Report) -> list[list[str]]:
 def record(case: bench.Case, report: aot.Report) -> dict:
     """What the JSON line of one case holds."""
     fields = lambda value, *without: {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in without}
-    kernels = [fields(k) | {"ctas_per_sm": k.ctas_per_sm, "wgmma": k.wgmma} for k in report.kernels]
+    kernels = [fields(k, "assembly") | {"ctas_per_sm": k.ctas_per_sm, "wgmma": k.wgmma} for k in report.kernels]
     where = {"op": case.op, "case": case.name, "gpu": _GPU.value, "jax": jax.__version__}
     return where | {"kernels": kernels} | fields(report, "hlo", "kernels")
 

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 
-from pallas_kernels.aot.kernel import mix
+from pallas_kernels.aot.kernel import Assembly, mix
 
 ARCHITECTURE = "sm_90a"
 TOOLS = ("ptxas", "nvdisasm")
@@ -21,6 +21,8 @@ _REGISTERS = re.compile(r"Used (\d+) registers")
 _SHARED = re.compile(r"(\d+) bytes smem")
 _SECTION = re.compile(r"\.text\.(\S+):")
 _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P[0-9T]+\s+)?([A-Z][A-Z0-9_.]*)")
+_REMARK = re.compile(r"\((C\d{4})\)")
+_REGISTER = re.compile(r"(?<![\w.])R(\d+)\b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Usage:
     stack_bytes: int
     static_shared_memory: int
     sass: collections.Counter
+    assembly: Assembly | None = None
 
 
 def tool(name: str) -> str | None:
@@ -77,6 +80,14 @@ def parse(log: str, sass: str) -> dict[str, Usage]:
             sass=mix(instructions[entry]),
         )
     return result
+
+
+def examined(usage: Usage, ptx: str, log: str, sass: str) -> Usage:
+    """The usage of the only entry of a PTX text, with its `Assembly`."""
+    names = collections.Counter(_INSTRUCTION.findall(sass))
+    moved = tuple(map(int, re.findall(r"setmaxnreg\.(?:inc|dec)\.sync\.aligned\.u32\s+(\d+)", ptx)))
+    most = max((int(n) for n in _REGISTER.findall(sass)), default=-1) + 1
+    return dataclasses.replace(usage, assembly=Assembly(names, ptx.count("wgmma.mma_async"), tuple(_REMARK.findall(log)), moved, most))
 
 
 def _run(name: str, *arguments: str) -> subprocess.CompletedProcess:

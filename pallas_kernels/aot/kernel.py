@@ -13,6 +13,25 @@ _SHARED_MEMORY, _RESERVED, _GRAIN = 233_472, 1_024, 128  # bytes: of the multipr
 
 
 @dataclasses.dataclass(frozen=True)
+class Assembly:
+    """What ptxas made of a Pallas kernel's PTX, beside what it costs.
+
+    Attributes:
+      names: how often each machine instruction occurs in the code, with its modifiers ("LDS.128").
+      products: wgmma instructions of the PTX.
+      remarks: numbers of what ptxas remarked, such as "C7510" (it serialised the products), "C7519" (it put a warpgroup.arrive in).
+      moved_registers: a thread's, that `setmaxnreg` asks for, in the PTX' order.
+      most_registers: highest general register that occurs in the code, and one.
+    """
+
+    names: Mapping[str, int]
+    products: int
+    remarks: tuple[str, ...]
+    moved_registers: tuple[int, ...]
+    most_registers: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Kernel:
     """A compiled kernel.
 
@@ -26,6 +45,7 @@ class Kernel:
       grid: blocks along x, y, z.
       sass: how often each machine instruction occurs in the code (not: is executed), without its modifiers.
       pallas: whether it is a Pallas kernel; otherwise XLA made it.
+      assembly: of a Pallas kernel, what ptxas made of it.
     """
 
     name: str
@@ -37,6 +57,7 @@ class Kernel:
     grid: tuple[int, int, int]
     sass: Mapping[str, int] = dataclasses.field(hash=False, repr=False)
     pallas: bool = False
+    assembly: Assembly | None = dataclasses.field(default=None, hash=False, compare=False, repr=False)
 
     @property
     def instructions(self) -> int:

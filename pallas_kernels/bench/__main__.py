@@ -3,7 +3,8 @@
     python -m pallas_kernels.bench --op=moe --name=20b --out=results.jsonl
 
 First measures what the device can do (a copy, a bfloat16 product); a case's floor is the larger of its bytes and its operations at
-those rates. Prints a row per case, and writes a JSON line per case. The exit status is 1 if a case was
+those rates. Beside it stands what `pallas_kernels.predict` wrote down for an H100 or H200, computed and not measured, where the kernels are
+still the same. Prints a row per case, and writes a JSON line per case. The exit status is 1 if a case was
 wrong or failed, and where there is no such GPU.
 """
 
@@ -18,21 +19,23 @@ import jax.numpy as jnp
 
 from pallas_kernels import bench, hopper
 from pallas_kernels.bench import measure
+from pallas_kernels.predict import table
 
 _OP = flags.DEFINE_list("op", [], "Only ops whose names begin with one of these.")
 _NAME = flags.DEFINE_list("name", [], "Only cases whose names contain one of these.")
 _OUT = flags.DEFINE_string("out", None, "File that JSON lines are appended to.")
 
-_HEADER = ["op", "case", "error", "floor us", "measured us", "ratio", ""]
+_HEADER = ["op", "case", "error", "floor us", "predicted us", "measured us", "ratio", ""]
 
 
-def row(result: measure.Result) -> list[str]:
-    """The table's row for one case."""
+def row(result: measure.Result, predicted: float | None = None) -> list[str]:
+    """The table's row for one case; `predicted` seconds, where there are any."""
+    computed = "" if predicted is None else f"{predicted * 1e6:.1f}"
     if result.seconds is None:
         wrong = f"WRONG: error {result.error:.3g} (bound {measure.ERROR:.3g}), worst {result.worst:.3g} (bound {measure.WORST:.3g})"
-        return [result.op, result.name, f"{result.error:.2g}", f"{result.floor * 1e6:.1f}", "", "", wrong]
+        return [result.op, result.name, f"{result.error:.2g}", f"{result.floor * 1e6:.1f}", computed, "", "", wrong]
     note = "the host was the limit" if result.launched > 0.9 else ""
-    times = [f"{result.floor * 1e6:.1f}", f"{result.seconds * 1e6:.1f}", f"{result.ratio:.2f}"]
+    times = [f"{result.floor * 1e6:.1f}", computed, f"{result.seconds * 1e6:.1f}", f"{result.ratio:.2f}"]
     return [result.op, result.name, f"{result.error:.2g}", *times, note]
 
 
@@ -47,14 +50,17 @@ def main(argv: list[str]) -> int | str:
     print(f"{device.device_kind}: copies {ceilings.bandwidth / 1e12:.2f} TB/s, multiplies {ceilings.flops / 1e12:.0f} Tflop/s in bfloat16")
     where = {"device": device.device_kind, "jax": jax.__version__, "date": datetime.date.today().isoformat()}
     where |= {"copy_bytes_per_second": ceilings.bandwidth, "bfloat16_flops": ceilings.flops}
-    rows, right = [], True
+    rows, right, written = [], True, table.read()
     for case in chosen:
+        predicted = table.seconds(case.op, case.name, table.gpu_of(device.device_kind), written)
         try:
             result = measure.measure(case, ceilings)
-            right, cells, told = right and result.right, row(result), dataclasses.asdict(result)
+            right, cells = right and result.right, row(result, predicted)
+            told = dataclasses.asdict(result) | {"predicted_seconds": predicted}
         except Exception as error:  # what one kernel does must not cost the times of the others
             what = f"FAILED: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
-            right, cells, told = False, [case.op, case.name, "", "", "", "", what], {"op": case.op, "name": case.name, "failed": str(error)}
+            right, cells = False, [case.op, case.name, "", "", "", "", "", what]
+            told = {"op": case.op, "name": case.name, "failed": str(error)}
         rows.append(cells)
         print("  ".join(cells), flush=True)
         if _OUT.value:

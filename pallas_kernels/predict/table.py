@@ -18,7 +18,7 @@ _MODEL = ("chip", "clock", "counts", "model", "sass", "simulate")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One of a case's kernels on a GPU, predicted: seconds of a launch, how often a run launches it; `source` is `source(op)` as it was then."""
+    """One of a case's kernels on a GPU, predicted: seconds of a launch, and how often a run has it; `source`: `source(op)` as it was."""
 
     op: str
     case: str
