@@ -128,36 +128,39 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int | str:
         raise app.UsageError(f"--only must name pieces of {', '.join(piece.name for piece in PIECES)}; got {', '.join(sorted(unknown))}")
     folder = Path(given.out).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / "lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return f"--out must be a folder that no other run writes to; one is at work in {folder}; wait for it, or name another."
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is killed, and what is known written
-    try:
-        day = Day(given, folder)
-    except (ValueError, subprocess.TimeoutExpired) as error:
-        return f"error: {error}"
-    if not day.about["hopper"] and not given.rehearse:
-        return (
-            f"There is no Hopper GPU (H100, H200) here to measure on: JAX runs on {day.about['device']}; pass --rehearse to try all of it."
-        )
-    print(", ".join(f"{name} {value}" for name, value in day.about.items()), flush=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return f"--out must be a folder that no other run writes to; one is at work in {folder}; wait for it, or name another."
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is killed, and what is known written
+        try:
+            day = Day(given, folder)
+        except (ValueError, subprocess.TimeoutExpired) as error:
+            return f"error: {error}"
+        if not day.about["hopper"] and not given.rehearse:
+            return f"There is no Hopper GPU (H100, H200) here to measure on: JAX runs on {day.about['device']}; --rehearse tries all of it."
+        print(", ".join(f"{name} {value}" for name, value in day.about.items()), flush=True)
+        try:
+            return int(_do(day) > 0)
+        finally:
+            print(f"\n{day.write()}\n\n{folder / 'RESULTS.md'}", flush=True)
+
+
+def _do(day: Day) -> int:
+    """Does what is wanted, as far as it can be done; returns how many pieces failed."""
     failed = 0
-    try:
-        for piece in day.wanted():
-            if why := day.cannot(piece):
-                day.skipped[piece.name] = f"not now: {why}"
-                print(f"{piece.name}: {day.skipped[piece.name]}", flush=True)
-                continue
-            print(f"{piece.name}: {piece.what} ...", flush=True)
-            state = day.do(piece)
-            failed += state.status != "done"
-            print(f"{piece.name}: {state.status} in {state.seconds:.0f} s{f', {state.why}' if state.why else ''}", flush=True)
-            day.write()
-    finally:
-        print(f"\n{day.write()}\n\n{folder / 'RESULTS.md'}", flush=True)
-    return int(failed > 0)
+    for piece in day.wanted():
+        if why := day.cannot(piece):
+            day.skipped[piece.name] = f"not now: {why}"
+            print(f"{piece.name}: {day.skipped[piece.name]}", flush=True)
+            continue
+        print(f"{piece.name}: {piece.what} ...", flush=True)
+        state = day.do(piece)
+        failed += state.status != "done"
+        print(f"{piece.name}: {state.status} in {state.seconds:.0f} s{f', {state.why}' if state.why else ''}", flush=True)
+        day.write()
+    return failed
 
 
 if __name__ == "__main__":
