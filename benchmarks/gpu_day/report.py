@@ -4,6 +4,7 @@ Knows the lines that the programs of `pieces` write, and no JAX.
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -11,6 +12,7 @@ import re
 
 from benchmarks.gpu_day import running
 from benchmarks.gpu_day.pieces import PIECES
+from pallas_kernels.predict import table
 from pallas_kernels.tuning import Row
 
 Cell = Callable[[dict], object]
@@ -148,6 +150,25 @@ def tables(lines: Sequence[dict]) -> str:
     return "\n\n".join(parts)
 
 
+def with_predictions(lines: Sequence[dict], rows: Sequence[table.Row]) -> list[dict]:
+    """The lines, with what was predicted for the same kernels on the same GPU ("predicted", seconds; of steps "predicted_milliseconds")."""
+    from pallas_kernels.predict import step
+
+    fresh, made = [row for row in rows if row.source == table.source(row.op)], []
+    for line in lines:
+        gpu, told = table.gpu_of(str(line.get("device", ""))), {}
+        if "op" in line and "name" in line:
+            told["predicted"] = table.seconds(line["op"], line["name"], gpu, fresh)
+        elif line.get("benchmark") == "decode" and not line.get("without") and gpu:
+            model = str(line["preset"]).removeprefix("gpt-oss-")
+            if model in step.LAYERS and line["context"] % 1024 == 0:
+                with contextlib.suppress(ValueError):  # of a step that was not predicted
+                    context = f"{line['context'] // 1024}k"
+                    told["predicted_milliseconds"] = 1e3 * step.step(fresh, model, line["batch"], gpu, context).seconds
+        made.append(line | {name: value for name, value in told.items() if value is not None})
+    return made
+
+
 def _tuned() -> list[tuple[str, re.Pattern, str, Row]]:
     """Of each row of the tuning tables its place, and the op and names of the cases that measure it."""
     from pallas_kernels.attention import tuning as attention
@@ -155,12 +176,12 @@ def _tuned() -> list[tuple[str, re.Pattern, str, Row]]:
     from pallas_kernels.projection import tuning as projection
 
     found = []
-    for op, table in projection.TABLE.items():
+    for op, its_rows in projection.TABLE.items():
         found += [
-            ("projection/tuning.py", f"projection.{op.removeprefix('project_')}", f"20b, {row.most_rows} token", row) for row in table
+            ("projection/tuning.py", f"projection.{op.removeprefix('project_')}", f"20b, {row.most_rows} token", row) for row in its_rows
         ]
-    for op, table in moe.DECODE.items():
-        found += [("moe/tuning.py", f"moe.{op}", f"20b, {row.most_rows} token", row) for row in table]
+    for op, its_rows in moe.DECODE.items():
+        found += [("moe/tuning.py", f"moe.{op}", f"20b, {row.most_rows} token", row) for row in its_rows]
     for row in moe.GROUPED:
         if row.most_pairs in (8, 32):  # 64 and 256 tokens of 20b, four experts of 32 each
             found.append(("moe/tuning.py", "moe.grouped", f"20b, {int(row.most_pairs) * 8} tokens", row))
@@ -194,6 +215,7 @@ def write(folder: Path, about: dict, skipped: dict[str, str], rehearse: bool) ->
     states = {piece.name: running.state(places, piece.name) for piece in PIECES}
     found = [(piece.name, line) for piece in PIECES if states[piece.name] for line in running.results(places, piece.name)]
     running.write(folder / "results.jsonl", "".join(json.dumps({"piece": name} | line) + "\n" for name, line in found))
+    lines = with_predictions([line for _, line in found], table.read())
     rows = []
     for piece in PIECES:
         state = states[piece.name]
@@ -206,6 +228,6 @@ def write(folder: Path, about: dict, skipped: dict[str, str], rehearse: bool) ->
     title = "A rehearsal on a CPU: no number here means anything." if rehearse else "Measured, where nothing else is said."
     where = ", ".join(f"{name} {value}" for name, value in about.items())
     summary = f"{title}\n\n{where}\n\n" + markdown(["piece", "what", "status", "seconds", "results", "why"], rows)
-    running.write(folder / "RESULTS.md", f"{summary}\n\n{tables([line for _, line in found])}\n")
-    running.write(folder / "TUNING.txt", tuning_rows([line for _, line in found]) + "\n")
+    running.write(folder / "RESULTS.md", f"{summary}\n\n{tables(lines)}\n")
+    running.write(folder / "TUNING.txt", tuning_rows(lines) + "\n")
     return summary

@@ -6,7 +6,6 @@ with this one.
 
 from collections.abc import Mapping, Sequence
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
@@ -18,7 +17,6 @@ import tempfile
 import time
 
 _ROOT = Path(__file__).parents[2]
-_SET_DEATH_SIGNAL = 1  # of prctl
 _LONGEST = 1 << 20  # characters of a line that is looked at
 
 
@@ -48,14 +46,13 @@ def run(name: str, key: str, command: Sequence[str], folder: Path, limit: float,
     log, began = folder / f"{name}.log", time.monotonic()
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-u", "-m", *command],
+            [sys.executable, "-u", "-m", "benchmarks.gpu_day.mortal", *command],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
             cwd=_ROOT,
             env=dict(environment),
             start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
         try:
             status = process.wait(limit)
@@ -76,10 +73,6 @@ def run(name: str, key: str, command: Sequence[str], folder: Path, limit: float,
         state = State(name, "done", "", seconds, key)
     write(folder / f"{name}.json", json.dumps(dataclasses.asdict(state)))
     return state
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def state(folder: Path, name: str) -> State | None:

@@ -15,6 +15,7 @@ import pytest
 from benchmarks.gpu_day import __main__ as program
 from benchmarks.gpu_day import pieces, profile, report, running, serving
 from benchmarks.gpu_day.pieces import PIECES, Piece
+from pallas_kernels.predict import table
 
 ROOT = Path(__file__).parents[3]
 ABOUT = {"device": "NVIDIA H200", "driver": "580", "jax": "0.11.2", "jaxlib": "0.11.2", "kernels": "ab", "gigabytes": 106.0}
@@ -233,6 +234,22 @@ def test_tables_have_what_was_found():
     assert "| moe.down | 20b, 1 token | 0.0012 | 5.0 | 6.0 | 7.5 | 1.50 |" in text and "FAILED: a \\| b" in text
     assert "| 20b | kernels | 1 | 9 | 1,234.5 |  |" in text and "| 20b | kernels without route | 1 | 9 |  | WRONG: x |" in text
     assert "| route | 20b | hung | 0 | 3.0 | w |" in text and "vllm" not in text
+
+
+def test_what_was_predicted_stands_beside():
+    row = table.Row("moe.down", "20b, 1 token", "h200", "moe_down", 2, 3e-6, 2e-6, "memory", table.source("moe.down"))
+    stale = dataclasses.replace(row, op="moe.gate_up", source="other")
+    line = {"op": "moe.down", "name": "20b, 1 token", "device": "NVIDIA H200", "seconds": 7e-6}
+    step = {"benchmark": "decode", "preset": "gpt-oss-20b", "batch": 1, "context": 1024, "device": "NVIDIA H200"}
+    lines = [line, line | {"op": "moe.gate_up"}, line | {"device": "NVIDIA H100 80GB HBM3"}, step, step | {"device": "cpu"}]
+    made = report.with_predictions(lines, [row, stale])
+    assert made == [line | {"predicted": 6e-6}, *lines[1:]], "of the same kernels, on the same GPU"
+    ops = ["projection.qkv", "projection.out", "projection.unembed", "routing.route", "moe.gate_up", "moe.down", "norm.add_norm"]
+    whole = [dataclasses.replace(row, op=op, launches=1, source=table.source(op)) for op in ops]
+    for case in ("20b, batch 1, 1k context", "20b, batch 1, 8k context, window 128"):
+        whole.append(dataclasses.replace(whole[0], op="attention.decode", case=case, source=table.source("attention.decode")))
+    assert report.with_predictions([step], whole)[0]["predicted_milliseconds"] > 169 * 3e-3
+    assert report.with_predictions([step | {"without": "route"}], whole) == [step | {"without": "route"}]
 
 
 class Spans:
