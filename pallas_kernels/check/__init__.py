@@ -9,6 +9,7 @@ the kernels (`verdicts`). Arrays and devices as they are handed in; knows no mod
 
 from collections.abc import Callable, Sequence
 import logging
+import os
 import sys
 
 from pallas_kernels.bench import measure
@@ -20,6 +21,7 @@ from pallas_kernels.check.watching import Outcome as Outcome
 from pallas_kernels.dispatch import KERNELS as KERNELS
 
 SECONDS = 600  # of a whole check, whatever hangs
+_AHEAD = 3  # processes that compile beside the one whose kernel runs, where there are cores for them
 _SAID = 120  # characters of a reason that are logged
 _SLOW = 15  # times that a CPU's phases take longer than a GPU's
 _log = logging.getLogger(__name__)
@@ -64,7 +66,8 @@ def run(
         return [sys.executable, "-m", "pallas_kernels.check.child", f"--kernel={kernel}", *options]
 
     limits = {phase: seconds * (_SLOW if rehearse else 1) for phase, seconds in watching.LIMITS.items()}
-    return watching.in_turn(kernels, command, right, limits=limits, most=SECONDS * (3 if rehearse else 1), told=told)
+    ahead = max(1, min(_AHEAD, len(os.sched_getaffinity(0)) // 4))
+    return watching.in_turn(kernels, command, right, limits=limits, most=SECONDS * (3 if rehearse else 1), ahead=ahead, told=told)
 
 
 def keep(key: Key, preset: str, outcomes: Sequence[Outcome]) -> None:

@@ -2,8 +2,8 @@
 
     python -m pallas_kernels.check.child --kernel=route --preset=20b --report=1 < /dev/stdin
 
-For each case: what the reference gives, the kernel compiled, then run a few times: right, and the same to the bit. Phases are told as
-lines of JSON before they begin.
+For each case: what the reference gives, and the kernel compiled; then, once it is told to go on, each run a few times: right, and the same
+to the bit. Phases are told as lines of JSON before they begin.
 """
 
 import json
@@ -45,8 +45,9 @@ def main(argv: list[str]) -> None:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         from pallas_kernels.check import trial
 
-        go.wait()
         for phase, told in trial.rehearsed(_KERNEL.value) if _REHEARSE.value else trial.checked(_KERNEL.value, _PRESET.value):
+            if phase == "run":
+                go.wait()
             tell(phase, **told)
     except Exception as error:
         traceback.print_exc()

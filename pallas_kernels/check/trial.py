@@ -47,6 +47,8 @@ def checked(kernel: str, preset: str) -> Iterator[tuple[str, dict]]:
 def phases(cases: Iterable[Case], *, runs: int, around=contextlib.nullcontext) -> Iterator[tuple[str, dict]]:
     """(phase, what is known) before each phase begins, "done" with the numbers after each case; see `watching.LIMITS`.
 
+    All that can be made ready is, before the first one runs.
+
     Args:
       cases: of one kernel.
       runs: times that it is run; all must give the same bits.
@@ -54,20 +56,23 @@ def phases(cases: Iterable[Case], *, runs: int, around=contextlib.nullcontext) -
     """
     yield "device", {}
     jax.block_until_ready(jnp.ones(8) + 1)
+    cases, ready = list(cases), []
     for case in cases:
-        here = {"case": case.name}
-        yield "reference", here
+        yield "reference", {"case": case.name}
         given = jax.block_until_ready(measure.arguments(case))
         wanted = jax.block_until_ready(measure.wanted(case))
-        yield "compile", here
+        yield "compile", {"case": case.name}
         with around():
-            program = measure.program(case).lower(*given).compile()
-        yield "run", here
+            ready.append((case, measure.program(case).lower(*given).compile(), wanted))
+        del given
+    for case, program, wanted in ready:
+        given = jax.block_until_ready(measure.arguments(case))
+        yield "run", {"case": case.name}
         got = jax.block_until_ready(program(*given))
         del given  # it may have been written over
         same = all(_equal(got, program(*measure.arguments(case))) for _ in range(runs - 1))
         error, worst = measure.compare(case, got, wanted)
-        yield "done", here | {"error": error, "worst": worst, "same": same}
+        yield "done", {"case": case.name, "error": error, "worst": worst, "same": same}
 
 
 def _equal(a, b) -> bool:

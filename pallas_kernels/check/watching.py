@@ -2,10 +2,12 @@
 
     child = Child(command, limits); outcome = child.watch("route", bounds)
 
-The process is told "go" in its standard input, and dies with it; it says how far it has come through a pipe of its own, a line of JSON a
-phase (`pallas_kernels.check.child`). Each phase has a time limit. What is left of its group of processes is killed. Knows no JAX.
+The process is told "go" in its standard input before it runs a kernel, and dies with it; it says how far it has come through a pipe of its
+own, a line of JSON a phase (`pallas_kernels.check.child`). Each phase has a time limit. What is left of its group of processes is killed.
+Knows no JAX.
 """
 
+import collections
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
 import dataclasses
@@ -49,7 +51,7 @@ class Outcome:
 
 
 class Child:
-    """A check that starts at once, and waits for `watch`.
+    """A check that starts at once, and waits for `watch` before it runs a kernel.
 
     Args:
       command: what to start; it gets --report=NUMBER besides, a file descriptor to write to.
@@ -205,9 +207,10 @@ def in_turn(
     *,
     limits: Mapping[str, float] = LIMITS,
     most: float = 600,
+    ahead: int = 1,
     told: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
-    """The kernels' outcomes, one after the other; the next one's process starts ahead, and waits.
+    """The kernels' outcomes: they run one after the other, while the next ones' processes start, and compile.
 
     Args:
       kernels: names.
@@ -216,23 +219,18 @@ def in_turn(
       limits: seconds of each phase of one.
       most: seconds of all; those that are not begun by then are unchecked, and so are those after one that cannot be killed, and after two
         in a row that could not be checked.
+      ahead: processes that wait beside the one that runs.
       told: is called with each outcome.
     """
-    began, outcomes, ahead, stop = time.monotonic(), [], None, ""
+    began, outcomes, waiting, stop = time.monotonic(), [], collections.deque(), ""
+    coming = collections.deque(kernels)
     try:
-        for number, kernel in enumerate(kernels):
+        for kernel in kernels:
             if not stop and time.monotonic() - began > most:
                 stop = f"{most:g} s were over"
-            if stop:
-                outcome = Outcome(kernel, "unchecked", stop)
-            else:
-                child = ahead or Child(command(kernel), limits)
-                ahead = None
-                try:
-                    if number + 1 < len(kernels):
-                        ahead = Child(command(kernels[number + 1]), limits)
-                finally:
-                    outcome = child.watch(kernel, right)
+            while coming and len(waiting) <= ahead and not stop:
+                waiting.append(Child(command(coming.popleft()), limits))
+            outcome = Outcome(kernel, "unchecked", stop) if stop else waiting.popleft().watch(kernel, right)
             if outcome.stuck:
                 stop = f"the process that checked {kernel} cannot be killed"
             elif not stop and [each.verdict for each in (*outcomes[-1:], outcome)] == ["unchecked"] * 2:
@@ -240,6 +238,6 @@ def in_turn(
             outcomes.append(outcome)
             told(outcome)
     finally:
-        if ahead is not None:
-            ahead.close()
+        for child in waiting:
+            child.close()
     return outcomes

@@ -125,6 +125,7 @@ def test_what_threads_leave_out_is_their_own():
         assert pool.submit(other).result() == frozenset() and other() == {"route"}
 
 
+@pytest.mark.quick("9-attention_prefill")
 @pytest.mark.parametrize("tokens, name", [(1, "attention_decode"), (8, "attention_decode"), (9, "attention_prefill")])
 def test_attention_has_two_kernels(tokens, name):
     low = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.bfloat16)

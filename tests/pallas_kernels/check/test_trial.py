@@ -17,15 +17,21 @@ from pallas_kernels.dispatch import KERNELS
 ROOT = Path(__file__).parents[3]
 
 
-def case(run=jnp.sin, **changes):
+def case(run=jnp.sin, name="small", **changes):
     given = {"run": run, "reference": jnp.sin, "arguments": lambda key: (jax.random.normal(key, (8, 8)),), "bytes": 0, "flops": 0}
-    return Case("op", "small", **(given | changes))
+    return Case("op", name, **(given | changes))
 
 
 def numbers(case: Case, runs: int = 2) -> dict:
     told = list(trial.phases([case], runs=runs))
     assert [phase for phase, _ in told] == ["device", "reference", "compile", "run", "done"]
     return told[-1][1]
+
+
+def test_all_that_can_be_ready_is_before_the_first_runs():
+    told = [(phase, more.get("case", "")) for phase, more in trial.phases([case(name="a"), case(name="b")], runs=1)]
+    assert told[:5] == [("device", ""), *((phase, name) for name in "ab" for phase in ("reference", "compile"))]
+    assert told[5:] == [(phase, name) for name in "ab" for phase in ("run", "done")]
 
 
 def test_what_is_right_passes():
@@ -51,6 +57,7 @@ def test_what_is_written_over_is_drawn_again():
     assert done["same"] and done["error"] == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kernel", ["add_norm"])
 def test_a_small_call_in_the_interpreter(kernel):
     done = dict(trial.rehearsed(kernel))["done"]

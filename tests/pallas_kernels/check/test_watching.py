@@ -118,6 +118,18 @@ def test_kernels_are_checked_in_turn_and_one_starts_ahead(tmp_path):
     assert seen[0] == ("a", "hung", ["a", "b"]) and seen[2][2] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("ahead", [0, 1, 5])
+def test_no_process_is_left_where_the_caller_is_interrupted(tmp_path, ahead):
+    def told(outcome):
+        raise KeyboardInterrupt
+
+    code = f"import os; open({str(tmp_path)!r} + '/' + str(os.getpid()), 'w').close(); "
+    command_of = lambda kernel: command(code + PREFACE + NUMBERS % ("0.0", "0.0", "True"))
+    with pytest.raises(KeyboardInterrupt):
+        watching.in_turn("abcd", command_of, right, limits=LIMITS, ahead=ahead, told=told)
+    assert not [pid for pid in os.listdir(tmp_path) if alive(int(pid))]
+
+
 def test_where_nothing_can_be_checked_it_is_not_tried_for_long():
     outcomes = watching.in_turn("abcd", lambda kernel: command("1 / 0"), right, limits=LIMITS)
     assert {each.verdict for each in outcomes} == {"unchecked"}
