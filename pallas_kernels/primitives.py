@@ -17,6 +17,24 @@ from pallas_kernels.hopper import interpreting
 ROW = plgpu.Layout.WGMMA.reduce(1)  # one value per row of an accumulator
 
 
+def begin(*, next_waits: bool = False) -> None:
+    """Lets the launch after this one be set up, and waits for the one before, whose results can be read from here on.
+
+    Kernels that call this are on the multiprocessors before their turn (programmatic dependent launch; PTX ISA, griddepcontrol), as soon as
+    every block of the launch before has begun; the one before that may still run. Until here a kernel writes nothing, and reads only what
+    no launch writes, such as weights that are a program's arguments. Since every launch waits here, those before one that is complete are
+    complete. Where `next_waits`, the next launch is set up only once all blocks were here: it may read early what the launch before this
+    one wrote.
+    """
+    if interpreting():
+        return
+    if not next_waits:
+        plgpu.griddepcontrol_launch_dependents()
+    plgpu.griddepcontrol_wait()
+    if next_waits:
+        plgpu.griddepcontrol_launch_dependents()
+
+
 def swizzled(columns: int, dtype) -> tuple:
     """Transforms of a shared-memory tile [multiple of 8, columns] that wgmma reads and TMA fills."""
     width = columns * jnp.dtype(dtype).itemsize

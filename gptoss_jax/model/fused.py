@@ -66,7 +66,7 @@ def _step(config: Config, partition: Partition | None, params: Params, cache: Ca
             with jax.named_scope("attention"):
                 w = layer.attention
                 q, pages_k[i], pages_v[i] = project_qkv(
-                    rows, square_sum, w.qkv, w.qkv_bias, cos, sin, pages_k[i], pages_v[i], *new[window], eps=eps
+                    rows, square_sum, w.qkv, w.qkv_bias, cos, sin, pages_k[i], pages_v[i], *new[window], eps=eps, early=True
                 )
                 heads = paged_attention(
                     q[:, None], pages_k[i], pages_v[i], tables[window], positions[:, None], length, w.sinks, window=window
@@ -76,7 +76,7 @@ def _step(config: Config, partition: Partition | None, params: Params, cache: Ca
                 terms = _experts(partition, layer.moe, config, x, rows, active)
                 x, rows, square_sum = add_norm(x, terms, active, gains[i], dtype=dtype)
     with jax.named_scope("unembed"):
-        logits = unembed(rows, square_sum, params.unembedding, eps=eps)
+        logits = unembed(rows, square_sum, params.unembedding, eps=eps, early=True)
     return logits, cache.replace(k=tuple(pages_k), v=tuple(pages_v), length=length)
 
 
@@ -89,8 +89,8 @@ def _places(table: jax.Array, pages: jax.Array, positions: jax.Array, active: ja
 def _join_heads(partition: Partition | None, w: Attention, heads, x, gain) -> tuple[jax.Array, jax.Array]:
     """The residual stream [B, D] with what attention adds to it, and that times the next norm's gain."""
     if partition is None or partition.parts("heads") == 1:
-        return project_out(heads, w.out, w.out_bias, x, gain)
-    part, _ = project_out(heads, w.out, once(partition, w.out_bias, "heads"), jnp.zeros_like(x), gain)
+        return project_out(heads, w.out, w.out_bias, x, gain, early=True)
+    part, _ = project_out(heads, w.out, once(partition, w.out_bias, "heads"), jnp.zeros_like(x), gain, early=True)
     x, rows, _ = add_norm(x, total(partition, part, "heads")[None], jnp.ones(len(x), bool), gain, dtype=w.out.dtype)
     return x, rows
 
@@ -98,10 +98,10 @@ def _join_heads(partition: Partition | None, w: Attention, heads, x, gain) -> tu
 def _experts(partition: Partition | None, w: Moe, config: Config, x, rows, active) -> jax.Array:
     """What each row's experts add to it, in one or more terms [A or 1, B, D]."""
     num_active, swiglu = config.num_experts_per_tok, {"limit": config.swiglu_limit, "alpha": config.swiglu_alpha}
-    moments = router(x, w.norm, w.router, active)
+    moments = router(x, w.norm, w.router, active, early=True)
     routing = route(moments, w.router_bias, num_active=num_active, width=config.hidden_size, eps=config.rms_norm_eps)
     h = experts.gate_up(rows, routing, w.gate_up, w.gate_up_bias, num_active=num_active, **swiglu)
-    terms = experts.down(h, routing, w.down, once(partition, w.down_bias, "expert_hidden"), num_active=num_active)
+    terms = experts.down(h, routing, w.down, once(partition, w.down_bias, "expert_hidden"), num_active=num_active, early=True)
     if partition is None or partition.parts("expert_hidden") == 1:
         return terms
     part = functools.reduce(jnp.add, list(terms))

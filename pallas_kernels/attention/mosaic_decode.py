@@ -60,6 +60,7 @@ def _kernel(shape: Shape, tuning: Decode, q, k_pages, v_pages, table, q_position
     ring, given = ring if S > 1 else (ring, None)
     b, k, number, warpgroup = (jax.lax.axis_index(name) for name in ("b", "k", "tile", "warpgroup"))
     split = jax.lax.axis_index("split") if S > 1 else 0
+    primitives.begin()
     row, first = number * ROWS, q_positions[b, 0]
     part = parts.cut(warpgroup * S + split, S * W, tuning.least, *shape.blocks(first, row, ROWS, lengths[b]))
 

@@ -77,6 +77,7 @@ def down(
     bias: jax.Array,  # [E, D] float32
     *,
     num_active: int,
+    early: bool = False,
     implementation: dispatch.Implementation = None,
 ) -> jax.Array:  # [A, M, D] float32
     """gate * (h @ weights[e].T + bias[e]) of each token's experts e, in the plane that is the expert's rank among the token's.
@@ -87,6 +88,8 @@ def down(
       weights: tiles, not interleaved.
       bias: added before the gate.
       num_active: experts a token (A).
+      early: whether a kernel may read routing and weights while launches before it still run. Only where `gate_up`, given this routing,
+        is the launch before, and for weights that no launch writes, such as a program's arguments.
       implementation: see `pallas_kernels.dispatch`.
 
     Returns:
@@ -104,7 +107,7 @@ def down(
     def kernel():
         from pallas_kernels.moe import mosaic_decode
 
-        return functools.partial(mosaic_decode.down, num_active=num_active), mosaic_decode.covers(h)
+        return functools.partial(mosaic_decode.down, num_active=num_active, early=early), mosaic_decode.covers(h)
 
     return dispatch.run(
         "moe.down",

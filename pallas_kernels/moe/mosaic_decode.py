@@ -4,17 +4,8 @@ A block takes one active expert and a few units of its rows. The weights of a un
 which has 64 rows; all tokens, routed to this expert or not, are the right one: few as they are, that costs less than sorting them. What
 a token's column holds reaches no other column, so tokens need not be routed, nor even exist: shared memory has room for a multiple of 8.
 
-A unit is a tile of 64 rows; where two matrices alternate, 32 rows of each, the first or second halves of two tiles that lie side by
-side: a half is a piece of memory, and in either case two pieces make what a warpgroup's threads want to find:
-
-    down      | tile k         | tile k + 1     | ...          gate_up   | gate k, linear k | gate k+1, linear k+1 | ...
-    unit n    | (a b)          | (a b)          |              unit 2n   | (a .)   (a .)    | (a .)     (a .)      |
-                                                               unit 2n+1 | (. b)   (. b)    | (. b)     (. b)      |
-
 Columns are summed in the same order whatever the tuning: a token's result depends neither on the others nor on their number.
 """
-
-import dataclasses
 
 import jax
 from jax.experimental import pallas as pl
@@ -23,113 +14,15 @@ import jax.numpy as jnp
 
 from pallas_kernels import primitives
 from pallas_kernels.moe import tuning
-from pallas_kernels.mxfp4 import dequantize
+from pallas_kernels.moe.stream import HALF, Stream
 from pallas_kernels.mxfp4.tiles import TILE
 
 COLUMN = plgpu.Layout.WGMMA.reduce(0)  # one value per column of an accumulator
-HALF = TILE // 2
-WORDS, SCALES = dequantize.WORDS // 2, dequantize.SCALES // 2  # of half a tile
 
 
 def covers(x) -> str | None:
     """Why the kernels do not cover these rows; None where they do."""
     return None if x.dtype == jnp.bfloat16 else f"rows must be bfloat16, not {x.dtype.name}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Stream:
-    """Products of a few units of one expert's rows with the tokens.
-
-    Attributes:
-        M: tokens; up to 8, or a multiple of 8.
-        columns: of the weights, in tiles (K/64).
-        interleaved: matrices whose rows alternate (S).
-        tuning: units a block takes, and how they are read.
-    """
-
-    M: int
-    columns: int
-    interleaved: int
-    tuning: tuning.Decode
-
-    @property
-    def wide(self) -> int:
-        """Columns of an accumulator, and rows of tokens in shared memory."""
-        return -(-self.M // 8) * 8
-
-    def halves(self, weights) -> tuple[jax.Array, jax.Array]:
-        """Words [E, N, 2K/64, S, 256] and scales [E, N, 2K/64, S, 16] of halves of tiles."""
-        cut = lambda a, size: a.reshape(*a.shape[:2], 2 * self.columns, self.interleaved, size)
-        return cut(weights.words, WORDS), cut(weights.scales, SCALES)
-
-    def scratch(self) -> list:
-        """Shared memory for tokens, words and scales, barriers that say a stage has arrived, and what the interpreter needs."""
-        t = self.tuning
-        return [
-            plgpu.SMEM((t.stages, self.wide, t.chunks * TILE), jnp.bfloat16, transforms=primitives.swizzled(TILE, jnp.bfloat16)),
-            plgpu.SMEM((t.stages, t.units, 2 * t.chunks, WORDS), jnp.uint32),
-            plgpu.SMEM((t.stages, t.units, 2 * t.chunks, SCALES), jnp.uint32),
-            plgpu.Barrier(num_arrivals=1 + 2 * t.units, num_barriers=t.stages),
-            *primitives.staging((TILE, TILE)),
-            *primitives.staging((4, 128), jnp.uint32),
-            *primitives.staging((2 * SCALES,), jnp.uint32),
-        ]
-
-    def start(self, x, words, scales, first, x_s, words_s, scales_s, arrived, *_) -> None:
-        """Asks for the first stages.
-
-        Args:
-          x: [M, K] bf16.
-          words, scales: one expert's, of `halves`.
-          first: the block's first unit.
-          x_s, words_s, scales_s, arrived: what `scratch` became.
-        """
-        for step in range(min(self.tuning.stages - 1, self._steps)):
-            self._fetch(step, step, x, words, scales, first, x_s, words_s, scales_s, arrived)
-
-    def products(self, x, words, scales, first, x_s, words_s, scales_s, arrived, *staging) -> list:
-        """For each unit its product [64, wide] float32, once `start` was called with the same arguments."""
-        t = self.tuning
-
-        def multiply(accumulators, slot, chunk, unit):
-            weights = _tile(words_s.at[slot, unit], scales_s.at[slot, unit], chunk, staging)
-            tokens = x_s.at[slot, :, pl.ds(chunk * TILE, TILE)].T
-            primitives.wgmma_from_registers(accumulators[unit], weights, tokens, staging[0] if staging else None)
-
-        def accumulate(*accumulators):
-            @pl.loop(0, self._steps)
-            def _(step):
-                slot, ahead = jax.lax.rem(step, t.stages), step + (t.stages - 1)
-
-                @pl.when(ahead < self._steps)  # into the slot of the step before
-                def _():
-                    self._fetch(ahead, jax.lax.rem(ahead, t.stages), x, words, scales, first, x_s, words_s, scales_s, arrived)
-
-                plgpu.barrier_wait(arrived.at[slot])
-                for i in range(t.chunks * t.units):
-                    multiply(accumulators, slot, *divmod(i, t.units))
-                    # While one product runs, the next one's operand is unpacked. If one ran into the next step, ptxas would let none
-                    # run beside anything.
-                    plgpu.wgmma_wait(int(i < t.chunks * t.units - 1))
-
-            return [accumulator[...] for accumulator in accumulators]
-
-        return pl.run_scoped(accumulate, *[plgpu.ACC((TILE, self.wide), jnp.float32)] * t.units)
-
-    @property
-    def _steps(self) -> int:
-        return self.columns // self.tuning.chunks
-
-    def _fetch(self, step, slot, x, words, scales, first, x_s, words_s, scales_s, arrived) -> None:
-        """Fills a slot. Tokens past the last are not read: TMA writes zeros. In place of a unit past the last some other is read."""
-        here, chunks = arrived.at[slot], self.tuning.chunks
-        plgpu.copy_gmem_to_smem(x.at[primitives.leading(self.wide), pl.ds(step * (chunks * TILE), chunks * TILE)], x_s.at[slot], here)
-        along = pl.ds(step * (2 * chunks), 2 * chunks)
-        for i in range(self.tuning.units):
-            row, half = jax.lax.div(first + i, self.interleaved), jax.lax.rem(first + i, self.interleaved)
-            row = jnp.minimum(row, words.shape[0] - 1)
-            plgpu.copy_gmem_to_smem(words.at[row, along, half], words_s.at[slot, i], here)
-            plgpu.copy_gmem_to_smem(scales.at[row, along, half], scales_s.at[slot, i], here)
 
 
 def gate_up(rows, routing, weights, bias, *, num_active, limit, alpha):
@@ -143,12 +36,13 @@ def gate_up(rows, routing, weights, bias, *, num_active, limit, alpha):
 
     def kernel(x, active, scale, words, scales, bias, h, h_s, swap_s, scale_s, bias_s, ready, *streamed):
         slot, first = jax.lax.axis_index("slot"), jax.lax.axis_index("block") * units
+        primitives.begin(next_waits=True)  # `down` wants to know the active experts early
         expert = active[slot]
 
         @pl.when(expert < E)
         def _():
             operands = (x, words.at[expert], scales.at[expert], first, *streamed)
-            stream.start(*operands)
+            stream.start(*operands, early=False)
             plgpu.copy_gmem_to_smem(scale.at[tokens], scale_s, ready)
             for i in range(bias_s.shape[0]):
                 row = jnp.minimum(jax.lax.div(first, 2) + i, F // TILE - 1) * TILE
@@ -196,7 +90,7 @@ def gate_up(rows, routing, weights, bias, *, num_active, limit, alpha):
     return launch(x, routing.active, routing.scale, *stream.halves(weights), bias.reshape(E, F, 2))[:, :M]
 
 
-def down(h, routing, weights, bias, *, num_active):
+def down(h, routing, weights, bias, *, num_active, early):
     S, M, F = h.shape
     E, D = bias.shape
     x = _whole(h)
@@ -206,12 +100,16 @@ def down(h, routing, weights, bias, *, num_active):
 
     def kernel(x, active, gates, ranks, words, scales, bias, terms, y_s, gate_s, rank_s, bias_s, ready, *streamed):
         slot, first = jax.lax.axis_index("slot"), jax.lax.axis_index("block") * units
+        if not early:
+            primitives.begin()
         expert = active[slot]
+        if early:
+            pl.when(expert >= E)(primitives.begin)
 
         @pl.when(expert < E)
         def _():
             operands = (x.at[slot], words.at[expert], scales.at[expert], first, *streamed)
-            stream.start(*operands)
+            stream.start(*operands, early=early)
             plgpu.copy_gmem_to_smem(gates.at[expert, tokens], gate_s, ready)
             plgpu.copy_gmem_to_smem(ranks.at[expert, tokens], rank_s, ready)
             plgpu.copy_gmem_to_smem(bias.at[pl.ds(expert * D + first * TILE, units * TILE)], bias_s, ready)
@@ -260,20 +158,6 @@ def _whole(x: jax.Array) -> jax.Array:
 
 def _load(ref, layout):
     return primitives.load(ref, layout, optimized=False)
-
-
-def _tile(words, scales, chunk: int, staging):  # [64, 64] bf16
-    """A unit's weights for a chunk of columns. Words are a ref [2 * chunks, 256], scales [2 * chunks, 16].
-
-    The interpreter cannot look at them in another shape; there the two halves are copied.
-    """
-    if not staging:
-        return dequantize.tile(words.reshape(words.size // 128, 128), scales.reshape(scales.size), chunk)
-    _, tile_words, tile_scales = staging
-    halves = pl.ds(2 * chunk, 2)
-    tile_words[...] = words[halves].reshape(tile_words.shape)
-    tile_scales[...] = scales[halves].reshape(tile_scales.shape)
-    return dequantize.tile(tile_words, tile_scales, 0)
 
 
 def _part(products: list, swap_s) -> tuple:  # two of [64, wide]

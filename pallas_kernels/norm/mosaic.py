@@ -31,6 +31,7 @@ def add_norm(x, terms, valid, gain):
 
     def kernel(x, terms, valid, gain, y, scaled, square_sum, rows, gains, y_out, scaled_out, arrived):
         token = jax.lax.axis_index("token")
+        primitives.begin()
         real = pl.ds(0, lines)
         plgpu.copy_gmem_to_smem(x.at[token], rows.at[0, real], arrived)
         plgpu.copy_gmem_to_smem(gain, gains.at[real], arrived)

@@ -26,6 +26,7 @@ def project_qkv(
     offset: jax.Array,  # [M] int32
     *,
     eps: float,
+    early: bool = False,
     implementation: dispatch.Implementation = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # [M, N, H], k_pages, v_pages
     """Query heads after RoPE, and the pages with the tokens' keys (after RoPE) and values; in place where the pages are donated.
@@ -40,6 +41,7 @@ def project_qkv(
       cos, sin: of RoPE, for the token of each row. Pairs are (i, i + H/2).
       page, offset: where each row's key and value go. A row whose page is P or more is not written. No two rows may have one place.
       eps: of the norm: a row's products are divided by sqrt(square_sum / D + eps).
+      early: see `project_out`.
       implementation: see `pallas_kernels.dispatch`.
 
     Raises:
@@ -63,7 +65,7 @@ def project_qkv(
     def kernel():
         from pallas_kernels.projection import mosaic_qkv
 
-        return functools.partial(mosaic_qkv.project_qkv, eps=eps), mosaic_qkv.covers(x, w, k_pages)
+        return functools.partial(mosaic_qkv.project_qkv, eps=eps, early=early), mosaic_qkv.covers(x, w, k_pages)
 
     return dispatch.run(
         "project_qkv",
@@ -81,6 +83,7 @@ def project_out(
     residual: jax.Array,  # [M, D] float32
     gain: jax.Array,  # [D] float32
     *,
+    early: bool = False,
     implementation: dispatch.Implementation = None,
 ) -> tuple[jax.Array, jax.Array]:  # [M, D] float32, [M, D] of w's dtype
     """y = x @ w.T + bias + residual, and y * gain: the residual stream after attention, and what the next norm makes of it but for 1/rms.
@@ -90,6 +93,8 @@ def project_out(
       w, bias: of the output projection.
       residual: the stream that the product is added to.
       gain: of the next norm.
+      early: whether a kernel may read w while launches before it still run. Only for what none of them writes, such as weights that are a
+        program's arguments.
       implementation: see `pallas_kernels.dispatch`.
 
     Raises:
@@ -107,7 +112,7 @@ def project_out(
     def kernel():
         from pallas_kernels.projection import mosaic
 
-        return mosaic.project_out, mosaic.covers(x, w)
+        return functools.partial(mosaic.project_out, early=early), mosaic.covers(x, w)
 
     return dispatch.run(
         "project_out",
@@ -124,6 +129,7 @@ def unembed(
     w: jax.Array,  # [V, D]
     *,
     eps: float,
+    early: bool = False,
     implementation: dispatch.Implementation = None,
 ) -> jax.Array:  # [M, V] float32
     """Logits of the last hidden states: x @ w.T / sqrt(square_sum / D + eps).
@@ -133,6 +139,7 @@ def unembed(
       square_sum: of the residual stream, before the gain.
       w: the unembedding.
       eps: of the norm.
+      early: see `project_out`.
       implementation: see `pallas_kernels.dispatch`.
 
     Raises:
@@ -147,7 +154,7 @@ def unembed(
     def kernel():
         from pallas_kernels.projection import mosaic
 
-        return functools.partial(mosaic.unembed, eps=eps), mosaic.covers(x, w)
+        return functools.partial(mosaic.unembed, eps=eps, early=early), mosaic.covers(x, w)
 
     return dispatch.run(
         "unembed",

@@ -28,7 +28,7 @@ def covers(x, w) -> str | None:
     return None
 
 
-def project_out(x, w, bias, residual, gain):
+def project_out(x, w, bias, residual, gain, *, early):
     M, C = x.shape
     D = w.shape[0]
     x, residual = whole(x, w.dtype), whole(residual)
@@ -38,7 +38,7 @@ def project_out(x, w, bias, residual, gain):
     def kernel(x, w, bias, residual, gain, y, scaled, y_s, scaled_s, bias_s, gain_s, ready, *streamed):
         first = jax.lax.axis_index("tile") * tile
         rows, here = primitives.leading(stream.tall), pl.ds(first, tile)
-        stream.start(x, w, [first], *streamed)
+        stream.start(x, w, [first], *streamed, early=early)
         plgpu.copy_gmem_to_smem(residual.at[rows, here], y_s.at[rows], ready)
         plgpu.copy_gmem_to_smem(bias.at[here], bias_s, ready)
         plgpu.copy_gmem_to_smem(gain.at[here], gain_s, ready)
@@ -70,7 +70,7 @@ def project_out(x, w, bias, residual, gain):
     return tuple(out[:M] for out in launch(x, w, bias, residual, gain))
 
 
-def unembed(x, square_sum, w, *, eps):
+def unembed(x, square_sum, w, *, eps, early):
     M, D = x.shape
     V = w.shape[0]
     x = whole(x, w.dtype)
@@ -79,7 +79,7 @@ def unembed(x, square_sum, w, *, eps):
 
     def kernel(x, square_sum, w, y, y_s, sum_s, ready, *streamed):
         first, rows = jax.lax.axis_index("tile") * tile, primitives.leading(stream.tall)
-        stream.start(x, w, [first], *streamed)
+        stream.start(x, w, [first], *streamed, early=early)
         plgpu.copy_gmem_to_smem(square_sum.at[rows], sum_s.at[rows], ready)
         product = stream.product(x, w, [first], *streamed)
         plgpu.barrier_wait(ready)

@@ -29,7 +29,7 @@ def covers(x, w, k_pages) -> str | None:
     return mosaic.covers(x, w)
 
 
-def project_qkv(x, square_sum, w, bias, cos, sin, k_pages, v_pages, page, offset, *, eps):
+def project_qkv(x, square_sum, w, bias, cos, sin, k_pages, v_pages, page, offset, *, eps, early):
     M, D = x.shape
     K, kinds, _, _ = w.shape
     P, _, size, _ = k_pages.shape
@@ -45,7 +45,7 @@ def project_qkv(x, square_sum, w, bias, cos, sin, k_pages, v_pages, page, offset
         groups = [jax.lax.axis_index("tile") * count + i for i in range(count)]
         firsts = [jax.lax.div(g, GROUPS) * H + jax.lax.rem(g, GROUPS) * PAIRS + half * (H // 2) for g in groups for half in range(2)]
         rows = primitives.leading(stream.tall)
-        stream.start(x, w, firsts, *streamed)
+        stream.start(x, w, firsts, *streamed, early=early)
         for source, target in ((square_sum, sum_s), (page, page_s), (offset, offset_s)):
             plgpu.copy_gmem_to_smem(source.at[rows], target.at[rows], ready)
         for i, g in enumerate(groups):

@@ -55,10 +55,17 @@ class Stream:
             plgpu.Barrier(num_arrivals=self.boxes + t.chunks, num_barriers=t.stages),
         ]
 
-    def start(self, x, w, firsts, x_s, w_s, arrived) -> None:
-        """Asks for the first stages. `firsts`: the first row of w of each box."""
-        for step in range(min(self.tuning.stages - 1, self._steps)):
-            self._fetch(step, step, x, w, firsts, x_s, w_s, arrived)
+    def start(self, x, w, firsts, x_s, w_s, arrived, *, early: bool) -> None:
+        """Asks for the first stages, and begins. `firsts`: the first row of w of each box; `early`: w's part is asked for before."""
+        steps = range(min(self.tuning.stages - 1, self._steps))
+        if not early:
+            primitives.begin()
+        for step in steps:
+            self._fetch_weights(step, step, w, firsts, w_s, arrived)
+        if early:
+            primitives.begin()
+        for step in steps:
+            self._fetch_rows(step, step, x, x_s, arrived)
 
     def product(self, x, w, firsts, x_s, w_s, arrived) -> jax.Array:  # [64, tile] float32
         """The product, once `start` was called with the same arguments. Rows from M on mean nothing."""
@@ -77,7 +84,9 @@ class Stream:
 
                 @pl.when(ahead < self._steps)
                 def _():
-                    self._fetch(ahead, jax.lax.rem(ahead, stages), x, w, firsts, x_s, w_s, arrived)
+                    into = jax.lax.rem(ahead, stages)
+                    self._fetch_weights(ahead, into, w, firsts, w_s, arrived)
+                    self._fetch_rows(ahead, into, x, x_s, arrived)
 
             return accumulator[...]
 
@@ -87,13 +96,16 @@ class Stream:
     def _steps(self) -> int:
         return self.columns // (self.tuning.chunks * WIDTH)
 
-    def _fetch(self, step, slot, x, w, firsts, x_s, w_s, arrived) -> None:
-        """Fills a slot. What lies past the end of x or w is not read: TMA writes zeros."""
-        chunks, box = self.tuning.chunks, self.tuning.tile // self.boxes
-        first = step * (chunks * WIDTH)
+    def _fetch_weights(self, step, slot, w, firsts, w_s, arrived) -> None:
+        """Fills a slot with w's part of a step. What lies past the end of w is not read: TMA writes zeros."""
+        width, box = self.tuning.chunks * WIDTH, self.tuning.tile // self.boxes
         for i, row in enumerate(firsts):
-            weights = w.at[pl.ds(row, box), pl.ds(first, chunks * WIDTH)]
+            weights = w.at[pl.ds(row, box), pl.ds(step * width, width)]
             plgpu.copy_gmem_to_smem(weights, w_s.at[slot, pl.ds(i * box, box)], arrived.at[slot])
+
+    def _fetch_rows(self, step, slot, x, x_s, arrived) -> None:
+        """Fills a slot with x's part of a step, likewise."""
+        chunks = self.tuning.chunks
         for chunk in range(chunks):
-            rows = x.at[primitives.leading(self.tall), pl.ds(first + chunk * WIDTH, WIDTH)]
+            rows = x.at[primitives.leading(self.tall), pl.ds((step * chunks + chunk) * WIDTH, WIDTH)]
             plgpu.copy_gmem_to_smem(rows, x_s.at[pl.ds((slot * chunks + chunk) * self.tall, self.tall)], arrived.at[slot])

@@ -14,21 +14,41 @@ from pallas_kernels.routing.reference import ROWS, Routing, columns
 __all__ = ["ROWS", "Routing", "of_experts", "route", "router"]
 
 
-def router(x: jax.Array, gain: jax.Array, weight: jax.Array, valid: jax.Array) -> jax.Array:  # [M, columns(E)] float32
+def router(
+    x: jax.Array,  # [M, D] float32
+    gain: jax.Array,  # [D] float32
+    weight: jax.Array,  # [E, D] float32
+    valid: jax.Array,  # [M] bool
+    *,
+    early: bool = False,
+    implementation: dispatch.Implementation = None,
+) -> jax.Array:  # [M, columns(E)] float32
     """Router logits before the norm's division and the bias; behind them each row's sum of squares, about 1 if it is valid, and zeros.
 
-    All in float32, and for up to 16 rows one reduction, of which XLA makes one launch.
+    All in float32, and for up to 16 rows one launch, also of XLA's reduction.
 
     Args:
-      x: [M, D] float32, the residual stream.
-      gain: [D] float32, of the norm.
-      weight: [E, D] float32, of the router.
-      valid: [M] bool, tokens that are to be routed.
+      x: the residual stream.
+      gain: of the norm.
+      weight: of the router.
+      valid: tokens that are to be routed.
+      early: whether a kernel may read gain and weight while launches before it still run; see `pallas_kernels.projection.project_out`.
+      implementation: see `pallas_kernels.dispatch`.
+
+    Raises:
+      ValueError: shapes do not fit together.
+      NotImplementedError: the implementation asked for by name does not cover the call.
     """
     if x.shape[1:] != gain.shape or weight.shape[1:] != gain.shape or valid.shape != x.shape[:1]:
         shapes = ", ".join(str(a.shape) for a in (x, gain, weight, valid))
         raise ValueError(f"x [M, D], gain [D], weight [E, D], valid [M] must fit; got {shapes}.")
-    return reference.router(x, gain, weight, valid)
+
+    def kernel():
+        from pallas_kernels.routing import mosaic_router
+
+        return functools.partial(mosaic_router.router, early=early), mosaic_router.covers(x, weight)
+
+    return dispatch.run("router", implementation, x, gain, weight, valid, xla=reference.router, kernel=kernel)
 
 
 def route(

@@ -36,6 +36,7 @@ def route(moments, bias, *, num_active, width, eps):
     bias = jnp.pad(bias, (0, wide - E), constant_values=-jnp.inf)  # what is no expert is chosen by no token, not even one of no numbers
 
     def kernel(moments, bias, gates, ranks, active, scale, raw, extra, gates_out, ranks_out, present_s, active_s, scale_s, arrived):
+        primitives.begin()
         plgpu.copy_gmem_to_smem(moments.at[:, pl.ds(0, wide)], raw.at[pl.ds(0, M)], arrived)
         plgpu.copy_gmem_to_smem(moments.at[:, pl.ds(E, MOMENTS)], extra.at[pl.ds(0, M)], arrived)
         plgpu.barrier_wait(arrived)
@@ -71,10 +72,9 @@ def route(moments, bias, *, num_active, width, eps):
         _compact(present_s, active_s, E, wide, part)
         scale_s[...] = scales
         plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(gates_out, gates.at[primitives.leading(wide)])
-        plgpu.copy_smem_to_gmem(ranks_out, ranks.at[primitives.leading(wide)])
-        plgpu.copy_smem_to_gmem(active_s, active)
-        plgpu.copy_smem_to_gmem(scale_s, scale)
+        tables = [table.at[primitives.leading(wide)] for table in (gates, ranks)]
+        for made, target in zip((gates_out, ranks_out, active_s, scale_s), (*tables, active, scale), strict=True):
+            plgpu.copy_smem_to_gmem(made, target)
         plgpu.wait_smem_to_gmem(0)
 
     rows = -(-E // 8) * 8  # of the tables, which are cut into tiles of 8

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 ROWS = 64  # tokens that a routing has room for: the rows of a tensor core's operand
-_FEW = 16  # rows up to which a reduction is one launch that reads little; for more, a product reads weights less often. Not measured
+FEW = 16  # rows up to which a reduction is one launch that reads little; for more, a product reads weights less often. Not measured
 
 
 def room(num_experts: int) -> int:
@@ -38,7 +38,7 @@ class Routing:
 def router(x, gain, weight, valid):
     (E, D), M = weight.shape, x.shape[0]
     weight, valid = weight * gain[None, :], valid.astype(jnp.float32)
-    if M > _FEW:
+    if M > FEW:
         logits = jax.lax.dot_general(x, weight, (((1,), (1,)), ((), ())), precision="highest", preferred_element_type=jnp.float32)
         parts = [logits, jnp.sum(x * x, -1, keepdims=True), valid[:, None], jnp.zeros((M, columns(E) - E - 2), jnp.float32)]
         return jnp.concatenate(parts, -1)
