@@ -20,8 +20,8 @@ from pallas_kernels import hopper
 Implementation = Literal["xla", "mosaic"] | None
 CUSTOM_CALLS = ("mosaic_gpu_v2",)  # what kernels are in a lowered program
 KERNELS = (  # by the names by which they are checked and left out; moe_grouped is the two launches of many tokens
-    "project_qkv", "project_out", "unembed", "attention_decode", "attention_prefill", "route", "moe_gate_up", "moe_down", "moe_grouped",
-    "add_norm",
+    "project_qkv", "project_out", "unembed", "attention_decode", "attention_prefill", "router", "route", "moe_gate_up", "moe_down",
+    "moe_grouped", "add_norm",
 )  # fmt: skip
 
 _left_out: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("left_out", default=frozenset())

@@ -19,6 +19,7 @@ _CASES = {  # kernel -> op of its cases, their names; "PRESET" is the model
         "attention.prefill",
         ["20b, 1k tokens after 0k", "20b, 8k tokens after 0k", "20b, 1k tokens after 0k, window 128"],
     ),
+    "router": ("routing.router", ["PRESET, 1 token", "PRESET, 16 tokens"]),
     "route": ("routing.route", [f"PRESET, {tokens}" for tokens in _TOKENS]),
     "moe_gate_up": ("moe.gate_up", [f"PRESET, {tokens}" for tokens in _TOKENS]),
     "moe_down": ("moe.down", [f"PRESET, {tokens}" for tokens in _TOKENS]),

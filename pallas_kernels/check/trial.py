@@ -31,6 +31,7 @@ _SMALL = {  # kernel -> op of its small call, part of the name, tokens
     "unembed": ("projection.unembed", "", 2),
     "attention_decode": ("attention.decode", "", 2),
     "attention_prefill": ("attention.prefill", "", 36),
+    "router": ("routing.router", "", 2),
     "route": ("routing.route", "", 2),
     "moe_gate_up": ("moe.decode", "", 2),
     "moe_down": ("moe.decode", "", 2),

@@ -1,22 +1,23 @@
-"""Small calls: few and many experts, in eights and not, tokens that are not valid, equal logits."""
+"""Small calls: few and many experts, in eights and not, tokens that are not valid, equal logits; the sums that logits are."""
 
 import functools
 
 import numpy as np
 
 from pallas_kernels.bench.small import Small
-from pallas_kernels.routing import reference, route
+from pallas_kernels.routing import reference, route, router
 from pallas_kernels.routing.reference import columns
 
 A, WIDTH, EPS = 4, 192, 1e-5
 
 
 def cases() -> list[Small]:
-    return [*plain(5), _case(1, 32), _case(64, 8), _case(16, 128), _case(3, 7), _case(9, 29), _case(5, 96), _case(3, 32, equal=True)]
+    routes = [_case(1, 32), _case(64, 8), _case(16, 128), _case(3, 7), _case(9, 29), _case(5, 96), _case(3, 32, equal=True)]
+    return [*plain(5), *routes, _router(1, 128, 192), _router(16, 7, 128), _router(6, 32, 2880)]
 
 
 def plain(tokens: int) -> list[Small]:
-    return [_case(tokens, 32)]
+    return [_case(tokens, 32), _router(tokens, 24, 192)]
 
 
 def _case(M: int, E: int, equal: bool = False) -> Small:
@@ -47,3 +48,20 @@ def _arguments(M: int, E: int, equal: bool) -> tuple:
     if equal:
         moments[:, :E], bias[:] = rng.integers(0, 2, (M, E)), 0.5
     return moments, bias
+
+
+def _router(M: int, E: int, D: int) -> Small:
+    def arguments():
+        rng = np.random.default_rng(0)
+        x, gain, weight = (rng.standard_normal(shape).astype(np.float32) for shape in ((M, D), D, (E, D)))
+        return 30 * x, gain, weight, np.arange(M) % 4 != 2
+
+    return Small(
+        op="routing.router",
+        name=f"{M} x {E} experts, {D} wide",
+        tokens=M,
+        run=functools.partial(router, early=True, implementation="mosaic"),
+        xla=functools.partial(router, implementation="xla"),
+        reference=reference.router,
+        arguments=arguments,
+    )
