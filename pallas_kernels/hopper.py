@@ -11,7 +11,7 @@ from jax._src import config as _jax_config
 MULTIPROCESSORS = 132
 SHARED_MEMORY = 232_448  # bytes a block may have
 H200 = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", platform="gpu", num_cores=MULTIPROCESSORS)
-EMULATED = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", platform="emulator", num_cores=MULTIPROCESSORS)  # see pallas_kernels.emulator
+EMULATED = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", platform="emulator", num_cores=MULTIPROCESSORS)
 
 
 def is_hopper(device_kind: str) -> bool:

@@ -124,10 +124,8 @@ def load(
         same["tensors"] = repr(sorted((stored.name, stored.shape, str(stored.dtype)) for stored in found.stored.values()))
         devices = mesh and (mesh.shape, [device.id for device in mesh.devices.flat])
         same["arguments"] = repr((dtype, experts, check, verify, kernels, devices))
-    if not alone:  # they may have measured different memory, and checked kernels on different GPUs
-        somewhere = processes.anywhere(np.array([name in without for name in dispatch.KERNELS]))
-        without = tuple(name for name, bad in zip(dispatch.KERNELS, somewhere, strict=True) if bad)
-        form = get_args(ExpertsForm)[int(processes.broadcast(np.int32(get_args(ExpertsForm).index(form))))]
+    if not alone:
+        form, without = _agreed(form, without)
     small = sum(stored.nbytes for stored in found.stored.values()) < AUTO_BYTES
     watch = Watch(finite=check == "finite" or (check == "auto" and small), verify=verify, keep=not alone)
     with processes.together(f"read {path}", alone=alone):
@@ -140,6 +138,13 @@ def load(
             params = _read(directory, layouts.sources(config, found.layout), found.stored, table, progress, watch)
         watch.end()
     return Model(config, params.replace(without=without), vocabulary)
+
+
+def _agreed(form: ExpertsForm, without: tuple[str, ...]) -> tuple[ExpertsForm, tuple[str, ...]]:
+    """One form for all processes, which may have measured different memory; what any of them leaves out, each having checked its own GPU."""
+    somewhere = processes.anywhere(np.array([name in without for name in dispatch.KERNELS]))
+    form = get_args(ExpertsForm)[int(processes.broadcast(np.int32(get_args(ExpertsForm).index(form))))]
+    return form, tuple(name for name, bad in zip(dispatch.KERNELS, somewhere, strict=True) if bad)
 
 
 def _check_arguments(dtype: str, experts: str, check: str | None, verify: bool) -> None:

@@ -50,7 +50,7 @@ def _few(M: int, E: int = 4, D: int = 128, F: int = 128, among: tuple | None = N
         experts, gates = _routed(rng, M, E, A, among, unrouted)
         scale = np.full(ROWS, np.nan, np.float32)
         scale[:M] = rng.uniform(0.05, 0.2, M)
-        routing = jax.jit(of_experts, static_argnums=2)(experts, gates, E).replace(scale=scale)
+        routing = of_experts(jnp.asarray(experts), jnp.asarray(gates), E).replace(scale=scale)
         h = draw(min(M * A, E), M, F)
         return (5 * draw(M, D)).astype(jnp.bfloat16), routing, h.astype(jnp.bfloat16), *_matrices(rng, draw, E, D, F)
 

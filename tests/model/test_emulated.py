@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(aot.unavailable() is not None, reason="the extra
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A random one that every kernel of the two published models covers: groups of eight heads, eight experts, a sliding and a full layer."""
+    """A random one that runs every kernel of the published models: groups of eight heads, eight experts, a sliding and a full layer."""
     small = {"hidden_size": 128, "intermediate_size": 128, "vocab_size": 640, "num_local_experts": 8, "sliding_window": 64}
     heads = {"num_attention_heads": 16, "num_key_value_heads": 2, "num_hidden_layers": 2, "layer_types": gj.GPT_OSS_20B.layer_types[:2]}
     out = tmp_path_factory.mktemp("small")
