@@ -141,7 +141,7 @@ def load(
 
 
 def _agreed(form: ExpertsForm, without: tuple[str, ...]) -> tuple[ExpertsForm, tuple[str, ...]]:
-    """One form for all processes, which may have measured different memory; what any of them leaves out, each having checked its own GPU."""
+    """One form for all processes, which may have measured different memory; what any leaves out, each having checked its own GPU."""
     somewhere = processes.anywhere(np.array([name in without for name in dispatch.KERNELS]))
     form = get_args(ExpertsForm)[int(processes.broadcast(np.int32(get_args(ExpertsForm).index(form))))]
     return form, tuple(name for name, bad in zip(dispatch.KERNELS, somewhere, strict=True) if bad)
