@@ -2,7 +2,8 @@
 
 PTX ISA: "Data Movement and Conversion Instructions" (ld, st, ldmatrix, stmatrix, cvta, mapa), "Parallel Synchronization and Communication
 Instructions" (atom, red), at addresses of "State Spaces". Atomics are all of the machine's scope and ordered; volatile, relaxed and cached
-loads are loads. Not modelled: local memory (no kernel may spill), texture, vectors of atomics, atomics of 16-bit floats.
+loads are loads. Not modelled: local memory (no kernel may spill), constant memory, st.async and its kin, vectors of atomics, atomics of
+16-bit floats.
 """
 
 import numpy as np
@@ -56,6 +57,8 @@ def _observe(w, i, region, offsets, size: int, *, stores: bool) -> None:
 
 def _access(program, i):
     """Of a load or store: space, lanes' dtype, number of elements, bytes."""
+    if {"async", "bulk"} & set(i.op) or _space(i.op) in ("local", "const"):
+        raise NotImplementedError
     kind = WIDTH[i.op[-1]]
     count = next((int(word[1:]) for word in i.op if word in ("v2", "v4", "v8")), 1)
     return _space(i.op), kind, count, count * kind().itemsize
@@ -153,7 +156,7 @@ def _map_rank(program, i):
     kind = WIDTH[i.op[-1]]
     d, s, r = program.dest(target), program.source(source, kind), program.source(rank, np.uint32)
     if "shared::cluster" not in i.op and "shared" not in i.op:
-        raise NotImplementedError(i.text)
+        raise NotImplementedError
 
     def run(w, m):
         value = (w.R[s] & kind((1 << RANK_SHIFT) - 1)) | ((w.R[r].astype(kind) + kind(1)) << kind(RANK_SHIFT))
@@ -210,8 +213,8 @@ _ATOMIC = {
 def _atomic(program, i):
     space, kind, number = _space(i.op), WIDTH[i.op[-1]], np.dtype(NUMBER.get(i.op[-1], WIDTH[i.op[-1]]))
     what = next((word for word in i.op if word in _ATOMIC), None)
-    if what is None or i.op[-1][0] == "f" and i.op[-1] != "f32" or i.op[-1].startswith("bf"):
-        raise NotImplementedError(f"the emulator does not know the instruction {i.name} ({i.text}).")
+    if what is None or "async" in i.op or i.op[-1][0] == "f" and i.op[-1] != "f32" or i.op[-1].startswith("bf"):
+        raise NotImplementedError
     operands = i.operands if i.op[0] == "atom" else [None, *i.operands]
     d = program.dest(operands[0]) if i.op[0] == "atom" else None
     address = program.address(operands[1], np.uint64)

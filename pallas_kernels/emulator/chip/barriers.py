@@ -95,7 +95,7 @@ def _mbarrier(program, i):
         return _wait(program, i)
     if kind == "inval":
         return lambda w, m: None
-    raise NotImplementedError(i.text)
+    raise NotImplementedError
 
 
 def _arrive(program, i):
@@ -129,7 +129,7 @@ def _arrive(program, i):
 def _wait(program, i):
     target, where, parity = i.operands[:3]
     if "parity" not in i.op:
-        raise NotImplementedError(i.text)
+        raise NotImplementedError
     d, address, p = program.dest(target), program.address(where, np.uint32), program.source(parity, np.uint32)
     tries = i.op[1] == "try_wait"
 
@@ -167,7 +167,7 @@ def _bar(program, i):
         return lambda w, m: whole_warp(m, w)
     word = next((x for x in i.op if x in ("sync", "arrive")), None)
     if word is None:
-        raise NotImplementedError(i.text)
+        raise NotImplementedError
     number = program.source(i.operands[0], np.uint32)
     count = program.source(i.operands[1], np.uint32) if len(i.operands) > 1 else None
     aligned = i.op[0] == "bar" or "aligned" in i.op

@@ -81,4 +81,4 @@ def _vote(program, i):
                 w.R[d] = np.full(LANES, {"any": q.any(), "all": q[lanes].all(), "uni": q[lanes].all() or not q.any()}[mode])
 
         return run
-    raise NotImplementedError(i.text)
+    raise NotImplementedError

@@ -138,7 +138,7 @@ def _copy(program, i):
     if "wait_group" in op:
         return _wait_group(i)
     if op[1:3] != ("async", "bulk"):
-        raise NotImplementedError(i.text)
+        raise NotImplementedError
     if "tensor" in op:
         return _tensor(program, i)
     return _plain(program, i)

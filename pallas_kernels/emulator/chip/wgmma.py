@@ -162,7 +162,7 @@ def _multiply(program, i):
     columns, depth = map(int, _SHAPE.match(next(word for word in i.op if _SHAPE.match(word))).groups())
     kinds = i.op[-3:]
     if kinds[0] != "f32" or kinds[1] not in ("bf16", "f16") or depth != 16:
-        raise NotImplementedError(i.text)
+        raise NotImplementedError
     convert = bf16_to_f32 if kinds[1] == "bf16" else f16_to_f32
     d_names, a, b, predicate, scale_a, scale_b, *turned = i.operands
     names = [d for d in d_names]
@@ -173,7 +173,7 @@ def _multiply(program, i):
     p = program.source(predicate, bool)
     turned_a, turned_b = (False, bool(turned[0])) if in_registers else (bool(turned[0]), bool(turned[1]))
     if (scale_a, scale_b) not in ((1, 1),):
-        raise NotImplementedError(i.text)
+        raise NotImplementedError
     if len(d) != columns // 2:
         raise Fault(f"{len(d)} accumulator registers for {columns} columns")
 

@@ -111,13 +111,19 @@ class Program:
         return lambda R: R[n].astype(np.int64) + offset
 
     def _compile(self, i: Instruction):
-        if i.op[0] in HANDLERS:
-            run = HANDLERS[i.op[0]](self, i)
-        elif (found := alu.function(i.op)) is not None:
-            run = self._arithmetic(i, *found)
-        else:
-            raise NotImplementedError(f"the emulator does not know the instruction {i.name} ({i.text}), in {self.kernel.name} at {i.loc}.")
+        try:
+            run = self._function(i)
+        except (NotImplementedError, KeyError, StopIteration, ValueError) as error:  # of modifiers, types and forms
+            said = f"the emulator does not know the instruction {i.name} ({i.text}), in {self.kernel.name} at {i.loc}."
+            raise NotImplementedError(said) from error
         return run if i.predicate is None or i.op[0] == "bra" else self._predicated(i, run)
+
+    def _function(self, i: Instruction):
+        if i.op[0] in HANDLERS:
+            return HANDLERS[i.op[0]](self, i)
+        if (found := alu.function(i.op)) is None:
+            raise NotImplementedError
+        return self._arithmetic(i, *found)
 
     def _predicated(self, i: Instruction, run):
         name, negated = i.predicate
@@ -226,6 +232,6 @@ def _end(program, i):
     return lambda w, m: ENDED
 
 
-@handles("prefetch", "membar", "nanosleep", "pmevent", "griddepcontrol", "bar.warp")
+@handles("prefetch", "membar", "nanosleep", "pmevent", "griddepcontrol")
 def _nothing(program, i):
     return lambda w, m: None
