@@ -47,20 +47,21 @@ def route(moments, bias, *, num_active, width, eps):
         scales = jax.lax.rsqrt(of(0) / width + eps)
         valid = (_along_rows(of(1), part) > 0.5) & (primitives.iota((ROWS, part), 0) < M)
 
-        def logits(start, n):
-            columns = pl.ds(start, n)
-            x = primitives.load(raw.at[:, columns], plgpu.Layout.WGMMA) * _along_rows(scales, n)
-            x = x + _along_columns(primitives.load(bias.at[columns], COLUMN, optimized=False))
-            return jnp.where(x > _LEAST, x, jnp.full_like(x, _LEAST))
-
-        tops, bests = _best(logits(0, wide), A)
-        first, total = tops[0], sum(jnp.exp(top - tops[0]) for top in tops)
+        # Read as a whole, and once: Mosaic swizzles as many of the rows together as divide M, and where that is one, it takes a swizzle to
+        # begin anew where a part of the columns begins. Of odd M the second part's columns were exchanged by eights.
+        x = primitives.load(raw, plgpu.Layout.WGMMA) * _along_rows(scales, wide)
+        x = x + _along_columns(primitives.load(bias, COLUMN, optimized=False))
+        tops, bests = _best(jnp.where(x > _LEAST, x, jnp.full_like(x, _LEAST)), A)
+        weights = [jnp.exp(top - tops[0]) for top in tops]
+        total = sum(weights)
 
         for start in range(0, wide, part):
             column, experts = primitives.iota((ROWS, part), 1) + start, pl.ds(start, part)
-            chosen = functools.reduce(jnp.logical_or, [column == _along_rows(best, part) for best in bests]) & valid
-            gate = jnp.exp(logits(start, part) - _along_rows(first, part)) / _along_rows(total, part)
-            gate = jnp.where(chosen, gate, jnp.zeros_like(gate))
+            at = [column == _along_rows(best, part) for best in bests]
+            chosen = functools.reduce(jnp.logical_or, at) & valid
+            gate = jnp.zeros(column.shape, jnp.float32)
+            for here, weight in zip(at, weights, strict=True):
+                gate = jnp.where(here & valid, _along_rows(weight / total, part), gate)
             gates_out.at[experts].T[...] = primitives.layout_cast(gate, plgpu.Layout.WGMMA_TRANSPOSED)
             rank = sum((column > _along_rows(best, part)).astype(jnp.int32) for best in bests)
             rank = jnp.where(chosen, rank, jnp.full_like(rank, A))
