@@ -10,7 +10,7 @@ pytestmark = pytest.mark.skipif(aot.unavailable() is not None, reason=str(aot.un
 
 KERNELS = {
     "project_qkv", "project_out", "unembed", "attention_decode", "attention_prefill", "route", "moe_gate_up", "moe_down",
-    "moe_gate_up_grouped", "moe_down_grouped", "add_norm",
+    "moe_gate_up_grouped", "moe_down_grouped", "add_norm", "router",
 }  # fmt: skip
 CASES = {f"{case.op}, {case.name}": case for case in small.cases()}
 FIRST = {case.op: case for case in small.cases(tokens=(9,))} | {case.op: case for case in reversed(small.cases(tokens=(3,)))}

@@ -111,6 +111,7 @@ CASES = [
     Beside("attention.prefill", "after a past", spoil_pages, rows_but_one),
     Beside("attention.prefill", "padding", spoil_pages, rows_but_one),
     Beside("routing.route", "5 x 32", row_of(0), lambda _, r: [*others(r[:2], 1), *others(r[3:])]),
+    Beside("routing.router", "6 x 32", row_of(0), rows_but_one),
     Beside("moe.decode", "3 tokens, 4 experts of 128 x 128, some", spoil_few, lambda _, results: others(results, 1)),
     Beside("moe.decode", "16 tokens", spoil_few, lambda _, results: others(results, 1)),
     Beside("moe.grouped", "3 chosen", spoil_experts, rows_but_one),
