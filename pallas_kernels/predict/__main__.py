@@ -28,7 +28,9 @@ def of_steps() -> set[tuple[str, str]]:
     for batch in _BATCHES:
         tokens = f"{batch} token{'s' if batch > 1 else ''}"
         found |= {(op, f"20b, {tokens}") for op in ("projection.qkv", "projection.out", "projection.unembed", "norm.add_norm")}
-        found |= {(op, f"{model}, {tokens}") for op in ("routing.route", "moe.gate_up", "moe.down") for model in step.LAYERS}
+        found |= {
+            (op, f"{model}, {tokens}") for op in ("routing.router", "routing.route", "moe.gate_up", "moe.down") for model in step.LAYERS
+        }
         found |= {
             ("attention.decode", f"20b, batch {batch}, {context}") for context in ("1k context", "8k context", "8k context, window 128")
         }

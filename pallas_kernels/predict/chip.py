@@ -37,6 +37,7 @@ class Chip:
       shared_latency: cycles of one from shared memory [STUDY].
       tma: cycles that a bulk copy takes more than a load [ASSUMED].
       launch: seconds between two dependent kernels of a CUDA graph in which nothing runs [HAZY].
+      turn: part of `launch` that is left where a kernel is set up before its turn (programmatic dependent launch) [ASSUMED].
       start: cycles from a block's start to its first instruction, and from its last one to the next block's start [ASSUMED].
     """
 
@@ -52,6 +53,7 @@ class Chip:
     shared_latency: float = 29.0
     tma: float = 250.0
     launch: float = 1.3e-6
+    turn: float = 0.5
     start: float = 300.0
 
     @property

@@ -30,7 +30,7 @@ class Step:
 
     Attributes:
       kind: which server it needs: "alu", "special", "shared", "global", "copy", "product", "commit products", "wait products",
-        "commit copies", "wait copies"; "barrier" for what waits or lets go, "branch".
+        "commit copies", "wait copies"; "barrier" for what waits or lets go, "branch"; "turn" for griddepcontrol.wait.
       slots: instructions of the machine's code.
       reads, writes: numbers of registers.
       amount: cycles of its server, per warp.
@@ -71,11 +71,13 @@ class Clocked(Machine):
     """A machine whose warps run in the order of their clocks.
 
     Set before it runs: `steps` of the program, `chip`, `shares`, `held` (blocks that a multiprocessor holds at a time; others of the
-    cluster wait until one has ended), `apart` (whether the blocks are a real cluster's, each on a multiprocessor of its own).
+    cluster wait until one has ended), `apart` (whether the blocks are a real cluster's, each on a multiprocessor of its own), `crowd`
+    (blocks of other clusters beside each of those), `early` (cycles that blocks are there before their turn).
     """
 
-    def clock(self, steps, chip: chips.Chip, shares: Shares, held: int, apart: bool, crowd: float = 1.0) -> None:
+    def clock(self, steps, chip: chips.Chip, shares: Shares, held: int, apart: bool, crowd: float, early: float) -> None:
         self.steps_of, self.chip, self.shares, self.held, self.apart, self.crowd = steps, chip, shares, held, apart, crowd
+        self.early = early
         self.now, self.event_time, self.cores, self.ends = 0.0, 0.0, collections.defaultdict(Core), []
 
     def happened(self) -> None:
@@ -188,6 +190,8 @@ class Clocked(Machine):
             w.loaded = max(w.loaded, done)
         elif kind == "product":
             w.products = core.serve(("tensor cores", lane), end, step.amount * self.crowd)
+        elif kind == "turn":
+            end = max(end, self.early)
         elif kind == "commit products":
             w.product_groups.append(w.products)
         elif kind == "wait products":

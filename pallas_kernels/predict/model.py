@@ -17,7 +17,7 @@ class Prediction:
 
     Attributes:
       kernel: its name.
-      seconds: from the end of the launch before it in a graph to its own end.
+      seconds: from the end of the launch before it in a graph to its own end; not less than `floor`.
       floor: seconds in which its bytes of memory can move at all, at the bandwidth that reads reach.
       bytes: of memory that it must read and write.
       binding: what works for the largest part of the time; "latency" if more of it is waited than anything works, "launch" if that is
@@ -52,9 +52,12 @@ def launch(counts: Counts, timing: Timing, chip: chips.Chip) -> Prediction:
     working = {name: cycles * chip.cycle for name, cycles in timing.busy.items()}
     body = timing.cycles * chip.cycle
     around = (2 * chip.start + chip.l2_latency) * chip.cycle  # a block begins; what it wrote last is there
-    parts = working | {WAITING: body - max(working.values(), default=0.0) + around, "launch": chip.launch}
+    begins = chip.launch * (chip.turn if timing.early else 1.0)
+    floor = moved / chip.bandwidth
+    # What is read before its turn takes the memory's bandwidth from the launch before.
+    seconds = max(begins + around + body, floor)
+    parts = working | {WAITING: max(0.0, body - max(working.values(), default=0.0)) + around, "launch": begins}
     binding = max(parts, key=parts.get)
-    seconds = chip.launch + around + body
     return Prediction(
         counts.name, seconds, moved / chip.bandwidth, moved, binding, parts, blocks / slots, min(blocks, chip.multiprocessors)
     )

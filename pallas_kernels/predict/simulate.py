@@ -13,6 +13,7 @@ from pallas_kernels.predict.clock import Clocked, Shares, Step
 from pallas_kernels.predict.counts import Block, Counts, Sampled, has_sass, mean
 
 RESIDENT = 4 * 2**20  # bytes of an array that counts as still in the L2 cache: what the launch before wrote, tables, a few rows
+BESIDE = 114_000  # bytes of shared memory of a block that finds room beside one of the launch before, which may have as much
 ROUNDS = 2  # generations of blocks that are emulated where a multiprocessor has more, one after the other
 _SHAPE = re.compile(r"m64n(\d+)k16")
 _WIDTH = {"b8": 1, "u8": 1, "s8": 1, "b16": 2, "u16": 2, "s16": 2, "bf16": 2, "f16": 2, "b64": 8, "u64": 8, "s64": 8, "f64": 8}
@@ -25,10 +26,12 @@ class Timing:
     Attributes:
       cycles: from the first instruction to the last.
       busy: cycles that each of the busiest multiprocessor's servers worked in them.
+      early: whether the launch is set up before its turn; `cycles` are those from its turn on.
     """
 
     cycles: float
     busy: dict
+    early: bool = False
 
 
 def steps(program, code: list[collections.Counter], conflicts: float) -> list[Step]:
@@ -69,6 +72,8 @@ def _kind(i, made: collections.Counter, conflicts: float) -> tuple[str, float]:
         return ("global", 0) if any(word.startswith("global") for word in op) else ("shared", max(1.0, words) * conflicts)
     if op[0] in ("bar", "barrier", "mbarrier", "fence"):
         return "barrier", 0
+    if op[:2] == ("griddepcontrol", "wait"):
+        return "turn", 0
     if op[0] in ("bra", "ret"):
         return "branch", 0
     if op[0] in ("shfl", "stmatrix", "ldmatrix"):
@@ -88,6 +93,8 @@ def run(compiled, operands, shapes, aliases, counts: Counts, chip: chips.Chip) -
     first = counts.firsts[len(counts.firsts) // 2] if per > 1 else tuple(
         min(f, g - s) for f, g, s in zip(counts.firsts[len(counts.firsts) // 2], its_host.grid, size, strict=True)
     )  # fmt: skip
+    waits = any(i.op[:2] == ("griddepcontrol", "wait") for i in program.instructions)
+    early = chip.launch * chip.hertz if waits and its_host.shared_bytes <= BESIDE else 0.0
     machines = []
     average = mean(counts.blocks)
     code = sass.attributed(compiled.ptx)
@@ -100,7 +107,7 @@ def run(compiled, operands, shapes, aliases, counts: Counts, chip: chips.Chip) -
 
         def machine(*arguments):
             made = Clocked(*arguments)
-            made.clock(table, chip, shares, held, per > 1, held if per > 1 else 1.0)
+            made.clock(table, chip, shares, held, per > 1, held if per > 1 else 1.0, early)
             machines.append(made)
             return made
 
@@ -112,7 +119,8 @@ def run(compiled, operands, shapes, aliases, counts: Counts, chip: chips.Chip) -
     work = sum(n for i, n in zip(program.instructions, machine.executed, strict=True) if has_sass(i)) / math.prod(size)
     timing = _timing(machine, blocks, most, held, emulated, per, chip)
     uneven = average.instructions / work  # where blocks do not all do as much, a multiprocessor gets some of each kind
-    return Timing(timing.cycles * uneven, {name: cycles * uneven for name, cycles in timing.busy.items()})
+    cycles = max(0.0, timing.cycles * uneven - early)
+    return Timing(cycles, {name: cycles * uneven for name, cycles in timing.busy.items()}, waits)
 
 
 def _timing(machine: Clocked, blocks: int, most: int, held: int, emulated: int, per: int, chip: chips.Chip) -> Timing:

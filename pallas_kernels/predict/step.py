@@ -60,7 +60,10 @@ def step(rows: Iterable[Row], model: str, batch: int, gpu: str, context: str = "
     for name, (op, case, count) in wanted.items():
         found = known[op, case]
         parts[name] = (count * sum(row.seconds for row in found), count * sum(row.floor for row in found))
-    weights = 4 * EXPERTS[model] * _D
-    parts["router, by XLA"] = (layers * small(chip, weights), layers * weights / chip.bandwidth)
+    if found := known.get(("routing.router", f"{model}, {tokens}")):
+        parts["router"] = (layers * sum(row.seconds for row in found), layers * sum(row.floor for row in found))
+    else:
+        weights = 4 * EXPERTS[model] * _D
+        parts["router, by XLA"] = (layers * small(chip, weights), layers * weights / chip.bandwidth)
     parts["others, by XLA"] = (BESIDE[model] * small(chip, 0), 0.0)
     return Step(sum(s for s, _ in parts.values()), sum(f for _, f in parts.values()), parts)

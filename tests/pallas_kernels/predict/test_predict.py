@@ -17,14 +17,19 @@ from pallas_kernels.predict import cases, chip, sass
 STAGES, TILE = 6, (64, 64)  # floats: 16 KB
 
 
-def stream(x, *, blocks: int, tiles: int, stages: int = STAGES):
-    """Each block adds up `tiles` tiles of its own of `x` [blocks * tiles, *TILE], `stages` of them under way."""
+def stream(x, *, blocks: int, tiles: int, stages: int = STAGES, early: bool = False):
+    """Each block adds up `tiles` tiles of its own of `x` [blocks * tiles, *TILE], `stages` of them under way.
+
+    `early`: the launch is set up before its turn, and asks for its first tiles.
+    """
 
     def kernel(x, out, ring, arrived):
         block = jax.lax.axis_index("block")
         copy = lambda i, slot: plgpu.copy_gmem_to_smem(x.at[block * tiles + i], ring.at[slot], arrived.at[slot])
         for i in range(stages):
             copy(i, i)
+        if early:
+            plgpu.griddepcontrol_wait()
 
         def body(i, total):
             slot = jax.lax.rem(i, stages)
@@ -70,6 +75,13 @@ def test_one_block_cannot_have_the_memory_to_itself():
     assert one.binding != "memory" and one.share < 0.1
     assert few.binding == "latency" and few.share < 0.5, "one tile at a time under way hides no latency"
     assert predicted(blocks=132, tiles=48, gpu="h100").floor / predicted(blocks=132, tiles=48).floor == pytest.approx(4.8 / 3.35)
+
+
+@pytest.mark.thorough
+def test_what_is_set_up_before_its_turn_takes_less_but_its_bytes_must_move():
+    late, early = predicted(blocks=132, tiles=12), predicted(blocks=132, tiles=12, early=True)
+    assert early.floor < early.seconds < late.seconds - 0.4 * chip.CHIPS["h200"].launch
+    assert early.parts["launch"] < late.parts["launch"]
 
 
 @pytest.mark.thorough
