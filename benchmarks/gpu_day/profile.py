@@ -20,7 +20,7 @@ from benchmarks import device, random_model, whole_model
 from checkpoints.synthesize import PRESETS
 from gptoss_jax.engine.device import decode
 
-_MOST = 40  # kernels that are told
+_MOST = 20  # kernels that are told
 
 
 def shares(planes: Iterable) -> list[dict]:

@@ -71,6 +71,11 @@ def test_what_both_saved_they_both_read_onto_another_mesh(results):
 
 
 @pytest.mark.slow
+def test_what_one_of_them_leaves_out_both_do(results):
+    assert [result["without"] for result in results] == [["unembed", "route"]] * 2
+
+
+@pytest.mark.slow
 def test_processes_that_disagree_are_refused_alike(results):
     for one in results:
         assert re.fullmatch(

@@ -13,8 +13,9 @@ from absl import flags
 import pytest
 
 from benchmarks.gpu_day import __main__ as program
-from benchmarks.gpu_day import pieces, profile, report, running, serving
+from benchmarks.gpu_day import peers, pieces, profile, report, running, serving
 from benchmarks.gpu_day.pieces import PIECES, Piece
+from benchmarks.whole_model import Point
 from pallas_kernels.predict import table
 
 ROOT = Path(__file__).parents[3]
@@ -169,7 +170,6 @@ def test_kernels_that_did_not_pass_are_left_out_of_what_follows(days, monkeypatc
 def test_programs_take_what_they_are_given():
     """Every flag of every piece is one that its program has; the bench's cases are there."""
     from benchmarks import decode, prefill
-    from benchmarks.gpu_day import peers
     from pallas_kernels import bench
 
     programs = {"benchmarks.decode": decode, "benchmarks.prefill": prefill, "benchmarks.gpu_day.serving": serving}
@@ -194,6 +194,29 @@ def test_programs_take_what_they_are_given():
 def test_where_there_is_no_hopper_a_sentence_says_so(days, monkeypatch):
     monkeypatch.setitem(ABOUT, "hopper", False)
     assert days().startswith("There is no Hopper GPU (H100, H200) here to measure on: JAX runs on NVIDIA H200")
+
+
+def test_transformers_are_measured_by_themselves(monkeypatch, capsys):
+    asked = []
+
+    def run_peer(*arguments):
+        asked.append(arguments)
+        return {Point(1, 8): {"batch": 1, "prompt": 8, "tokens_per_second": 5.0}}
+
+    monkeypatch.setattr(peers.whole_model, "run_peer", run_peer)
+    for piece in PIECES:
+        if piece.peer:
+            given = flags.FlagValues()
+            peers.define_flags(given)
+            given(pieces.command(piece, False, {"lines": "", "out": "", "peer": "python3"}, []))
+            assert peers.main([], given) == 0
+    assert asked[0] == (
+        *("python3", "transformers_decode.py", "gpt-oss-20b"),
+        *(["--batch=1,16", "--prompt=1024", "--repeats=2", "--new=32"], "prompt"),
+    )
+    assert asked[1][1:] == ("transformers_prefill.py", "gpt-oss-20b", ["--batch=1", "--prompt=1024,8192", "--repeats=2"], "prompt")
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "| gpt-oss-20b | decode | 1 | 8 | 5.0 |" in report.tables(found)
 
 
 def test_figures_are_those_of_vllms_benchmark():
