@@ -18,25 +18,26 @@ def rehearsed(kernel: str) -> Iterator[tuple[str, dict]]:
     """The phases of a kernel's small call in Mosaic's interpreter; launches that are tried together are run together."""
     from pallas_kernels.bench import small
 
-    (call,) = small.cases([_SMALL[kernel][0]], [_SMALL[kernel][1]], tokens=[_SMALL[kernel][2]])
+    op, tokens = _SMALL[kernel]
+    (call,) = (each for each in small.cases([op], tokens=[tokens]) if each.op == op)
     arguments = lambda key: jax.tree.map(jnp.asarray, call.arguments())
     case = Case(call.op, call.name, call.run, call.reference, arguments, bytes=0, flops=0)
     with call.tuned():
         yield from phases([case], runs=1, around=hopper.interpret)
 
 
-_SMALL = {  # kernel -> op of its small call, part of the name, tokens
-    "project_qkv": ("projection.qkv", "", 2),
-    "project_out": ("projection.out", "", 2),
-    "unembed": ("projection.unembed", "", 2),
-    "attention_decode": ("attention.decode", "", 2),
-    "attention_prefill": ("attention.prefill", "", 36),
-    "router": ("routing.router", "", 2),
-    "route": ("routing.route", "", 2),
-    "moe_gate_up": ("moe.decode", "", 2),
-    "moe_down": ("moe.decode", "", 2),
-    "moe_grouped": ("moe.grouped", "", 2),
-    "add_norm": ("norm.add_norm", "", 2),
+_SMALL = {  # kernel -> op of its small call, tokens
+    "project_qkv": ("projection.qkv", 2),
+    "project_out": ("projection.out", 2),
+    "unembed": ("projection.unembed", 2),
+    "attention_decode": ("attention.decode", 2),
+    "attention_prefill": ("attention.prefill", 36),
+    "router": ("routing.router", 2),
+    "route": ("routing.route", 2),
+    "moe_gate_up": ("moe.decode", 2),
+    "moe_down": ("moe.decode", 2),
+    "moe_grouped": ("moe.grouped", 2),
+    "add_norm": ("norm.add_norm", 2),
 }
 
 

@@ -140,7 +140,7 @@ def test_each_models_programs_do_without_its_own(launched):
     model = gj.load("nano", experts="tiled", progress=False)
     config = dataclasses.replace(model.config, num_hidden_layers=1, layer_types=model.config.layer_types[:1])
     params = model.params.replace(layers=model.params.layers[:1])
-    decoded = {"project_qkv", "project_out", "unembed", "attention_decode", "route", "moe_gate_up", "moe_down", "add_norm"}
+    decoded = {"project_qkv", "project_out", "unembed", "attention_decode", "router", "route", "moe_gate_up", "moe_down", "add_norm"}
     assert traced(params, config, launched) == decoded
     assert traced(params, config, launched, tokens=64) == {"attention_prefill", "moe_grouped"}
     for names in (("route",), ("attention_decode", "moe_grouped"), dispatch.KERNELS):
