@@ -180,7 +180,9 @@ def _bar(program, i):
         wanted = machine.launch.threads if count is None else int(w.R[count][0])
         if not 0 <= n < 16 or wanted % LANES or wanted > machine.launch.threads:
             raise Fault(f"barrier {n} of {wanted} threads")
-        barrier = w.block.named.setdefault(n, _Named(machine.agents))
+        barrier = w.block.named.get(n)
+        if barrier is None:
+            barrier = w.block.named[n] = _Named(machine.agents)
         if w.ticket is None:
             if barrier.count not in (None, wanted):
                 raise Fault(f"barrier {n}: {wanted} threads, others said {barrier.count}")

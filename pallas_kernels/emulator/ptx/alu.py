@@ -22,8 +22,14 @@ UNORDERED = {"equ": "eq", "neu": "ne", "ltu": "lt", "leu": "le", "gtu": "gt", "g
 
 
 def _float(fn):
-    """Of float32 bits."""
-    return lambda *x: fn(*(a.view(f32) for a in x)).astype(f32, copy=False).view(u32)
+    """Of float32 bits, of one to three arrays."""
+
+    def run(a, b=None, c=None):
+        if b is None:
+            return fn(a.view(f32)).view(u32)
+        return (fn(a.view(f32), b.view(f32)) if c is None else fn(a.view(f32), b.view(f32), c.view(f32))).view(u32)
+
+    return run
 
 
 def _signed(fn, kind):
@@ -239,7 +245,8 @@ def _compare(op, t):
 
 
 def _flush(x):
-    return np.where(np.abs(x) < f32(2.0**-126), f32(0) * x, x)
+    subnormal = np.abs(x) < f32(2.0**-126)
+    return np.where(subnormal, f32(0) * x, x) if subnormal.any() else x
 
 
 def _float_function(op):
