@@ -36,7 +36,8 @@ def _case(op: str, model: str, E: int, M: int, implementation: str) -> Case:
     parts = ("gate_up", "down") if op == "decode" else (op,)
     active = len(np.unique(_choice(E, M)))
     options = {"implementation": implementation}
-    ours = [functools.partial(f, num_active=A, **options) for f in (functools.partial(decode.gate_up, limit=LIMIT), decode.down)]
+    down = functools.partial(decode.down, early=implementation == "mosaic")  # as in a decode step
+    ours = [functools.partial(f, num_active=A, **options) for f in (functools.partial(decode.gate_up, limit=LIMIT), down)]
     plain = (functools.partial(reference_decode.gate_up, num_active=A, limit=LIMIT), functools.partial(reference_decode.down, num_active=A))
     exact = [lambda x, *rest, op=op: op(x.astype(jnp.float32), *rest) for op in plain]
     return Case(

@@ -48,7 +48,7 @@ def _whole(op: str, M: int, implementation: str) -> Case:
     return Case(
         op=f"projection.{op}" if implementation == "mosaic" else f"projection.{op}.{implementation}",
         name=_name(M),
-        run=functools.partial(run, functools.partial(ours, implementation=implementation)),
+        run=functools.partial(run, functools.partial(ours, implementation=implementation, early=implementation == "mosaic")),
         reference=functools.partial(run, lambda x, *rest, **options: formula(*_exact(x, *rest), **options)),
         arguments=functools.partial(arguments, M),
         bytes=layers * (_weights(op) + _beside(op, M)),

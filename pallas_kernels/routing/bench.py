@@ -46,7 +46,7 @@ def _router(model: str, E: int, M: int, implementation: str) -> Case:
 
     moved = 4 * (M * D + D + E * D + M * columns(E)) + M
     op = "routing.router" if implementation == "mosaic" else "routing.xla_router"
-    run = functools.partial(router, implementation=implementation)
+    run = functools.partial(router, implementation=implementation, early=implementation == "mosaic")
     return Case(op, _name(model, M), run, reference.router, arguments, moved, 2 * M * E * D)
 
 

