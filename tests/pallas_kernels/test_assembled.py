@@ -7,7 +7,7 @@ import pytest
 from pallas_kernels import aot, bench
 
 QUICK = ("moe.down, 20b, 1 token", "norm.add_norm, 20b, 1 token")
-SERIALISED, INJECTED = "C7510", "C7519"
+SERIALISED, INJECTED = "C7510", "C7519"  # the first of several: each number up to C7518 is another reason to serialise products
 # ptxas puts a warpgroup.arrive into the loop of a kernel whose accumulators go around it, behind the only wgmma.fence: the PTX is legal
 # without (the emulator checks that nothing else touches them), and it costs one instruction a step.
 ARRIVE_IN_LOOP = {"project_qkv", "project_out", "unembed"}
@@ -64,7 +64,7 @@ def test_what_ptxas_made_of_it(case, compile_for_hopper):
 def check(kernel: aot.Kernel) -> None:
     made = kernel.assembly
     assert kernel.wgmma == made.products, "every product of the PTX is one of the machine's, none twice, none left out"
-    assert SERIALISED not in made.remarks, "the products wait for each other"
+    assert not [r for r in made.remarks if SERIALISED <= r < INJECTED], "the products wait for each other"
     assert INJECTED not in made.remarks or kernel.name in ARRIVE_IN_LOOP, made.remarks
     assert kernel.spill_bytes == kernel.stack_bytes == 0
     assert not {name for name in made.names if name.startswith(("LDL", "STL"))}, "local memory"
@@ -100,6 +100,7 @@ def test_what_would_be_wrong_is_seen():
     for bad in (
         {"products": 5},
         {"remarks": (SERIALISED,)},
+        {"remarks": ("C7513",)},
         {"remarks": (INJECTED,)},
         {"most_registers": 63},
         {"moved_registers": (104, 232)},
