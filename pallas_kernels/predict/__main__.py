@@ -43,7 +43,11 @@ def steps() -> str:
     for gpu in _GPU.value:
         for model in step.LAYERS:
             for batch in _BATCHES:
-                found = step.step(rows, model, batch, gpu)
+                try:
+                    found = step.step(rows, model, batch, gpu)
+                except ValueError as error:
+                    out.append([model, str(batch), gpu, "", "", "", str(error)])
+                    continue
                 worst = sorted(found.parts.items(), key=lambda part: part[1][1] - part[1][0])[:4]
                 lost = ", ".join(f"{name} {(s - f) * 1e6:.0f}" for name, (s, f) in worst)
                 cells = [f"{found.seconds * 1e3:.2f}", f"{found.floor * 1e3:.2f}", f"{found.ratio:.2f}x", lost]
