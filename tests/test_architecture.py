@@ -48,7 +48,7 @@ ENTRY_POINTS = {
     "gptoss_jax.batch.__main__", "gptoss_jax.batch.merge",
     "gptoss_jax.chat", "gptoss_jax.parallel.launch", "gptoss_jax.plan.__main__",
     "pallas_kernels.aot.__main__", "pallas_kernels.bench.__main__", "pallas_kernels.check.__main__", "pallas_kernels.check.child",
-    "pallas_kernels.emulator.__main__", "pallas_kernels.predict.__main__",
+    "pallas_kernels.emulator.__main__", "pallas_kernels.emulator.true_shapes", "pallas_kernels.predict.__main__",
 }  # fmt: skip
 ENVIRONMENT = "pallas_kernels.aot.environment"  # tells Mosaic GPU where to dump; there is no other way
 ASK_FOR_DEVICES = {"pallas_kernels.dispatch", "pallas_kernels.emulator.capture"}  # the emulator runs on a CPU, whatever is there
