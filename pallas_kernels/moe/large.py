@@ -19,7 +19,6 @@ EXPERTS = {"20b": 32, "120b": 128}
 TOKENS = (1, 3, 16, 24, 33, 64)
 SCALES = 118  # and up to 121: 2^-9 to 2^-6
 f32, bf16, i32, u32 = (functools.partial(jax.ShapeDtypeStruct, dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16, jnp.int32, jnp.uint32))
-_values = jax.jit(lambda tiles: unpack(from_tiles(tiles), jnp.float32))
 
 
 def cases() -> list[Large]:
@@ -147,7 +146,8 @@ def _halves(tiles: Tiles) -> list[np.ndarray]:
 
 def _expert(tiles: Tiles, words, scales, e: int) -> np.ndarray:
     """Its matrix in float32."""
-    return np.asarray(_values(Tiles(words[e].reshape(tiles.words.shape[1:]), scales[e].reshape(tiles.scales.shape[1:]))))
+    own = Tiles(words[e].reshape(tiles.words.shape[1:]), scales[e].reshape(tiles.scales.shape[1:]))
+    return np.asarray(unpack(from_tiles(own), jnp.float32))
 
 
 def _routing_shapes(E: int) -> Routing:
@@ -166,7 +166,7 @@ def _last(E: int, M: int) -> Block:
 
 def _routing(E: int, M: int) -> Routing:
     gates = np.random.default_rng(1).dirichlet(np.ones(A), M).astype(np.float32)
-    return jax.tree.map(np.asarray, jax.jit(of_experts, static_argnums=2)(_choice(E, M), gates, E))
+    return jax.tree.map(np.asarray, of_experts(jnp.asarray(_choice(E, M)), jnp.asarray(gates), E))
 
 
 def _whole(x: np.ndarray, axis: int) -> np.ndarray:
