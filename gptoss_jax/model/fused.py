@@ -41,7 +41,10 @@ def decode_step(
     tokens: jax.Array,  # [B] int32
     active: jax.Array,  # [B] bool
 ) -> tuple[jax.Array, Cache]:  # [B, V] float32
-    """Appends one token to each active row; returns the logits after it, which mean nothing for the others."""
+    """Appends one token to each active row; returns the logits after it, which mean nothing for the others.
+
+    On a Hopper weights are read before it is their launch's turn: `params` are arguments of the program, or as old.
+    """
     lies = cache_axes(cache)
     step = functools.partial(_step, config, params.partition)
     step = local(params.partition, step, [param_axes(params, config), lies, ("batch",), ("batch",)], (("batch", "vocab"), lies))
