@@ -70,28 +70,32 @@ class Product:
         self.a = self.b = None
 
 
+@functools.lru_cache(maxsize=4096)
+def _cells(descriptor: int, rows: int, columns: int, turned: bool, first: int, count: int) -> np.ndarray:
+    """Places in the shadow of rows of an operand's elements, which are as large as a cell."""
+    return (layout(descriptor, rows, columns, turned, GRAIN)[first : first + count].ravel() - SHARED_BASE) // GRAIN
+
+
 class _Operand:
     """An operand in shared memory: values when they are wanted, NaN for what was not in order."""
 
     def __init__(self, w, i, descriptor: int, rows: int, columns: int, turned: bool, first: int, convert, is_a=False):
-        self.w, self.i, self.convert = w, i, convert
-        addresses = layout(descriptor, 64 if is_a else rows, columns, turned, 2)[first : first + rows]
-        self.offsets = addresses - SHARED_BASE
+        self.w, self.i, self.convert, self.shape, self.value = w, i, convert, (rows, columns), None
+        self.cells = cells = _cells(descriptor, 64 if is_a else rows, columns, turned, first, rows)
         region = w.block.shared
-        if self.offsets.min() < 0 or self.offsets.max() + 2 > region.size:
-            raise Fault(f"out of bounds: wgmma reads shared offsets up to {int(self.offsets.max())} of {region.size}")
-        cells = self.offsets // GRAIN
-        flat = cells.ravel()
-        good = region.seen_by(w, flat, w.A) & region.initialised[flat]
-        self.good, self.flat = good.reshape(cells.shape), flat
-        self.version, self.value = region.version[flat], None
+        if cells.view(np.uint64).max() * GRAIN + GRAIN > region.size:
+            raise Fault(f"out of bounds: wgmma reads shared offsets up to {int(cells.max()) * GRAIN} of {region.size}")
+        good = region.seen_by(w, cells, w.A) & region.initialised[cells]
+        whole = good.all()
+        self.good = None if whole else good
+        self.version = region.version[cells]
         if not is_a:
-            region.multiplied(w, flat[good], len(w.wgmmas))
-        if not good.all():
+            region.multiplied(w, cells if whole else cells[good], len(w.wgmmas))
+        if not whole:
             self._tell(region, good)
 
     def _tell(self, region, good) -> None:
-        bad = self.flat[~good]
+        bad = self.cells[~good]
         unfenced = region.initialised[bad] & (region.copy[bad] == 0) & (region.clock[bad] <= self.w.V[region.agent[bad]])
         machine = self.w.block.machine
         if unfenced.any():
@@ -104,12 +108,25 @@ class _Operand:
         return self.value
 
     def _values(self):
-        region = self.w.block.shared
-        same = (region.version[self.flat] == self.version).reshape(self.good.shape)
-        if not (same | ~self.good).all():
+        region, good = self.w.block.shared, self.good
+        same = region.version[self.cells] == self.version
+        if not (same if good is None else same | ~good).all():
             self.w.block.machine.note("wgmma's operand was written while it was read (counts as NaN)", self.i)
-        value = self.convert(region.view[2][self.offsets // 2])
-        return np.where(self.good & same, value, np.float32(np.nan))
+        value = self._convert(region)
+        good = same if good is None else good & same
+        return value if good.all() else np.where(good.reshape(self.shape), value, np.float32(np.nan))
+
+    def _convert(self, region):
+        """What lies there; once for the four warps of a warpgroup, unless it changes meanwhile."""
+        kept = self.w.block.operands
+        key = id(self.cells), self.convert
+        if key in kept and kept[key][0] == region.changes and kept[key][1] is self.cells:
+            return kept[key][2]
+        if len(kept) > 64:
+            kept.clear()
+        value = self.convert(region.view[GRAIN][self.cells]).reshape(self.shape)
+        kept[key] = region.changes, self.cells, value
+        return value
 
 
 def _fragment(values, convert):
