@@ -1,4 +1,8 @@
-"""Instructions to functions (warp, lanes) -> what comes next. `lanes` is None where all 32 take part."""
+"""A kernel that can be run: its instructions as functions (warp, lanes) -> what comes next. `lanes` is None where all 32 take part.
+
+PTX ISA: "Special Registers" (a grid and its clusters; %smid and %clock are 0), "Control Flow Instructions" (bra, ret, exit; no calls), mov
+of "Data Movement". Instructions that say only when something happens (prefetch, membar, nanosleep, pmevent, griddepcontrol) do nothing.
+"""
 
 import numpy as np
 
