@@ -12,7 +12,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
 PATH = Path(__file__).parent / "predicted.json"
-_BESIDE = ("bench", "reference", "small")  # modules of an op that its kernels are not made of
+_BESIDE = ("bench", "reference", "small", "large")  # modules of an op that its kernels are not made of
 _MODEL = ("chip", "clock", "counts", "model", "sass", "simulate")
 
 
