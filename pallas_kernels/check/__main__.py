@@ -20,7 +20,7 @@ from pallas_kernels import bench, check, hopper
 from pallas_kernels.check import verdicts
 
 _PRESET = flags.DEFINE_enum("preset", "20b", list(check.PRESETS), "Whose shapes.")
-_KERNEL = flags.DEFINE_list("kernel", list(check.KERNELS), "Which kernels.")
+_KERNEL = flags.DEFINE_list("kernel", list(check.CHECKS), "Which kernels; 'together' is those of a decode step one behind the other.")
 _REHEARSE = flags.DEFINE_bool("rehearse", False, "Small arrays in Mosaic's interpreter, on the CPU; no verdict is kept.")
 _OUT = flags.DEFINE_string("out", None, "File that JSON lines are appended to.")
 

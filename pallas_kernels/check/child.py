@@ -6,6 +6,7 @@ For each case: what the reference gives, and the kernel compiled; then, once it 
 to the bit. Phases are told as lines of JSON before they begin.
 """
 
+import functools
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ from absl import app, flags
 
 _KERNEL = flags.DEFINE_string("kernel", None, "Which one.", required=True)
 _PRESET = flags.DEFINE_string("preset", "20b", "Whose shapes.")
+_WITHOUT = flags.DEFINE_list("without", [], "Kernels that are left out where all run together.")
 _REHEARSE = flags.DEFINE_bool("rehearse", False, "A small call in Mosaic's interpreter, on the CPU.")
 _DEVICE = flags.DEFINE_integer("device", None, "Number of the GPU among those that are visible; the default leaves all of them.")
 _CACHE = flags.DEFINE_string("compilation_cache", None, "Folder of JAX's compilation cache; the default is none.")
@@ -45,7 +47,8 @@ def main(argv: list[str]) -> None:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         from pallas_kernels.check import trial
 
-        for phase, told in trial.rehearsed(_KERNEL.value) if _REHEARSE.value else trial.checked(_KERNEL.value, _PRESET.value):
+        checked = functools.partial(trial.checked, preset=_PRESET.value, without=_WITHOUT.value)
+        for phase, told in (trial.rehearsed if _REHEARSE.value else checked)(_KERNEL.value):
             if phase == "run":
                 go.wait()
             tell(phase, **told)

@@ -3,6 +3,9 @@
 from pallas_kernels import bench
 from pallas_kernels.dispatch import KERNELS
 
+TOGETHER = "together"  # the kernels of a decode step one behind the other (`together`)
+CHECKS = (*KERNELS, TOGETHER)
+DECODING = tuple(name for name in KERNELS if name not in ("attention_prefill", "moe_grouped"))  # those that take part
 PRESETS = ("20b", "120b")
 _TOKENS = ("1 token", "16 tokens", "64 tokens")
 _ROWS = [f"20b, {tokens}" for tokens in _TOKENS]  # both models are equally wide
@@ -25,6 +28,7 @@ _CASES = {  # kernel -> op of its cases, their names; "PRESET" is the model
     "moe_down": ("moe.down", [f"PRESET, {tokens}" for tokens in _TOKENS]),
     "moe_grouped": ("moe.grouped", ["PRESET, 256 tokens", "PRESET, 1024 tokens"]),
     "add_norm": ("norm.add_norm", _ROWS),
+    TOGETHER: (TOGETHER, ["PRESET, 1 token", "PRESET, 16 tokens"]),
 }
 
 

@@ -11,11 +11,16 @@ from pallas_kernels import hopper
 from pallas_kernels.bench import Case, measure
 from pallas_kernels.check import selection
 
-RUNS = 3
+RUNS, MORE_RUNS = 3, 10  # of a kernel; of all together, where one may be too early for another
 
 
 def rehearsed(kernel: str) -> Iterator[tuple[str, dict]]:
     """The phases of a kernel's small call in Mosaic's interpreter; launches that are tried together are run together."""
+    if kernel == selection.TOGETHER:
+        from pallas_kernels.check import together
+
+        yield from phases([together.case("small", together.SMALL, 1)], runs=1, around=hopper.interpret)
+        return
     from pallas_kernels.bench import small
 
     op, tokens = _SMALL[kernel]
@@ -41,9 +46,14 @@ _SMALL = {  # kernel -> op of its small call, tokens
 }
 
 
-def checked(kernel: str, preset: str) -> Iterator[tuple[str, dict]]:
-    """The phases of a kernel's check at a model's shapes, on the GPU."""
-    yield from phases(selection.cases(kernel, preset), runs=RUNS)
+def checked(kernel: str, preset: str, without: Iterable[str] = ()) -> Iterator[tuple[str, dict]]:
+    """The phases of a kernel's check at a model's shapes, on the GPU; of all together without those that are left out."""
+    if kernel == selection.TOGETHER:
+        from pallas_kernels.check import together
+
+        yield from phases(together.cases(preset, without), runs=MORE_RUNS)
+    else:
+        yield from phases(selection.cases(kernel, preset), runs=RUNS)
 
 
 def phases(cases: Iterable[Case], *, runs: int, around=contextlib.nullcontext) -> Iterator[tuple[str, dict]]:

@@ -1,5 +1,6 @@
 """The check itself, in this process and in its own: right numbers pass, wrong ones and changing ones do not; the command rehearses."""
 
+import dataclasses
 import os
 from pathlib import Path
 import subprocess
@@ -10,9 +11,8 @@ import jax.numpy as jnp
 import pytest
 
 from pallas_kernels import check
-from pallas_kernels.bench import Case
-from pallas_kernels.check import trial, verdicts
-from pallas_kernels.dispatch import KERNELS
+from pallas_kernels.bench import Case, measure
+from pallas_kernels.check import together, trial, verdicts
 
 ROOT = Path(__file__).parents[3]
 
@@ -71,6 +71,15 @@ def run(*flags: str, cache: Path):
 
 
 @pytest.mark.thorough
+def test_a_step_of_true_widths_is_within_bounds_by_xlas_forms():
+    """What bfloat16 costs two layers, without any kernel, at 20b's widths with few experts: half of the bound."""
+    size = dataclasses.replace(together.SIZES["20b"], E=8, V=2048)
+    one = together.case("few experts", size, 1)
+    error, worst = measure.errors(one)
+    assert check.right(error, worst, 1)
+
+
+@pytest.mark.thorough
 def test_the_command_rehearses_every_kernel_on_a_cpu(tmp_path):
     done = run(f"--out={tmp_path}/check.jsonl", cache=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -78,8 +87,8 @@ def test_the_command_rehearses_every_kernel_on_a_cpu(tmp_path):
     assert first.startswith("A rehearsal on the CPU, for there is no Hopper GPU (H100, H200) here: JAX runs on cpu.")
     assert last == "Every kernel passed its rehearsal, in Mosaic's interpreter; no verdict on a GPU was written."
     lines = [line.split()[:2] for line in done.stdout.split("\n\n")[-2].split("\n")[1:]]
-    assert lines == [[kernel, "passed"] for kernel in KERNELS]
-    assert len((tmp_path / "check.jsonl").read_text().splitlines()) == len(KERNELS)
+    assert lines == [[kernel, "passed"] for kernel in check.CHECKS]
+    assert len((tmp_path / "check.jsonl").read_text().splitlines()) == len(check.CHECKS)
     assert not list(tmp_path.rglob("gptoss-jax/kernels/*.json"))
 
 

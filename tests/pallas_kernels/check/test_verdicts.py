@@ -9,8 +9,7 @@ import time
 import pytest
 
 from pallas_kernels import check
-from pallas_kernels.check import Outcome, selection, verdicts
-from pallas_kernels.dispatch import KERNELS
+from pallas_kernels.check import CHECKS, KERNELS, Outcome, selection, verdicts, watching
 
 PASSED = {"verdict": "passed", "why": "", "cases": {"c": {"error": 1e-3, "worst": 1e-2}}}
 HUNG = {"verdict": "hung", "why": "it was not done in 'c' after 20 s", "cases": {}}
@@ -146,13 +145,13 @@ def test_whoever_has_waited_long_enough_goes_on(key):
 
 def test_the_first_start_checks_and_the_next_ones_read(key, caplog):
     run = checks()
-    assert check.left_out(key, "20b", run=run) == {} and run.asked == [(list(KERNELS), "20b")]
+    assert check.left_out(key, "20b", run=run) == {} and run.asked == [(list(CHECKS), "20b")]
     (record,) = caplog.records
     assert record.getMessage().startswith("The kernels were never checked on this NVIDIA H200")
     caplog.clear()
     assert check.left_out(key, "20b", run=run) == {} and len(run.asked) == 1 and not caplog.records
     assert check.left_out(key, "120b", run=run) == {}
-    assert run.asked[1] == (["route", "moe_gate_up", "moe_down", "moe_grouped"], "120b"), "only what has other shapes"
+    assert run.asked[1] == (["router", "route", "moe_gate_up", "moe_down", "moe_grouped", "together"], "120b"), "only what has other shapes"
 
 
 def test_what_is_bad_is_left_out_by_name_with_one_warning(key, caplog):
@@ -164,6 +163,25 @@ def test_what_is_bad_is_left_out_by_name_with_one_warning(key, caplog):
     again = checks()
     assert set(check.left_out(key, "20b", run=again)) == {"route", "unembed"}
     assert again.asked == [(["add_norm"], "20b")], "of what could not be checked nothing is kept"
+
+
+def test_what_fails_together_leaves_out_a_decode_step(key, caplog):
+    found = check.left_out(key, "20b", run=checks(together="wrong", route="hung"))
+    assert set(found) == set(selection.DECODING) == set(KERNELS) - {"attention_prefill", "moe_grouped"}
+    assert found["route"] == "hung: told so" and found["unembed"] == "together with others wrong: told so"
+    assert check.left_out(key, "20b", run=None) == found and "unembed (together with others wrong" in caplog.text
+
+
+def test_together_comes_last_and_without_what_is_bad(monkeypatch):
+    asked = []
+
+    def in_turn(kernels, command, right, **options):
+        asked.append([command(kernel) for kernel in kernels])
+        return outcomes(kernels, route="hung")
+
+    monkeypatch.setattr(watching, "in_turn", in_turn)
+    assert [each.kernel for each in check.run(["together", "route", "unembed"])] == ["route", "unembed", "together"]
+    assert asked[1][0][-1] == "--without=route" and not any("without" in word for words in asked[0] for word in words[:-1])
 
 
 def test_a_check_that_raises_leaves_nothing_behind(key):
