@@ -30,6 +30,7 @@ from absl import app, flags
 
 from benchmarks.gpu_day import pieces, report, running
 from benchmarks.gpu_day.pieces import PIECES, Piece
+from pallas_kernels.check import selection
 
 _SLOW = 6  # times that a CPU may take longer over a piece
 _PROBED = 120  # seconds
@@ -96,7 +97,8 @@ class Day:
     def left_out(self) -> list[str]:
         """Kernels that did not pass their check, in this run or one before."""
         checks = [line for name in ("check", "check-120b") for line in running.results(self._places, name) if "verdict" in line]
-        return sorted({line["kernel"] for line in checks if line["verdict"] not in ("passed", "unchecked")})
+        bad = {line["kernel"] for line in checks if line["verdict"] not in ("passed", "unchecked")}
+        return sorted((bad | set(selection.DECODING if selection.TOGETHER in bad else ())) - {selection.TOGETHER})
 
     def write(self) -> str:
         """Writes the tables. Returns the summary."""

@@ -134,7 +134,7 @@ PIECES = (
     Piece(
         "check-120b",
         "each kernel at 120b's shapes",
-        (_CHECK, "--preset=120b", "--out={lines}", "--kernel=route,moe_gate_up,moe_down,moe_grouped"),
+        (_CHECK, "--preset=120b", "--out={lines}", "--kernel=router,route,moe_gate_up,moe_down,moe_grouped,together"),
         (_CHECK, "--rehearse", "--preset=120b", "--out={lines}", "--kernel=route"),
         60,
         30,

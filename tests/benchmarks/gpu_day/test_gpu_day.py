@@ -16,6 +16,7 @@ from benchmarks.gpu_day import __main__ as program
 from benchmarks.gpu_day import peers, pieces, profile, report, running, serving
 from benchmarks.gpu_day.pieces import PIECES, Piece
 from benchmarks.whole_model import Point
+from pallas_kernels.check import selection
 from pallas_kernels.predict import table
 
 ROOT = Path(__file__).parents[3]
@@ -162,6 +163,8 @@ def test_kernels_that_did_not_pass_are_left_out_of_what_follows(days, monkeypatc
     running.lines(places, "check").write_text("\n".join(map(json.dumps, lines)) + "\n{torn")
     left_out = program.Day(given, days.folder).left_out()
     assert left_out == ["route"]
+    running.lines(places, "check").write_text(json.dumps({"kernel": "together", "verdict": "wrong"}) + "\n")
+    assert set(program.Day(given, days.folder).left_out()) == set(selection.DECODING)
     decode = next(piece for piece in PIECES if piece.name == "decode-1")
     assert pieces.command(decode, False, {"lines": "", "out": "", "peer": ""}, left_out)[-1] == "--without=route"
     assert not any("without" in word for word in pieces.command(decode, False, {"lines": "", "out": "", "peer": ""}, []))

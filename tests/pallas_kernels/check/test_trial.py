@@ -80,6 +80,16 @@ def test_a_step_of_true_widths_is_within_bounds_by_xlas_forms():
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("without", [(), ("route", "moe_down")])
+def test_together_are_the_kernels_of_a_decode_step(compile_for_hopper, without):
+    small = dataclasses.replace(together.SMALL, layers=2)
+    one = together.case("small", small, 1, without)
+    launches = [name for name in compile_for_hopper(one.run, *one.shapes(), xla_kernels=False).launches if not name[0].isupper()]
+    a_layer = ["project_qkv", "attention_decode", "project_out", "router", "route", "moe_gate_up", "moe_down", "add_norm"]
+    assert [name for name in launches if name in (*a_layer, "unembed")] == [n for n in [*2 * a_layer, "unembed"] if n not in without]
+
+
+@pytest.mark.thorough
 def test_the_command_rehearses_every_kernel_on_a_cpu(tmp_path):
     done = run(f"--out={tmp_path}/check.jsonl", cache=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
