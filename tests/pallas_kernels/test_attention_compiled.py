@@ -37,7 +37,7 @@ def test_decode(compile_for_hopper, B, T, context, window):
     assert report.temporary_bytes <= results + 2048
 
 
-@pytest.mark.quick("512-8192-None")
+@pytest.mark.thorough
 @pytest.mark.parametrize("T, context, window", [(512, 8192, None), (2048, 131_072, None), (8192, 8192, None), (512, 8192, 128)])
 def test_prefill(compile_for_hopper, T, context, window):
     report, kernel = compiled(compile_for_hopper, 1, T, context, window)

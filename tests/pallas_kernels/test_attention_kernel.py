@@ -12,7 +12,7 @@ from pallas_kernels import primitives
 from pallas_kernels.attention import paged_attention, tuning
 
 
-@pytest.mark.quick("lengths2-options2-300", "lengths3-options3-128")
+@pytest.mark.quick("lengths3-options3-128")
 @pytest.mark.parametrize(
     "lengths, options, window",
     [
@@ -29,7 +29,7 @@ def test_decode(lengths, options, window):
     check(call(lengths, **options), window)
 
 
-@pytest.mark.quick("lengths1-options1")
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "lengths, options",
     [
@@ -77,6 +77,7 @@ def test_a_row_is_the_same_alone_and_in_a_batch():
         np.testing.assert_array_equal(run(alone(arguments, row), None)[0], batch[row])
 
 
+@pytest.mark.thorough
 def test_rows_past_their_length_are_finite_and_change_no_others():
     arguments = call((1, 130, 700), kv_heads=1)
     whole = run(arguments, None)

@@ -36,6 +36,7 @@ def test_kernel_is_logits_square_sum_and_validity(M, D, E, interpreter):
     np.testing.assert_array_equal(moments[:, E + 2 :], 0)
 
 
+@pytest.mark.thorough
 def test_a_row_depends_neither_on_the_others_nor_on_their_number(interpreter):
     x, gain, weight, valid = inputs(6, 8, 192)
     together = run((x, gain, weight, valid), interpreter)

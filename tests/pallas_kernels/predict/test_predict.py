@@ -98,6 +98,7 @@ def test_tensor_cores_multiply_as_fast_as_the_data_sheet_says():
     assert chip.wgmma_cycles(8, from_registers=False) > 8 / 2, "shared memory is the limit where there are few columns"
 
 
+@pytest.mark.thorough
 def test_each_machine_instruction_is_of_one_of_the_ptx():
     if reason := aot.unavailable():
         pytest.skip(reason)
