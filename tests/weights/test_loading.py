@@ -268,5 +268,10 @@ def test_writer_and_loader_are_inverse(tiny, tmp_path):
         writer.write(tmp_path / "wide", TINY, params)
     with pytest.raises(ValueError, match="cannot say this geometry"):
         writer.write(tmp_path / "x", dataclasses.replace(TINY, rms_norm_eps=1e-6), params, "original")
+    other = dataclasses.replace(TINY, swiglu_alpha=1.5)
+    with pytest.raises(ValueError, match="its swiglu_alpha 1.702"):
+        writer.write(tmp_path / "x", other, params, "original")
+    writer.write(tmp_path / "alpha", other, params)
+    assert load(tmp_path / "alpha").config == other
     with pytest.raises(ValueError, match="must have shape"):
         writer.write(tmp_path / "y", TINY, params.replace(norm=jnp.ones(95)))

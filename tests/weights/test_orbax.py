@@ -88,6 +88,13 @@ def test_what_is_stored_stacked_is_restored_stacked_or_split(saved, tiny, onto):
         refused(saved / "stacked", words, experts=form)
 
 
+def test_another_alpha_is_kept(tiny, tmp_path):
+    model = published(tiny)
+    other = dataclasses.replace(model, config=dataclasses.replace(model.config, swiglu_alpha=1.5))
+    loading.save(other, tmp_path / "alpha")
+    assert load(tmp_path / "alpha").config == other.config
+
+
 @pytest.mark.parametrize("onto", ["none", "2x4"])
 def test_tiles_are_saved_packed_and_restored_in_any_form(tmp_path, onto):
     loading.save(published("nano", onto, experts="tiled"), tmp_path / "tiled")
