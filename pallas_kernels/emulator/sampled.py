@@ -8,6 +8,8 @@ import numpy as np
 from pallas_kernels.bench.large import Block, Large, sample
 from pallas_kernels.emulator import capture, launch
 
+BOUND = 2.0**-8  # a bfloat16 result rounds to half of that at most; sums of bfloat16 products are nearer
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -34,6 +36,17 @@ class Outcome:
     instructions: int
     seconds: float
     bytes: int
+
+    @property
+    def right(self) -> bool:
+        """Whether the error is within `BOUND`, and no rule was broken."""
+        return self.error <= BOUND and not self.findings
+
+    def row(self) -> list[str]:
+        """Kernel, case, blocks that ran, that there are, error, findings, instructions, seconds, GB: cells of a table."""
+        numbers = [f"{self.ran:,}", f"{self.of:,}", f"{self.error:.2g}"]
+        cost = [f"{self.instructions:,}", f"{self.seconds:.1f}", f"{self.bytes / 1e9:.3f}"]
+        return [self.kernel, self.name, *numbers, "; ".join(self.findings) or "none", *cost]
 
 
 def run(case: Large, *, seed: int = 0, policy: str = "fair", blocks: list[Block] | None = None) -> Outcome:

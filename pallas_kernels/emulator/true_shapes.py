@@ -28,15 +28,7 @@ _POLICY = flags.DEFINE_enum("policy", "fair", POLICIES, "Who goes next.")
 _SECONDS = flags.DEFINE_float("seconds", None, "Begin no other launch after so many.")
 _OUT = flags.DEFINE_string("out", None, "File that JSON lines are appended to.")
 
-BOUND = 2.0**-8  # a bfloat16 result rounds to half of that at most; sums of bfloat16 products are nearer
 _HEADER = ["kernel", "case", "blocks", "of", "error", "findings", "instructions", "seconds", "largest array, GB"]
-
-
-def row(outcome: sampled.Outcome) -> list[str]:
-    """The table's row for one launch."""
-    numbers = [f"{outcome.ran:,}", f"{outcome.of:,}", f"{outcome.error:.2g}"]
-    cost = [f"{outcome.instructions:,}", f"{outcome.seconds:.1f}", f"{outcome.bytes / 1e9:.3f}"]
-    return [outcome.kernel, outcome.name, *numbers, "; ".join(outcome.findings) or "none", *cost]
 
 
 def main(argv: list[str]) -> int | str:
@@ -56,8 +48,8 @@ def main(argv: list[str]) -> int | str:
             print(f"{len(chosen) - i} of {len(chosen)} launches were not begun: {', '.join(f'{c.op} {c.name}' for c in chosen[i:])}")
             break
         outcome = sampled.run(case, seed=_SEED.value, policy=_POLICY.value)
-        right = right and outcome.error <= BOUND and not outcome.findings
-        table.append(row(outcome))
+        right = right and outcome.right
+        table.append(outcome.row())
         print("  ".join(table[-1]), flush=True)
         if _OUT.value:
             with Path(_OUT.value).open("a", encoding="utf-8") as file:

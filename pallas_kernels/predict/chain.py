@@ -1,4 +1,4 @@
-"""Launches in a row that are set up before their turn (`pallas_kernels.primitives.begin`): when each begins and ends. Computed, never measured.
+"""Launches in a row, set up before their turn (`pallas_kernels.primitives.begin`): when each begins and ends. Computed, never measured.
 
 A launch is on the multiprocessors as soon as the blocks of the one before have begun and there is room beside them; there it waits for
 that one's end, and reads what no launch writes, up to what its stages hold. Memory serves one byte after the other.

@@ -1,6 +1,6 @@
 """gpt-oss' true shapes, a few blocks of each launch in the emulator: as near to float32 as a bfloat16 result, nothing written elsewhere.
 
-`pytest -m slow tests/pallas_kernels/emulator/test_true_shapes.py` runs all of them, as `python -m pallas_kernels.emulator.true_shapes` does.
+All of them: `pytest -m slow tests/pallas_kernels/emulator/test_true_shapes.py`, or `python -m pallas_kernels.emulator.true_shapes`.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import pytest
 from pallas_kernels import aot
 from pallas_kernels.bench import large
 from pallas_kernels.emulator import sampled
-from pallas_kernels.emulator.true_shapes import BOUND, row
+from pallas_kernels.emulator.sampled import BOUND
 
 pytestmark = pytest.mark.skipif(aot.unavailable() is not None, reason=str(aot.unavailable()))
 
@@ -25,7 +25,7 @@ THOROUGH = (
 
 def check(case, **options):
     outcome = sampled.run(case, **options)
-    assert outcome.error <= BOUND and not outcome.findings
+    assert outcome.right
     assert 0 < outcome.ran <= outcome.of and outcome.compared
     return outcome
 
@@ -34,7 +34,7 @@ def test_a_launch_of_which_two_tokens_run():
     case = CASES["norm.add_norm, 64 tokens"]
     outcome = check(case, blocks=[(63, 0, 0), (5, 0, 0)])
     assert (outcome.kernel, outcome.ran, outcome.of, outcome.compared) == ("add_norm", 2, 64, 2 * (2 * 2880 + 1))
-    assert row(outcome)[:4] == ["add_norm", "64 tokens", "2", "64"]
+    assert outcome.row()[:4] == ["add_norm", "64 tokens", "2", "64"]
 
 
 def test_what_is_wrong_is_told():
