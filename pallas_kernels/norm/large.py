@@ -20,7 +20,7 @@ def _case(M: int) -> Large:
     f32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     shapes = f32((M, D)), f32((A, M, D)), jax.ShapeDtypeStruct((M,), bool), f32((D,))
     run = functools.partial(add_norm, implementation="mosaic")
-    return Large("norm.add_norm", f"{M} tokens", "add_norm", run, shapes, functools.partial(_operands, M), _truth)
+    return Large("norm.add_norm", f"{M} token{'s' if M > 1 else ''}", "add_norm", run, shapes, functools.partial(_operands, M), _truth)
 
 
 def _operands(M: int, _) -> list[np.ndarray]:
