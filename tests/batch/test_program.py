@@ -209,6 +209,7 @@ def test_the_model_gets_the_flags(monkeypatch):
 
     monkeypatch.setattr(program, "LLM", Recorder)
     told(["batch", "--slots=3", "--context=99", "--cache_tokens=1000", "--noprefix_reuse", "--dtype=float32", "--experts=split"])
+    told(["batch", "--kernels=off"])
     program._llm(told, None)
     wanted = {"model": "nano", "slots": 3, "context": 99, "chunk": None, "cache_tokens": 1000, "prefix_reuse": False}
-    assert made.items() >= (wanted | {"dtype": "float32", "experts": "split", "mesh": None}).items()
+    assert made.items() >= (wanted | {"dtype": "float32", "experts": "split", "kernels": "off", "mesh": None}).items()
