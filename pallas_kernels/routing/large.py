@@ -22,7 +22,9 @@ def _case(model: str, E: int, M: int) -> Large:
     f32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     run = functools.partial(route, implementation="mosaic", **options)
     operands, truth = functools.partial(_operands, E, M), functools.partial(_truth, M, options)
-    return Large("routing.route", f"{model}, {M} token{'s' if M > 1 else ''}", "route", run, (f32((M, columns(E))), f32((E,))), operands, truth)
+    return Large(
+        "routing.route", f"{model}, {M} token{'s' if M > 1 else ''}", "route", run, (f32((M, columns(E))), f32((E,))), operands, truth
+    )
 
 
 def _operands(E: int, M: int, _) -> list[np.ndarray]:
