@@ -13,7 +13,7 @@ A, WIDTH, EPS = 4, 192, 1e-5
 
 def cases() -> list[Small]:
     routes = [_case(1, 32), _case(64, 8), _case(1, 128), _case(16, 128), _case(3, 7), _case(9, 29), _case(5, 96), _case(3, 32, equal=True)]
-    return [*plain(5), *routes, _router(1, 128, 192), _router(16, 7, 128), _router(6, 32, 2880)]
+    return [*plain(5), *routes, _router(1, 128, 192), _router(16, 7, 128), _router(6, 32, 960)]
 
 
 def plain(tokens: int) -> list[Small]:
