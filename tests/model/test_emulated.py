@@ -20,7 +20,7 @@ GOLDEN_BF16 = 0.0336  # as in test_fused
 PROMPTS = (96, 33)  # more rows of queries than the kernel for few takes, more tokens than a decode step's experts
 TOKENS = 8
 QUESTION = "What is 27 + 58?"
-DECODE = {"project_qkv", "attention_decode", "project_out", "route", "moe_gate_up", "moe_down", "add_norm", "unembed"}
+DECODE = {"project_qkv", "attention_decode", "project_out", "router", "route", "moe_gate_up", "moe_down", "add_norm", "unembed"}
 PREFILL = {"attention_prefill", "moe_gate_up_grouped", "moe_down_grouped"}
 
 pytestmark = pytest.mark.skipif(aot.unavailable() is not None, reason="the extra `aot` is not installed")
