@@ -5,9 +5,9 @@
     python -m benchmarks.gpu_day --out=DIR --rehearse             # all of it on the CPU, at small shapes
 
 In DIR: RESULTS.md (tables, and what did not run and why), results.jsonl, TUNING.txt (rows for the tuning tables), pieces/ (what each
-program printed), compiled/ (JAX's compilation cache, which all pieces share). A piece that is done is not done again, unless the device,
-the driver, jax or the kernels are others; one that failed or was cut comes after those that have not begun. A killed run goes on where it
-was.
+program printed; of a rehearsal rehearsed/), compiled/ (JAX's compilation cache, which all pieces share). A piece that is done is not done
+again, unless the device, the driver, jax or the kernels are others: it then counts as not run. One that failed or was cut comes after those
+that have not begun. A killed run goes on where it was.
 
 Nothing is compiled before the device is there: XLA chooses the tiles of its own products by timing them, and a program that was compiled
 without a GPU holds placeholders instead; and JAX's cache looks programs up by the device's own description. Mosaic's kernels, which need no
@@ -16,11 +16,11 @@ timing, take a second each. What the first pieces compile, the later ones and th
 The exit status is 0 if every piece that could run is done, 1 if one is not, and where there is no Hopper.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +28,7 @@ import time
 
 from absl import app, flags
 
+from benchmarks.gpu_day import folder as folders
 from benchmarks.gpu_day import pieces, report, running
 from benchmarks.gpu_day.pieces import PIECES, Piece
 from pallas_kernels.check import selection
@@ -49,7 +50,8 @@ class Day:
     """A run: what is left to do, and the time that is left."""
 
     def __init__(self, given: flags.FlagValues, folder: Path):
-        self._given, self._folder, self._places = given, folder, folder / "pieces"
+        self._given, self._folder = given, folder
+        self._places = folder / ("rehearsed" if given.rehearse else "pieces")
         self._rehearse, self._began = given.rehearse, time.monotonic()
         self.skipped: dict[str, str] = {}
         self._environment = os.environ | {
@@ -59,6 +61,7 @@ class Day:
         }
         self.about = self._probe()
         self._peer = given.peer_python or (sys.executable if self.about["peer"] else None)
+        self.skipped |= {piece.name: "not asked for" for piece in PIECES if given.only and piece.name not in given.only}
 
     @property
     def left(self) -> float:
@@ -71,7 +74,7 @@ class Day:
         open_, again = [], []
         for piece in chosen:
             state = self._state(piece)
-            if state is None:
+            if state is None or state.status == "begun":  # and the run was killed
                 open_.append(piece)
             elif state.status != "done":
                 again.append(piece)
@@ -96,13 +99,18 @@ class Day:
 
     def left_out(self) -> list[str]:
         """Kernels that did not pass their check, in this run or one before."""
-        checks = [line for name in ("check", "check-120b") for line in running.results(self._places, name) if "verdict" in line]
+        checks = [line for piece in PIECES if piece.name.startswith("check") for line in self._found(piece)[1] if "verdict" in line]
         bad = {line["kernel"] for line in checks if line["verdict"] not in ("passed", "unchecked")}
         return sorted((bad | set(selection.DECODING if selection.TOGETHER in bad else ())) - {selection.TOGETHER})
 
     def write(self) -> str:
         """Writes the tables. Returns the summary."""
-        return report.write(self._folder, self.about, self.skipped, self._rehearse)
+        return report.write(self._folder, {piece: self._found(piece) for piece in PIECES}, self.about, self.skipped, self._rehearse)
+
+    def _found(self, piece: Piece) -> tuple[running.State | None, list[dict]]:
+        """What became of a piece, and what it found; nothing of one that was done elsewhere or with other kernels."""
+        state = self._state(piece)
+        return state, running.results(self._places, piece.name) if state is not None else []
 
     def _state(self, piece: Piece) -> running.State | None:
         """Of an earlier run with the same device and kernels."""
@@ -112,7 +120,7 @@ class Day:
     def _key(self, piece: Piece) -> str:
         facts = [self.about[name] for name in ("device", "driver", "jax", "jaxlib", "kernels")]
         given = piece.rehearsal if self._rehearse else piece.command
-        return hashlib.sha256(json.dumps([facts, given]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([facts, self._rehearse, given]).encode()).hexdigest()[:16]
 
     def _probe(self) -> dict:
         command = [sys.executable, "-m", "benchmarks.gpu_day.probe"]
@@ -128,18 +136,22 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int | str:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     if unknown := set(given.only) - {piece.name for piece in PIECES}:
         raise app.UsageError(f"--only must name pieces of {', '.join(piece.name for piece in PIECES)}; got {', '.join(sorted(unknown))}")
-    folder = Path(given.out).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return f"--out must be a folder that no other run writes to; one is at work in {folder}; wait for it, or name another."
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is killed, and what is known written
-        try:
-            day = Day(given, folder)
-        except (ValueError, subprocess.TimeoutExpired) as error:
-            return f"error: {error}"
+    if not given.out:
+        raise app.UsageError("--out must name a folder; got an empty name; pass such as --out=day.")
+    if given.peer_python is not None and not shutil.which(given.peer_python):
+        raise app.UsageError(f"--peer_python must be an interpreter; {given.peer_python!r} is none; pass the path of one that has torch.")
+    try:
+        with folders.held(given.out) as folder:
+            return _in(folder, given)
+    except (ValueError, subprocess.TimeoutExpired) as error:
+        return f"error: {error}"
+
+
+def _in(folder: Path, given: flags.FlagValues) -> int | str:
+    """A run in a folder that is held; its exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is killed, and what is known written
+    try:
+        day = Day(given, folder)
         if not day.about["hopper"] and not given.rehearse:
             return f"There is no Hopper GPU (H100, H200) here to measure on: JAX runs on {day.about['device']}; --rehearse tries all of it."
         print(", ".join(f"{name} {value}" for name, value in day.about.items()), flush=True)
@@ -147,6 +159,8 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int | str:
             return int(_do(day) > 0)
         finally:
             print(f"\n{day.write()}\n\n{folder / 'RESULTS.md'}", flush=True)
+    except KeyboardInterrupt:
+        return 130
 
 
 def _do(day: Day) -> int:

@@ -3,7 +3,7 @@
 Knows the lines that the programs of `pieces` write, and no JAX.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 import re
 
 from benchmarks.gpu_day import running
-from benchmarks.gpu_day.pieces import PIECES
+from benchmarks.gpu_day.pieces import Piece
 from pallas_kernels.predict import table
 from pallas_kernels.tuning import Row
 
@@ -209,25 +209,37 @@ def tuning_rows(lines: Sequence[dict]) -> str:
     return "\n".join(told)
 
 
-def write(folder: Path, about: dict, skipped: dict[str, str], rehearse: bool) -> str:
-    """Makes results.jsonl, RESULTS.md and TUNING.txt of what the pieces have found so far. Returns the summary."""
-    places = folder / "pieces"
-    states = {piece.name: running.state(places, piece.name) for piece in PIECES}
-    found = [(piece.name, line) for piece in PIECES if states[piece.name] for line in running.results(places, piece.name)]
-    running.write(folder / "results.jsonl", "".join(json.dumps({"piece": name} | line) + "\n" for name, line in found))
-    lines = with_predictions([line for _, line in found], table.read())
+def write(
+    folder: Path,
+    found: Mapping[Piece, tuple[running.State | None, Sequence[dict]]],
+    about: Mapping[str, object],
+    skipped: Mapping[str, str],
+    rehearse: bool,
+) -> str:
+    """Makes results.jsonl, RESULTS.md and TUNING.txt. Returns the summary.
+
+    Args:
+      folder: of these files.
+      found: of each piece its state and lines, where they are this run's or one's just like it.
+      about: the device and versions.
+      skipped: why pieces were not begun, by name.
+      rehearse: nothing was measured.
+    """
+    running.write(
+        folder / "results.jsonl", "".join(json.dumps({"piece": p.name} | line) + "\n" for p, (_, own) in found.items() for line in own)
+    )
+    lines = with_predictions([line for _, own in found.values() for line in own], table.read())
     rows = []
-    for piece in PIECES:
-        state = states[piece.name]
-        count = sum(name == piece.name for name, _ in found)
+    for piece, (state, own) in found.items():
         if state is None:
             rows.append([piece.name, piece.what, "not run", "", "", skipped.get(piece.name, "the run ended before")])
         else:
             why = "; ".join(filter(None, [state.why, skipped.get(piece.name, "")]))
-            rows.append([piece.name, piece.what, state.status, f"{state.seconds:.0f}", str(count), why])
+            rows.append([piece.name, piece.what, state.status, f"{state.seconds:.0f}", str(len(own)), why])
     title = "A rehearsal on a CPU: no number here means anything." if rehearse else "Measured, where nothing else is said."
     where = ", ".join(f"{name} {value}" for name, value in about.items())
     summary = f"{title}\n\n{where}\n\n" + markdown(["piece", "what", "status", "seconds", "results", "why"], rows)
     running.write(folder / "RESULTS.md", f"{summary}\n\n{tables(lines)}\n")
-    running.write(folder / "TUNING.txt", tuning_rows(lines) + "\n")
+    rows_told = tuning_rows(lines)
+    running.write(folder / "TUNING.txt", f"{'# A rehearsal: no rows.' if rehearse else rows_told}\n")
     return summary

@@ -13,7 +13,6 @@ from pathlib import Path
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 _ROOT = Path(__file__).parents[2]
@@ -26,7 +25,7 @@ class State:
 
     Attributes:
       name: of the piece.
-      status: "done", "failed" or "cut".
+      status: "done", "failed" or "cut"; "begun" while it runs, and where whoever ran it was killed.
       why: in words, "" where it is done.
       seconds: that it took.
       key: of what it was done with, where and how; with another one it is done again.
@@ -45,6 +44,7 @@ def run(name: str, key: str, command: Sequence[str], folder: Path, limit: float,
     lines(folder, name).unlink(missing_ok=True)
     log, began = folder / f"{name}.log", time.monotonic()
     with log.open("wb") as file:
+        write(folder / f"{name}.json", json.dumps(dataclasses.asdict(State(name, "begun", "the run ended before it did", 0.0, key))))
         process = subprocess.Popen(
             [sys.executable, "-u", "-m", "benchmarks.gpu_day.mortal", *command],
             stdin=subprocess.DEVNULL,
@@ -108,6 +108,6 @@ def last_words(log: Path) -> str:
 
 def write(path: Path, text: str) -> None:
     """A file, whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        file.write(text)
-    os.replace(file.name, path)
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)

@@ -1,6 +1,7 @@
 """Eight minutes on a GPU, rehearsed: pieces in order, limits, what was killed goes on, what is done stays done, tables of what came."""
 
 import dataclasses
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -56,8 +57,7 @@ def tiny(name: str, seconds: float = 0, status: int = 0, **changes) -> Piece:
 
 
 def chosen(monkeypatch, *some: Piece) -> None:
-    for module in (program, report):
-        monkeypatch.setattr(module, "PIECES", some)
+    monkeypatch.setattr(program, "PIECES", some)
 
 
 def statuses(folder: Path) -> dict[str, str]:
@@ -113,7 +113,7 @@ def test_two_runs_do_not_share_a_folder(days, monkeypatch):
     chosen(monkeypatch, tiny("a"))
     days.folder.mkdir()
     with (days.folder / "lock").open("w") as lock:
-        program.fcntl.flock(lock, program.fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX)
         assert "one is at work in" in days()
 
 
@@ -136,7 +136,7 @@ def test_a_killed_run_takes_its_piece_with_it(tmp_path):
         process.wait()
     while _command(Path(f"/proc/{inside[0]}")) and time.monotonic() < until:
         time.sleep(0.05)
-    assert not _command(Path(f"/proc/{inside[0]}")) and running.state(tmp_path / "pieces", "a") is None
+    assert not _command(Path(f"/proc/{inside[0]}")) and running.state(tmp_path / "pieces", "a").status == "begun"
     assert len(running.results(tmp_path / "pieces", "a")) == 1, "what it had found is there"
 
 
@@ -150,11 +150,11 @@ def _command(process: Path) -> list[str]:
 
 def test_kernels_that_did_not_pass_are_left_out_of_what_follows(days, monkeypatch):
     chosen(monkeypatch, tiny("check"))
+    assert days() == 0
     given = flags.FlagValues()
     program.define_flags(given)
     given(["gpu_day", f"--out={days.folder}"])
     places = days.folder / "pieces"
-    places.mkdir(parents=True)
     lines = [
         {"kernel": "route", "verdict": "hung"},
         {"kernel": "unembed", "verdict": "passed"},
