@@ -11,6 +11,7 @@ _TINY = "--preset=tiny"
 _20B = "--preset=gpt-oss-20b"
 _OFF = "--without=all"
 _OURS = "--op=projection.qkv,projection.out,projection.unembed,attention,routing,moe,norm"  # and XLA's forms of the same
+_OTHER_SHAPES = ("16 tokens", "64 tokens", "batch 16, 8k", "batch 64, 1k", "1k", "256 tokens", "1024 tokens")  # than one token
 _CHECKED = ("--kernel=add_norm,route",)  # of the rehearsal: two kernels stand for all
 
 
@@ -60,7 +61,7 @@ PIECES = (
     Piece(
         "kernels-1",
         "kernels of a decode step, 1 token",
-        _kernels(_OURS, '--name="20b, 1 token","20b, batch 1, 1k"'),
+        _kernels(_OURS, "--name=20b, 1 token", "--name=20b, batch 1, 1k"),
         (_REHEARSED, "--out={lines}"),
         75,
         20,
@@ -118,7 +119,7 @@ PIECES = (
     Piece(
         "kernels-16-64",
         "kernels of a decode step, 16 and 64 tokens; prompts",
-        _kernels(_OURS, '--name="20b, 16 t","20b, 64 t","20b, batch 16, 8k","20b, batch 64, 1k","20b, 1k","20b, 256 t","20b, 1024 t"'),
+        _kernels(_OURS, *(f"--name=20b, {shape}" for shape in _OTHER_SHAPES)),
         (_REHEARSED, "--out={lines}", "--kernel=unembed"),
         120,
         30,

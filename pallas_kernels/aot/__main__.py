@@ -16,7 +16,7 @@ from pallas_kernels import aot, bench
 
 _GPU = flags.DEFINE_enum("gpu", "h200", aot.GPUS, "Which GPU to compile for.")
 _OP = flags.DEFINE_list("op", [], "Only ops whose names begin with one of these.")
-_NAME = flags.DEFINE_list("name", [], "Only cases whose names contain one of these.")
+_NAME = flags.DEFINE_multi_string("name", [], "Only cases whose names have this, from the start of a word; may be repeated.")
 _COMPARE = flags.DEFINE_bool("compare", False, "XLA's forms of the ops too.")
 _JSON = flags.DEFINE_bool("json", False, "A JSON line per case instead of the table.")
 _HLO = flags.DEFINE_bool("hlo", False, "The optimised HLO of each case too.")

@@ -10,6 +10,8 @@ import math
 
 import jax
 
+from pallas_kernels.bench import named
+
 _OPS = ("projection.bench", "attention.bench", "routing.bench", "moe.bench", "moe.bench_grouped", "norm.bench")
 MODULES = tuple(f"pallas_kernels.{module}" for module in _OPS)
 
@@ -49,17 +51,13 @@ class Case:
 
 
 def cases(ops: Iterable[str] = (), names: Iterable[str] = ()) -> list[Case]:
-    """All cases, or those whose op begins with one of `ops` and whose name contains one of `names`.
+    """All cases, or those whose op begins with one of `ops` and whose name has one of `names` (`named.chosen`).
 
     Raises:
       ValueError: no case is left.
     """
     every = [case for module in MODULES for case in importlib.import_module(module).cases()]
-    ops, names = tuple(ops), tuple(names)
-    chosen = [c for c in every if (not ops or c.op.startswith(ops)) and (not names or any(n in c.name for n in names))]
-    if not chosen:
-        raise ValueError(f"no case of {', '.join(sorted({c.op for c in every}))} is called so: ops {ops}, names {names}.")
-    return chosen
+    return named.chosen(every, ops, names)
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -1,6 +1,6 @@
 """Times every kernel at the named gpt-oss shapes on the Hopper GPU of this machine, and refuses a time to one that is wrong.
 
-    python -m pallas_kernels.bench --op=moe --name=20b --out=results.jsonl
+    python -m pallas_kernels.bench --op=moe --name="20b, 1 token" --name="20b, 16 tokens" --out=results.jsonl
 
 First measures what the device can do (a copy, a bfloat16 product); a case's floor is the larger of its bytes and its operations at
 those rates. Beside it stands what `pallas_kernels.predict` wrote down for an H100 or H200, computed and not measured, where the kernels are
@@ -22,7 +22,7 @@ from pallas_kernels.bench import measure
 from pallas_kernels.predict import table
 
 _OP = flags.DEFINE_list("op", [], "Only ops whose names begin with one of these.")
-_NAME = flags.DEFINE_list("name", [], "Only cases whose names contain one of these.")
+_NAME = flags.DEFINE_multi_string("name", [], "Only cases whose names have this, from the start of a word; may be repeated.")
 _OUT = flags.DEFINE_string("out", None, "File that JSON lines are appended to.")
 
 _HEADER = ["op", "case", "error", "floor us", "predicted us", "measured us", "ratio", ""]

@@ -12,6 +12,8 @@ import mmap
 
 import numpy as np
 
+from pallas_kernels.bench import named
+
 _OPS = ("projection.large", "attention.large", "routing.large", "moe.large", "norm.large")
 MODULES = tuple(f"pallas_kernels.{module}" for module in _OPS)
 
@@ -44,17 +46,13 @@ class Large:
 
 
 def cases(ops: Iterable[str] = (), names: Iterable[str] = ()) -> list[Large]:
-    """All launches, or those whose op begins with one of `ops` and whose name contains one of `names`.
+    """All launches, or those whose op begins with one of `ops` and whose name has one of `names` (`named.chosen`).
 
     Raises:
       ValueError: none is left.
     """
-    ops, names = tuple(ops), tuple(names)
     every = [case for module in MODULES for case in importlib.import_module(module).cases()]
-    chosen = [c for c in every if (not ops or c.op.startswith(ops)) and (not names or any(n in c.name for n in names))]
-    if not chosen:
-        raise ValueError(f"no true shape of {', '.join(sorted({c.op for c in every}))} is called so: ops {ops}, names {names}.")
-    return chosen
+    return named.chosen(every, ops, names, "true shape")
 
 
 def sample(clusters: Block) -> list[Block]:

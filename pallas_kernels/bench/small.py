@@ -11,6 +11,7 @@ import importlib
 from types import ModuleType
 
 from pallas_kernels import dispatch
+from pallas_kernels.bench import named
 
 _OPS = ("projection.small", "attention.small", "routing.small", "moe.small", "norm.small")
 MODULES = tuple(f"pallas_kernels.{module}" for module in _OPS)
@@ -56,7 +57,7 @@ class Small:
 
 
 def cases(ops: Iterable[str] = (), names: Iterable[str] = (), tokens: Iterable[int] = ()) -> list[Small]:
-    """All calls, or those whose op begins with one of `ops` and whose name contains one of `names`.
+    """All calls, or those whose op begins with one of `ops` and whose name has one of `names` (`named.chosen`).
 
     Args:
       ops, names: see above.
@@ -66,10 +67,7 @@ def cases(ops: Iterable[str] = (), names: Iterable[str] = (), tokens: Iterable[i
       ValueError: no call is left.
     """
     modules = [importlib.import_module(module) for module in MODULES]
-    ops, names, tokens = tuple(ops), tuple(names), tuple(tokens)
+    tokens = tuple(tokens)
     plain = lambda module: [case for number in tokens for case in module.plain(number)]
     every = [case for module in modules for case in (plain(module) if tokens else module.cases())]
-    chosen = [c for c in every if (not ops or c.op.startswith(ops)) and (not names or any(n in c.name for n in names))]
-    if not chosen:
-        raise ValueError(f"no small call of {', '.join(sorted({c.op for c in every}))} is called so: ops {ops}, names {names}.")
-    return chosen
+    return named.chosen(every, ops, names, "small call")

@@ -20,7 +20,7 @@ from pallas_kernels.bench import small
 from pallas_kernels.emulator import examine
 
 _OP = flags.DEFINE_list("op", [], "Only ops whose names begin with one of these.")
-_NAME = flags.DEFINE_list("name", [], "Only calls whose names contain one of these.")
+_NAME = flags.DEFINE_multi_string("name", [], "Only calls whose names have this, from the start of a word; may be repeated.")
 _TOKENS = flags.DEFINE_list("tokens", [], "Instead of the calls that there are, each op's plain one of so many tokens.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Schedules of each call.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "File that JSON lines are appended to.")

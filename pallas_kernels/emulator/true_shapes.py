@@ -22,7 +22,7 @@ from pallas_kernels.emulator import sampled
 from pallas_kernels.emulator.launch import POLICIES
 
 _OP = flags.DEFINE_list("op", [], "Only ops whose names begin with one of these.")
-_NAME = flags.DEFINE_list("name", [], "Only launches whose names contain one of these.")
+_NAME = flags.DEFINE_multi_string("name", [], "Only launches whose names have this, from the start of a word; may be repeated.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the schedule.")
 _POLICY = flags.DEFINE_enum("policy", "fair", POLICIES, "Who goes next.")
 _SECONDS = flags.DEFINE_float("seconds", None, "Begin no other launch after so many.")

@@ -13,7 +13,7 @@ from pallas_kernels.predict import cases, chip, step, table
 
 _GPU = flags.DEFINE_list("gpu", ["h200"], "Which GPUs to predict for.")
 _OP = flags.DEFINE_list("op", [], "Only ops whose names begin with one of these.")
-_NAME = flags.DEFINE_string("name", "", "Only cases whose names contain this.")
+_NAME = flags.DEFINE_multi_string("name", [], "Only cases whose names have this, from the start of a word; may be repeated.")
 _BLOCKS = flags.DEFINE_integer("blocks", 3, "Clusters of a grid whose work is counted.", lower_bound=1)
 _WRITE = flags.DEFINE_bool("write", False, "Write the predictions down, those that are stale or not there.")
 _STEPS = flags.DEFINE_bool("steps", False, "Whole decode steps, from what was written down.")
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int | str:
         return reason
     gpus, rows = tuple(_GPU.value), []
     known = {(r.op, r.case, r.gpu) for r in table.read() if not table.stale([r])} if _WRITE.value else set()
-    for case in bench.cases(_OP.value, [_NAME.value] if _NAME.value else []):
+    for case in bench.cases(_OP.value, _NAME.value):
         wanted = not _WRITE.value or (case.op, case.name) in of_steps()
         if case.compares or not wanted or all((case.op, case.name, gpu) in known for gpu in gpus):
             continue

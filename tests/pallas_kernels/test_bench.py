@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -142,6 +143,10 @@ def test_cases_are_chosen_by_name(monkeypatch):
     monkeypatch.setattr(bench, "MODULES", ("fake_bench",))
     assert len(bench.cases()) == 3 and len(bench.cases(["moe"])) == 2
     assert [c.name for c in bench.cases(["moe", "route"], ["120b"])] == ["120b, 8k"]
+    assert [c.name for c in bench.cases(names=["20b", "8k"])] == ["20b, 1 token", "120b, 8k"], "from the start of a word"
+    assert [c.name for c in bench.cases(names=["20b, 1 token"])] == ["20b, 1 token"] and len(bench.cases(names=[", "])) == 2
+    with pytest.raises(ValueError, match=re.escape("names ('',)")):
+        bench.cases(names=[""])
     with pytest.raises(ValueError, match="no case of moe.decode, moe.prefill, route"):
         bench.cases(["attention"])
     assert case(op="moe.xla").compares and not case().compares

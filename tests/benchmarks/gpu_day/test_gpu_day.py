@@ -186,10 +186,13 @@ def test_programs_take_what_they_are_given():
                 assert given([module, *arguments]) == [module]
             elif module == "pallas_kernels.bench":
                 given = flags.FlagValues()
-                for name in ("op", "name", "out"):
-                    flags.DEFINE_list(name, [], "", given)
+                flags.DEFINE_list("op", [], "", given)
+                for name in ("name", "out"):
+                    flags.DEFINE_multi_string(name, [], "", given)
                 given([module, *arguments])
-                assert 15 < len(bench.cases(given.op, given.name)) < 80
+                asked = bench.cases(given.op, given.name)
+                assert 15 < len(asked) < 80 and all(case.name.startswith("20b") for case in asked)
+                assert all(bench.cases(given.op, [name]) for name in given.name), "no name is without a case"
             else:
                 assert module in ("pallas_kernels.check", "benchmarks.gpu_day.rehearsed")
 
