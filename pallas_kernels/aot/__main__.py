@@ -57,7 +57,10 @@ def main(argv: list[str]) -> int | str:
     jax.config.update("jax_platforms", "cpu")  # a GPU that is there is not needed
     if reason := aot.unavailable():
         return reason
-    chosen = [c for c in bench.cases(_OP.value, _NAME.value) if _COMPARE.value or not c.compares]
+    try:
+        chosen = [c for c in bench.cases(_OP.value, _NAME.value) if _COMPARE.value or not c.compares]
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
     lines, spills = [], False
     for case in chosen:
         report = aot.compile(case.run, *case.shapes(), gpu=_GPU.value, donate_argnums=case.donate)

@@ -5,20 +5,18 @@
 First measures what the device can do (a copy, a bfloat16 product); a case's floor is the larger of its bytes and its operations at
 those rates. Beside it stands what `pallas_kernels.predict` wrote down for an H100 or H200, computed and not measured, where the kernels are
 still the same. Prints a row per case, and writes a JSON line per case. The exit status is 1 if a case was
-wrong or failed, and where there is no such GPU.
+wrong or failed, and where there is no such GPU; after Ctrl-C, with the table so far, 130.
 """
 
 import dataclasses
 import datetime
-import json
-from pathlib import Path
 
 from absl import app, flags
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels import bench, hopper
-from pallas_kernels.bench import measure
+from pallas_kernels.bench import lines, measure
 from pallas_kernels.predict import table
 
 _OP = flags.DEFINE_list("op", [], "Only ops whose names begin with one of these.")
@@ -42,17 +40,34 @@ def row(result: measure.Result, predicted: float | None = None) -> list[str]:
 def main(argv: list[str]) -> int | str:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    if why := lines.refusal(_OUT.value):
+        raise app.UsageError(why)
+    try:
+        chosen = bench.cases(_OP.value, _NAME.value)
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
     device = jnp.zeros(()).device
     if not hopper.is_hopper(device.device_kind):
         return f"There is no Hopper GPU (H100, H200) here to time kernels on: JAX runs on {device.device_kind}."
-    chosen = bench.cases(_OP.value, _NAME.value)
+    rows: list[list[str]] = []
+    try:
+        right = timed(chosen, device.device_kind, rows)
+    except KeyboardInterrupt:
+        print("\n" + bench.table(_HEADER, rows))
+        return 130
+    print("\n" + bench.table(_HEADER, rows))
+    return int(not right)
+
+
+def timed(chosen: list[bench.Case], kind: str, rows: list[list[str]]) -> bool:
+    """Times cases on a device of a kind, and adds a row of each as it comes. Whether all of them are right."""
     ceilings = measure.ceilings()
-    print(f"{device.device_kind}: copies {ceilings.bandwidth / 1e12:.2f} TB/s, multiplies {ceilings.flops / 1e12:.0f} Tflop/s in bfloat16")
-    where = {"device": device.device_kind, "jax": jax.__version__, "date": datetime.date.today().isoformat()}
+    print(f"{kind}: copies {ceilings.bandwidth / 1e12:.2f} TB/s, multiplies {ceilings.flops / 1e12:.0f} Tflop/s in bfloat16")
+    where = {"device": kind, "jax": jax.__version__, "date": datetime.date.today().isoformat()}
     where |= {"copy_bytes_per_second": ceilings.bandwidth, "bfloat16_flops": ceilings.flops}
-    rows, right, written = [], True, table.read()
+    right, written = True, table.read()
     for case in chosen:
-        predicted = table.seconds(case.op, case.name, table.gpu_of(device.device_kind), written)
+        predicted = table.seconds(case.op, case.name, table.gpu_of(kind), written)
         try:
             result = measure.measure(case, ceilings)
             right, cells = right and result.right, row(result, predicted)
@@ -63,11 +78,8 @@ def main(argv: list[str]) -> int | str:
             told = {"op": case.op, "name": case.name, "failed": str(error)}
         rows.append(cells)
         print("  ".join(cells), flush=True)
-        if _OUT.value:
-            with Path(_OUT.value).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(where | told) + "\n")
-    print("\n" + bench.table(_HEADER, rows))
-    return int(not right)
+        lines.append(_OUT.value, where | told)
+    return right
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ def run(
     rehearse: bool = False,
     device: int | None = None,
     compilation_cache: str | None = None,
+    without: Sequence[str] = (),
     told: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
     """What becomes of each kernel on the GPU of this machine, or, rehearsed, in Mosaic's interpreter on small arrays.
@@ -53,6 +54,7 @@ def run(
       rehearse: on the CPU, which says nothing of a GPU.
       device: number of the GPU among those that are visible; the default leaves it to JAX.
       compilation_cache: JAX's folder for compiled programs, in which a second check finds those of the first.
+      without: kernels that are known not to pass, which "together" is without too.
       told: is called with each outcome as it comes.
 
     Raises:
@@ -76,7 +78,7 @@ def run(
     }
     outcomes = watching.in_turn([k for k in kernels if k != TOGETHER], command, right, most=SECONDS * (3 if rehearse else 1), **how)
     if TOGETHER in kernels:
-        if bad := [outcome.kernel for outcome in outcomes if outcome.verdict != "passed"]:
+        if bad := [*without, *(outcome.kernel for outcome in outcomes if outcome.verdict != "passed")]:
             options.append(f"--without={','.join(bad)}")
         outcomes += watching.in_turn([TOGETHER], command, functools.partial(right, times=_TOGETHER), **how)
     return outcomes
@@ -110,8 +112,9 @@ def left_out(key: Key, preset: str, *, device: int | None = None, compilation_ca
                     "The kernels were" if len(missing) == len(CHECKS) else f"{', '.join(missing)} were",
                     key.device,
                 )
-                outcomes = run(missing, preset, device=device, compilation_cache=compilation_cache)
-                keep(key, preset, outcomes)
+                told = lambda outcome: keep(key, preset, [outcome])  # at once: whoever stops this loses none
+                bad = [kernel for kernel, reason in reasons.items() if reason and kernel != TOGETHER]
+                outcomes = run(missing, preset, device=device, compilation_cache=compilation_cache, without=bad, told=told)
                 reasons |= {each.kernel: _reason(each.verdict, each.why) for each in outcomes}
     bad = {kernel: reason for kernel, reason in reasons.items() if reason}
     if together := bad.pop(TOGETHER, ""):  # which of them it is nobody knows

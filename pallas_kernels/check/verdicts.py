@@ -26,6 +26,7 @@ _FORMAT = 1
 _TOOLS = ("emulator", "aot", "predict", "__pycache__")  # rooms that have no say in what a kernel does
 _MOST = 1 << 20  # bytes of a file
 _log = logging.getLogger(__name__)
+_ignored: set[Path] = set()  # files of which it was said
 
 Found = Mapping[str, Mapping]  # `selection.label` -> {"verdict", "why", "cases": case -> {"error", "worst"}}
 
@@ -85,21 +86,27 @@ def _driver() -> str:
 
 
 def read(key: Key) -> Found:
-    """What is known; nothing where there is no file, or none that can be believed."""
+    """What is known; nothing where there is no file, or none that can be believed, which is said once."""
     path = key.path
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            status = os.fstat(file.fileno())
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
                 raise ValueError("it must be a file that you own and nobody else can write")
-            data = json.loads(file.read(_MOST))
+            with open(descriptor, "rb", closefd=False) as file:
+                data = json.loads(file.read(_MOST))
+        finally:
+            os.close(descriptor)
         if not isinstance(data, dict) or data.get("format") != _FORMAT or data.get("key") != dataclasses.asdict(key):
             raise ValueError("it is of another format, or of another machine")
         return _believed(data["kernels"])
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        _log.warning("The verdict on kernels in %s is ignored: %s.", path, str(error).split("\n")[0][:200])
+        if path not in _ignored:
+            _log.warning("The verdict on kernels in %s is ignored: %s.", path, str(error).split("\n")[0][:200])
+        _ignored.add(path)
         return {}
 
 
@@ -134,6 +141,7 @@ def add(key: Key, found: Found) -> Path | None:
     except OSError as error:
         _log.warning("The verdict on kernels cannot be kept in %s (%s); the next start checks them again.", path, error.strerror)
         return None
+    _ignored.discard(path)
     return path
 
 

@@ -9,15 +9,13 @@ exit status is 1 where an error is above the bound or a rule was broken.
 import dataclasses
 import datetime
 import importlib.metadata
-import json
-from pathlib import Path
 import time
 
 from absl import app, flags
 import jax
 
 from pallas_kernels import aot, bench
-from pallas_kernels.bench import large
+from pallas_kernels.bench import large, lines
 from pallas_kernels.emulator import sampled
 from pallas_kernels.emulator.launch import POLICIES
 
@@ -34,6 +32,8 @@ _HEADER = ["kernel", "case", "blocks", "of", "error", "findings", "instructions"
 def main(argv: list[str]) -> int | str:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    if why := lines.refusal(_OUT.value):
+        raise app.UsageError(why)
     jax.config.update("jax_platforms", "cpu")  # a GPU that is there is not needed
     if reason := aot.unavailable():
         return reason
@@ -51,9 +51,7 @@ def main(argv: list[str]) -> int | str:
         right = right and outcome.right
         table.append(outcome.row())
         print("  ".join(table[-1]), flush=True)
-        if _OUT.value:
-            with Path(_OUT.value).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(where | dataclasses.asdict(outcome)) + "\n")
+        lines.append(_OUT.value, where | dataclasses.asdict(outcome))
     print("\n" + bench.table(_HEADER, table))
     return int(not right)
 

@@ -5,6 +5,8 @@ python -m pallas_kernels.predict --write                   # into the table that
 python -m pallas_kernels.predict --steps                   # whole steps, from that table
 """
 
+import os
+
 from absl import app, flags
 import jax
 
@@ -58,17 +60,37 @@ def steps() -> str:
 def main(argv: list[str]) -> int | str:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    if unknown := [gpu for gpu in _GPU.value if gpu not in chip.CHIPS]:
-        raise app.UsageError(f"--gpu must name some of {', '.join(chip.CHIPS)}; got {', '.join(unknown)}.")
+    if not _GPU.value or set(_GPU.value) - set(chip.CHIPS):
+        raise app.UsageError(f"--gpu must name some of {', '.join(chip.CHIPS)}; got {', '.join(_GPU.value) or 'none'}.")
+    if _STEPS.value and (_OP.value or _NAME.value or _WRITE.value):
+        raise app.UsageError("--steps are whole, from what was written down: pass it without --op, --name and --write.")
     if _STEPS.value:
         print(steps())
         return 0
+    try:
+        chosen = bench.cases(_OP.value, _NAME.value)
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
+    if _WRITE.value and not os.access(table.PATH if table.PATH.exists() else table.PATH.parent, os.W_OK):
+        raise app.UsageError(f"--write needs a table that can be written to; {table.PATH} cannot; do it in a checkout of your own.")
     jax.config.update("jax_platforms", "cpu")
     if reason := aot.unavailable():
         return reason
-    gpus, rows = tuple(_GPU.value), []
+    rows: list[list[str]] = []
+    try:
+        predicted(chosen, rows)
+        status = 0
+    except KeyboardInterrupt:
+        status = 130
+    print("\nPredicted, not measured.\n" + bench.table(_HEADER, rows) if rows else "Nothing to predict." if not status else "")
+    return status
+
+
+def predicted(chosen: list[bench.Case], rows: list[list[str]]) -> None:
+    """Predicts cases, and adds a row of each kernel as it comes; writes them down where that is asked for."""
+    gpus = tuple(_GPU.value)
     known = {(r.op, r.case, r.gpu) for r in table.read() if not table.stale([r])} if _WRITE.value else set()
-    for case in bench.cases(_OP.value, _NAME.value):
+    for case in chosen:
         wanted = not _WRITE.value or (case.op, case.name) in of_steps()
         if case.compares or not wanted or all((case.op, case.name, gpu) in known for gpu in gpus):
             continue
@@ -76,6 +98,8 @@ def main(argv: list[str]) -> int | str:
             for p in predictions:
                 parts = ", ".join(f"{name} {seconds * 1e6:.1f}" for name, seconds in sorted(p.parts.items(), key=lambda part: -part[1]))
                 cells = [f"{p.seconds * 1e6:.1f}", f"{p.floor * 1e6:.1f}", f"{100 * p.share:.0f}%", f"{p.waves:.2f}", p.binding, parts]
+                if not rows:
+                    print("Predicted, not measured: " + "  ".join(_HEADER), flush=True)
                 rows.append([case.op, case.name, p.kernel, gpu, *cells])
                 print("  ".join(rows[-1]), flush=True)
             if _WRITE.value:
@@ -83,8 +107,6 @@ def main(argv: list[str]) -> int | str:
                 table.write(
                     table.Row(case.op, case.name, gpu, p.kernel, p.launches, p.seconds, p.floor, p.binding, made) for p in predictions
                 )
-    print("\nPredicted, not measured.\n" + bench.table(_HEADER, rows) if rows else "Nothing to predict.")
-    return 0
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def test_kernels_that_hang_crash_and_lie_are_left_out_by_name(real, monkeypatch,
     """The whole way, with processes in the places of those that would run a kernel."""
     command = lambda kernel: [sys.executable, "-S", "-c", CHILD.replace("BODY", BODIES.get(kernel, "error = 1e-3"))]
     limits = dict.fromkeys(watching.LIMITS, 10.0) | {"run": 0.5}
-    run = lambda kernels, preset, **options: watching.in_turn(kernels, command, check.right, limits=limits)
+    run = lambda kernels, preset, **options: watching.in_turn(kernels, command, check.right, limits=limits, told=options["told"])
     monkeypatch.setattr(check.left_out, "__kwdefaults__", check.left_out.__kwdefaults__ | {"run": run})
     assert set(left_out()) == set(BODIES)
     first, second = (record.getMessage() for record in caplog.records)

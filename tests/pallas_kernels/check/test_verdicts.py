@@ -30,7 +30,10 @@ def checks(**bad):
 
     def run(kernels, preset, **options):
         run.asked.append((list(kernels), preset))
-        return outcomes(kernels, **bad)
+        run.without = options["without"]
+        for outcome in (found := outcomes(kernels, **bad)):
+            options["told"](outcome)
+        return found
 
     run.asked = []
     return run
@@ -70,8 +73,9 @@ def test_a_damaged_file_is_ignored_with_a_sentence(key, damage, caplog):
     verdicts.add(key, {"unembed": PASSED})
     key.path.write_text(DAMAGE[damage](key.path.read_text()))
     assert verdicts.read(key) == {}
+    assert verdicts.read(key) == {}
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"The verdict on kernels in {key.path} is ignored: ")
+    assert record.getMessage().startswith(f"The verdict on kernels in {key.path} is ignored: "), "once"
     verdicts.add(key, {"unembed": PASSED})
     caplog.clear()
     assert verdicts.read(key) == {"unembed": PASSED} and not caplog.records
@@ -91,6 +95,13 @@ def test_a_pipe_in_its_place_is_no_hang(key, caplog):
     key.path.parent.mkdir(parents=True)
     os.mkfifo(key.path)
     assert verdicts.read(key) == {} and caplog.records
+
+
+def test_a_folder_in_its_place_costs_no_descriptor(key, caplog):
+    key.path.mkdir(parents=True)
+    before = len(os.listdir("/proc/self/fd"))
+    assert all(verdicts.read(key) == {} for _ in range(5)) and len(os.listdir("/proc/self/fd")) == before
+    assert len(caplog.records) == 1 and verdicts.add(key, {"unembed": PASSED}) is None
 
 
 def test_where_nothing_can_be_kept_a_sentence_says_so(key, caplog):
@@ -165,6 +176,21 @@ def test_what_is_bad_is_left_out_by_name_with_one_warning(key, caplog):
     assert again.asked == [(["add_norm"], "20b")], "of what could not be checked nothing is kept"
 
 
+def test_a_check_that_is_stopped_keeps_what_it_has_found(key, caplog):
+    """And the next one runs the rest, all together without what is known to be bad."""
+
+    def run(kernels, preset, *, told, **options):
+        told(Outcome("unembed", "passed", "", PASSED["cases"]))
+        told(Outcome("route", "hung", "told so"))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check.left_out(key, "20b", run=run)
+    rest = checks()
+    assert check.left_out(key, "20b", run=rest) == {"route": "hung: told so"}
+    assert rest.asked == [([name for name in CHECKS if name not in ("unembed", "route")], "20b")] and rest.without == ["route"]
+
+
 def test_what_fails_together_leaves_out_a_decode_step(key, caplog):
     found = check.left_out(key, "20b", run=checks(together="wrong", route="hung"))
     assert set(found) == set(selection.DECODING) == set(KERNELS) - {"attention_prefill", "moe_grouped"}
@@ -181,6 +207,8 @@ def test_together_comes_last_and_without_what_is_bad(monkeypatch):
 
     monkeypatch.setattr(watching, "in_turn", in_turn)
     assert [each.kernel for each in check.run(["together", "route", "unembed"])] == ["route", "unembed", "together"]
+    check.run(["together"], without=["unembed"])
+    assert asked[-1][0][-1] == "--without=unembed"
     assert asked[1][0][-1] == "--without=route" and not any("without" in word for words in asked[0] for word in words[:-1])
 
 
