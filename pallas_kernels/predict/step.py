@@ -55,7 +55,8 @@ def step(rows: Iterable[Row], model: str, batch: int, gpu: str, context: str = "
         "unembed": ("projection.unembed", f"20b, {tokens}", 1),
     }
     if absent := [name for name, (op, case, _) in wanted.items() if (op, case) not in known]:
-        raise ValueError(f"a step needs every launch predicted; {', '.join(absent)} of {model} at batch {batch} on {gpu} are not.")
+        made = f"python -m pallas_kernels.predict --write --gpu={gpu} predicts them"
+        raise ValueError(f"a step needs every launch predicted; {', '.join(absent)} of {model} at batch {batch} on {gpu} are not; {made}.")
     parts = {}
     for name, (op, case, count) in wanted.items():
         found = known[op, case]

@@ -72,7 +72,7 @@ def test_a_step_is_the_sum_of_its_launches(model, batch, gpu="h200"):
 
 
 def test_a_step_that_lacks_a_launch_is_refused():
-    with pytest.raises(ValueError, match="project_qkv, .*unembed of 20b at batch 1 on h200 are not"):
+    with pytest.raises(ValueError, match="project_qkv, .*unembed of 20b at batch 1 on h200 are not; .* --write --gpu=h200 predicts them"):
         step.step([], "20b", 1, "h200")
 
 
