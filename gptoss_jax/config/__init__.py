@@ -102,10 +102,11 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The same as Hugging Face's config.json; `Config.from_dict` reads it back."""
         others = "num_local_experts num_experts_per_tok max_position_embeddings rope_theta rms_norm_eps"
+        usual = {"swiglu_alpha"} if self.swiglu_alpha == type(self).swiglu_alpha else set()  # published files have no word for it
         return {
             "architectures": ["GptOssForCausalLM"],
             "model_type": "gpt_oss",
-            **{name: getattr(self, name) for name in (*published.SHARED, *others.split())},
+            **{name: getattr(self, name) for name in (*published.SHARED, *others.split()) if name not in usual},
             "layer_types": list(self.layer_types),
             "rope_scaling": {
                 "rope_type": "yarn",
