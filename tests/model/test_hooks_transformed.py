@@ -110,6 +110,7 @@ def test_every_site_with_the_cache_is_that_of_a_whole_pass(model, page):
             assert oracle.error(whole, wanted) < EXACT, name
 
 
+@pytest.mark.thorough
 def test_a_patched_prompt_is_patched_in_every_later_step(model):
     """What is added to the prompt's residual stream changes the keys that later steps look at."""
     c, vector = model.config, np.random.default_rng(4).normal(size=model.config.hidden_size).astype(np.float32)

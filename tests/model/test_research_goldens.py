@@ -104,7 +104,7 @@ def test_gradients_of_activations_are_those_of_torch(golden, model):
         assert oracle.error(grads[site][0], golden["grad_residual"][i]) < DERIVED, site
 
 
-@pytest.mark.quick("packed")
+@pytest.mark.thorough
 @pytest.mark.parametrize("experts", ["packed", "split"])
 def test_gradients_around_packed_experts_are_those_of_torch(golden, tiny, experts):
     """The weights that are floats, chosen by name, while MXFP4 stays as it is."""

@@ -10,7 +10,7 @@ import pytest
 from pallas_kernels.attention import tuning
 
 
-@pytest.mark.quick("lengths2-130-options2-None")
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "lengths, tokens, options, window",
     [

@@ -219,7 +219,7 @@ def full_size(op, M):
     return [low((M, D)), exact((M,)), low((201_088, D))]
 
 
-@pytest.mark.quick("qkv-1", "out-1", "unembed-1")
+@pytest.mark.quick("unembed-1")
 @pytest.mark.skipif(aot.unavailable() is not None, reason=str(aot.unavailable()))
 @pytest.mark.parametrize("M", [1, 16, 64])
 @pytest.mark.parametrize("op", OPS)

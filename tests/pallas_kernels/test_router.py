@@ -22,7 +22,7 @@ def run(args, interpreter):
         return np.asarray(jax.jit(functools.partial(router, implementation="mosaic"))(*args))
 
 
-@pytest.mark.quick("7-192-24")
+@pytest.mark.thorough
 @pytest.mark.parametrize("E", [24, 128])
 @pytest.mark.parametrize("M, D", [(1, 2880), (7, 192), (16, 128)])
 def test_kernel_is_logits_square_sum_and_validity(M, D, E, interpreter):
@@ -53,7 +53,7 @@ def test_more_rows_than_it_covers_are_a_product(interpreter):
         assert router(*args).shape == (17, columns(8))
 
 
-@pytest.mark.quick("1-32")
+@pytest.mark.thorough
 @pytest.mark.parametrize("M, E", [(1, 32), (16, 128)])
 def test_compiled_for_a_hopper(M, E, compile_for_hopper):
     args = jax.eval_shape(lambda: tuple(map(jnp.asarray, inputs(M, E, 2880))))

@@ -102,6 +102,7 @@ def test_tokens_and_log_probabilities_are_those_without():
         assert all(one.routed_experts is None for one in plain)
 
 
+@pytest.mark.thorough
 def test_in_replays_and_samples_and_streams_of_tasks():
     llm, [*done] = small(), answers()
     for one, other in zip(llm.replay(PROMPTS, [one.tokens for one in done]), done, strict=True):

@@ -62,6 +62,7 @@ def predicted(gpu="h200", **sizes):
     return found
 
 
+@pytest.mark.thorough
 def test_a_kernel_that_only_streams_is_bound_by_memory():
     found = predicted(blocks=132, tiles=48)
     assert found.binding == "memory" and found.bytes == pytest.approx(132 * 49 * 4 * math.prod(TILE), rel=0.01)
