@@ -9,13 +9,14 @@ import dataclasses
 import functools
 import math
 import re
+import threading
 import time
 from typing import NamedTuple
 
 import numpy as np
 
-from pallas_kernels.emulator import host
-from pallas_kernels.emulator.chip.machine import Machine
+from pallas_kernels.emulator import host, waiting
+from pallas_kernels.emulator.chip.machine import LIMIT, Machine
 from pallas_kernels.emulator.chip.memory import GRAIN, PARAM_BASE, Global, Region
 from pallas_kernels.emulator.chip.tensor_map import TensorMap
 from pallas_kernels.emulator.chip.warp import Launch
@@ -121,6 +122,8 @@ def execute(
     policy: str = "fair",
     blocks=None,
     observe: bool = False,
+    limit: int = LIMIT,
+    stop: threading.Event | None = None,
 ) -> Result:
     """Runs a program on arrays.
 
@@ -130,17 +133,20 @@ def execute(
       operands: arrays of numpy, which are not written to.
       shapes: of the results, with dtypes.
       aliases: operand -> result that begins as what the operand is.
-      seed, policy, blocks, observe: see `emulator.Emulated`.
+      seed, policy, blocks, observe, limit: see `emulator.Emulated`.
+      stop: ends it when set; it is set where nobody waits any longer.
     """
-    return _POOL.submit(_execute, name, program, its_host, registers, operands, shapes, aliases, seed, policy, blocks, observe).result()
-
-
-def _execute(name, program, its_host, registers, operands, shapes, aliases, seed, policy, blocks, observe) -> Result:
-    start = time.perf_counter()
     chosen = None if blocks is None else blocks(name, its_host.grid, its_host.cluster)
     firsts = None if chosen is None else _firsts(chosen, its_host, name)
     geometry = (its_host.grid, its_host.threads, its_host.cluster, its_host.shared_bytes)
-    machine = (program.machine or Machine)(program, Launch(*geometry, None, {}, registers, observe), Global(), seed, policy)
+    machine = (program.machine or Machine)(program, Launch(*geometry, None, {}, registers, observe), Global(), seed, policy, limit)
+    stop = stop or threading.Event()
+    machine.stopped = stop.is_set
+    return waiting.for_result(_POOL.submit(_execute, name, machine, its_host, operands, shapes, aliases, firsts), stop)
+
+
+def _execute(name, machine, its_host, operands, shapes, aliases, firsts) -> Result:
+    start, program = time.perf_counter(), machine.program
     regions = _place(machine, operands, shapes, aliases)
     _parameters(program.kernel, its_host, machine.launch, regions)
     with np.errstate(all="ignore"):
@@ -161,8 +167,8 @@ def _execute(name, program, its_host, registers, operands, shapes, aliases, seed
         blocks=ran,
         grid=its_host.grid,
         seconds=time.perf_counter() - start,
-        seed=seed,
-        policy=policy,
+        seed=machine.seed,
+        policy=machine.policy,
         instructions=program.instructions,
         observed=machine.observed,
         _regions=results,

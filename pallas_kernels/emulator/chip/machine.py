@@ -5,6 +5,8 @@ A warp's lanes go together while they can; where they diverge, those furthest be
 thread scheduling allows. Forward progress is not modelled: a warp that waits in a loop of its own is stopped by `limit`.
 """
 
+from collections.abc import Callable
+import concurrent.futures
 import random
 
 import numpy as np
@@ -13,27 +15,31 @@ from pallas_kernels.emulator.chip.memory import Global
 from pallas_kernels.emulator.chip.warp import Block, Knowledge, Launch, Warp
 from pallas_kernels.emulator.ptx.handlers import BLOCK, ENDED, LANES, PENDING, Fault
 
+LIMIT = 20_000_000  # instructions of a launch, in warps
+
 
 class Machine:
     """Runs one launch, cluster after cluster.
 
     Attributes:
+      limit: instructions that the launch may execute, in warps. stopped: whether it should end at once, asked between warps' turns.
       reports: what went wrong but let the run go on: kind, place, detail; each (kind, instruction) once, counted.
       notes: what is allowed but worth knowing, likewise.
       executed: how often each instruction ran, in warps.
       ran: numbers in the grid of the blocks that ran; observed: what each of them did, if that was asked for.
     """
 
-    def __init__(self, program, launch: Launch, memory: Global, seed: int, policy: str = "fair", limit: int = 50_000_000):
+    def __init__(self, program, launch: Launch, memory: Global, seed: int, policy: str = "fair", limit: int = LIMIT):
         self.program, self.launch, self.memory = program, launch, memory
         self.random, self.rng = random.Random(seed), np.random.default_rng(seed)
-        self.policy, self.limit, self.fill = policy, limit, seed % 3
+        self.seed, self.policy, self.limit, self.fill = seed, policy, limit, seed % 3
         self.registers = program.registers
         self.reports, self.notes = {}, {}
         self.executed = np.zeros(len(program.code), np.int64)
         self.copies: dict[int, str] = {}
         self.observed, self.ran = {}, []
         self.events, self._stamp, self.steps = 0, 0, 0
+        self.stopped: Callable[[], bool] = lambda: False
 
     def stamp(self) -> int:
         self._stamp += 1
@@ -65,7 +71,12 @@ class Machine:
         self.events += 1
 
     def run(self, clusters=None) -> None:
-        """Runs all clusters, or those whose first blocks these are."""
+        """Runs all clusters, or those whose first blocks these are.
+
+        Raises:
+          Fault: a warp did what it may not, all wait for each other, or there were more instructions than `limit`.
+          CancelledError: it was stopped.
+        """
         if clusters is None:
             ranges = [range(0, size, step) for size, step in zip(self.launch.grid, self.launch.cluster, strict=True)]
             clusters = [(x, y, z) for z in ranges[2] for y in ranges[1] for x in ranges[0]]
@@ -105,6 +116,8 @@ class Machine:
         if self.policy == "uneven":
             weights = [self.random.choice((1, 1, 8, 40)) for _ in running]
         while running:
+            if self.stopped():
+                raise concurrent.futures.CancelledError("the launch was stopped")
             ready = [w for w in running if w.blocked_at != self.events]
             if not ready:
                 if not self._arrive():
@@ -139,12 +152,11 @@ class Machine:
 
     def _burst(self, w: Warp, code, count: int) -> None:
         executed = w.block.executed
-        self.steps += count
-        if self.steps > self.limit:
-            raise Fault("too many instructions")
-        pc = w.pc
+        if self.steps >= self.limit:
+            raise Fault(f"more instructions than limit={self.limit:,} allows (does a loop wait for what never comes?):\n{self._where(w)}")
+        pc, done = w.pc, 0
         try:
-            for _ in range(count):
+            for done in range(count):  # noqa: B007  counted below
                 if w.pcs is not None:
                     w.pc = pc
                     if not self._step_diverged(w, code):
@@ -177,6 +189,8 @@ class Machine:
             raise Fault(f"{fault}\n  at {i.loc}: {i.text}\n  block {w.block.ids}, warp {w.index}") from None
         except (TypeError, AttributeError, ValueError) as error:
             raise self._bad_register(w, pc, error) from error
+        finally:
+            self.steps += done + 1
 
     def _bad_register(self, w: Warp, pc: int, error) -> Exception:
         i = self.program.instructions[pc]

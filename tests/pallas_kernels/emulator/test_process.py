@@ -1,7 +1,10 @@
-"""The emulator among threads, and choices between platforms: nothing of a capture is seen by others, or stays."""
+"""The emulator among threads and signals, and choices between platforms: nothing of a run is seen by others, or goes on after it."""
 
 import concurrent.futures
 import os
+import signal
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -76,3 +79,74 @@ def test_a_choice_between_platforms(around):
 def test_a_choice_that_no_gpu_has():
     with pytest.raises(NotImplementedError, match=r"platform_dependent must have a branch for CUDA, or a default; it has \(\('cpu',\),\)"):
         emulator.run(lambda x: jax.lax.platform_dependent(x, cpu=jnp.negative), x)
+
+
+def forever(x, o, there):
+    """Polls what nobody writes."""
+    there[...] = x[...]
+
+    def again(seen):
+        plgpu.commit_smem()
+        return seen + there[0]
+
+    o[...] = jnp.broadcast_to(jax.lax.while_loop(lambda seen: seen < 1, again, 0.0), o.shape)
+
+
+@pytest.fixture(scope="module")
+def polling():
+    """Emulated, with a limit that its test of Ctrl-C does not reach."""
+    return emulator.Emulated(kernel(forever, plgpu.SMEM(x.shape, x.dtype)), x * 0)
+
+
+def test_threads_that_call_one(right):
+    """They wait for each other: reports do not mix."""
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for seed, (out, report) in enumerate(pool.map(lambda n: right(x + n, seed=n), range(8))):
+            np.testing.assert_array_equal(out, (x + seed) * 3)
+            assert [launch.seed for launch in report.launches] == [seed]
+
+
+@pytest.fixture(scope="module")
+def right():
+    return emulator.Emulated(times(3), x)
+
+
+def test_ctrl_c(polling, right):
+    """Ends the emulation, wherever it is; the next one runs, of this and of others."""
+    for _ in range(2):
+        timer = threading.Timer(0.2, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
+        started = time.monotonic()
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            polling()
+        assert time.monotonic() - started < 10
+        np.testing.assert_array_equal(right()[0], x * 3)
+    np.testing.assert_array_equal(polling(x + 1)[0], 1)
+
+
+def test_a_loop_that_only_waits():
+    said = r"more instructions than limit=2,000 allows .*\n  block \(0, 0, 0\) warp \d at .*test_process.py:"
+    with pytest.raises(emulator.Fault, match=said):
+        emulator.run(kernel(forever, plgpu.SMEM(x.shape, x.dtype)), x * 0, limit=2000)
+
+
+@pytest.mark.parametrize("name", ["blocks", "change"])
+def test_called_by_what_it_calls(name):
+    emulated = emulator.Emulated(times(3), x, **{name: lambda *_: emulated()})
+    with pytest.raises(RuntimeError, match="must not be called while it runs, by its own change or blocks"):
+        emulated()
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"seed": -1}, "seed must be an integer, 0 or more; got -1"),
+        ({"seed": "a"}, "seed must be an integer, 0 or more; got a"),
+        ({"seed": 1.5}, "seed must be an integer, 0 or more; got 1.5"),
+        ({"policy": ["late"]}, r"policy must be one of .*; got \['late'\]"),
+        ({"limit": 0}, "limit must be an integer, 1 or more; got 0"),
+    ],
+)
+def test_bad_options(options, said):
+    with pytest.raises(ValueError, match=said):
+        emulator.run(times(3), x, **options)
