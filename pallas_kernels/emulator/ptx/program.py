@@ -9,7 +9,7 @@ import numpy as np
 from pallas_kernels.emulator.chip import access, barriers, exchange, tma, wgmma  # noqa: F401  they say what they handle
 from pallas_kernels.emulator.chip.memory import PARAM_BASE, SHARED_BASE
 from pallas_kernels.emulator.ptx import alu
-from pallas_kernels.emulator.ptx.handlers import ENDED, HANDLERS, LANES, Fault, handles, merge
+from pallas_kernels.emulator.ptx.handlers import ENDED, HANDLERS, LANES, handles, merge
 from pallas_kernels.emulator.ptx.parse import WIDTH, Address, Instruction, Kernel
 
 
@@ -80,7 +80,7 @@ class Program:
         if isinstance(operand, tuple) and operand[0] in ("f32", "f64"):
             operand = operand[1]
         if not isinstance(operand, int):
-            raise Fault(f"operand {operand!r}")
+            raise NotImplementedError
         dtype = np.uint32 if dtype is None else dtype
         value = bool(operand) if dtype is bool else operand & (2 ** (8 * dtype().itemsize) - 1)
         key = value, np.dtype(dtype).str
@@ -97,7 +97,7 @@ class Program:
             return SHARED_BASE
         if name == "global_scratch":
             return 0
-        raise Fault(f"unknown name {name}")
+        raise NotImplementedError
 
     def dest(self, operand: str) -> int | None:
         return None if operand == "_" else self.number[operand]

@@ -92,3 +92,16 @@ def test_what_a_host_may_not_do(line):
 def test_a_host_without_a_launch():
     with pytest.raises(Fault, match="no launch"):
         host.read("")
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        (".local .align 4 .b8 __local_depot0[28];", "local memory is not modelled in the emulator: a thread of tiny has 28 bytes of it, as"),
+        ("mov.b64 %d1, somewhere;", r"does not know the instruction mov\.b64 \(mov\.b64 %d1, somewhere\)"),
+    ],
+)
+def test_what_is_not_modelled(line, said):
+    """The kernel is not to blame."""
+    with pytest.raises(NotImplementedError, match=said):
+        program(line, 1, threads=32)
