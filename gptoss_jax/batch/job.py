@@ -44,7 +44,11 @@ class Job:
     def __enter__(self) -> "Job":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        if (
+            kind is not None and issubclass(kind, Exception) and not self.journal.totals.done
+        ):  # refused before it began: nothing is to go on
+            self.journal.remove()
         self.journal.close()
 
     def run(self, llm, draining: Draining) -> None:

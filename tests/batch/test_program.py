@@ -51,6 +51,18 @@ def test_a_job_and_the_same_command_again(batch, tmp_path, capsys):
     assert "at 0.5" in results(tmp_path)[0]["text"]
 
 
+def test_a_job_that_cannot_begin_leaves_nothing(batch, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise ValueError("kernels must be run on a Hopper")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(program.compile_cache, "enable", refuse)
+        with pytest.raises(SystemExit, match="error: kernels must be run on a Hopper"):
+            batch(llm=FakeLLM())
+    assert [path.name for path in tmp_path.iterdir()] == ["requests.jsonl"]
+    assert batch(llm=FakeLLM()) == 0
+
+
 class Signalled(FakeLLM):
     """Is asked to end after some answers."""
 
