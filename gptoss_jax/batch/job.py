@@ -45,9 +45,8 @@ class Job:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
-        if (
-            kind is not None and issubclass(kind, Exception) and not self.journal.totals.done
-        ):  # refused before it began: nothing is to go on
+        refused = kind is not None and issubclass(kind, Exception)
+        if refused and not self.journal.totals.done:  # there is nothing to go on with
             self.journal.remove()
         self.journal.close()
 
