@@ -127,7 +127,8 @@ class Day:
         root = Path(__file__).parents[2]
         done = subprocess.run(command, env=self._environment, cwd=root, capture_output=True, text=True, timeout=_PROBED)
         if done.returncode:
-            raise ValueError(f"the device does not answer: {done.stderr.strip().splitlines()[-1][:300]}")
+            last = (done.stderr.strip() or f"it ended with status {done.returncode}").splitlines()[-1]
+            raise ValueError(f"the device does not answer: {last[:300]}")
         return json.loads(done.stdout.splitlines()[-1])
 
 
