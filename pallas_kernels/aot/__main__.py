@@ -3,7 +3,8 @@
     python -m pallas_kernels.aot --gpu=h200 --op=moe,attention --name=120b
     python -m pallas_kernels.aot --json            # a line per case
 
-A row per Pallas kernel of a case; `launches` and what follows belong to the whole case. The exit status is 1 if a kernel spills.
+A row per Pallas kernel of a case; `launches` and what follows belong to the whole case. The exit status is 1 if a kernel spills;
+after Ctrl-C, with the table so far, 130.
 """
 
 import dataclasses
@@ -61,7 +62,19 @@ def main(argv: list[str]) -> int | str:
         chosen = [c for c in bench.cases(_OP.value, _NAME.value) if _COMPARE.value or not c.compares]
     except ValueError as error:
         raise app.UsageError(str(error)) from error
-    lines, spills = [], False
+    lines: list[list[str]] = []
+    try:
+        status = int(compiled(chosen, lines))
+    except KeyboardInterrupt:
+        status = 130
+    if not _JSON.value:
+        print(bench.table(_HEADER, lines))
+    return status
+
+
+def compiled(chosen: list[bench.Case], lines: list[list[str]]) -> bool:
+    """Compiles cases, and adds the table's rows of each as it is done. Whether a kernel spills."""
+    spills = False
     for case in chosen:
         report = aot.compile(case.run, *case.shapes(), gpu=_GPU.value, donate_argnums=case.donate)
         spills |= any(k.spill_bytes or k.stack_bytes for k in report.pallas_kernels)
@@ -70,9 +83,7 @@ def main(argv: list[str]) -> int | str:
         lines += rows(case, report)
         if _HLO.value:
             print(report.hlo, flush=True)
-    if not _JSON.value:
-        print(bench.table(_HEADER, lines))
-    return int(spills)
+    return spills
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m pallas_kernels.emulator.true_shapes --op=moe --name=120b --out=results.jsonl
 
 The blocks: the first of a grid, the last, one in the middle, those that may be ragged. Prints a row per launch, and writes a JSON line. The
-exit status is 1 where an error is above the bound or a rule was broken.
+exit status is 1 where an error is above the bound or a rule was broken; after Ctrl-C, with the table so far, 130.
 """
 
 import dataclasses
@@ -41,8 +41,19 @@ def main(argv: list[str]) -> int | str:
         chosen = large.cases(_OP.value, _NAME.value)
     except ValueError as error:
         raise app.UsageError(str(error)) from error
+    table: list[list[str]] = []
+    try:
+        status = int(not emulated(chosen, table))
+    except KeyboardInterrupt:
+        status = 130
+    print("\n" + bench.table(_HEADER, table))
+    return status
+
+
+def emulated(chosen: list[large.Large], table: list[list[str]]) -> bool:
+    """Emulates launches, and adds the table's row of each as it comes. Whether all of them are right."""
     where = {"jax": jax.__version__, "ptxas": importlib.metadata.version("nvidia-cuda-nvcc"), "date": datetime.date.today().isoformat()}
-    table, right, start = [], True, time.monotonic()
+    right, start = True, time.monotonic()
     for i, case in enumerate(chosen):
         if _SECONDS.value is not None and time.monotonic() - start > _SECONDS.value:
             print(f"{len(chosen) - i} of {len(chosen)} launches were not begun: {', '.join(f'{c.op} {c.name}' for c in chosen[i:])}")
@@ -52,8 +63,7 @@ def main(argv: list[str]) -> int | str:
         table.append(outcome.row())
         print("  ".join(table[-1]), flush=True)
         lines.append(_OUT.value, where | dataclasses.asdict(outcome))
-    print("\n" + bench.table(_HEADER, table))
-    return int(not right)
+    return right
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import json
 from absl import app, flags
 import pytest
 
-from pallas_kernels import aot, check
+from pallas_kernels import aot, check, hopper
 from pallas_kernels.bench import lines
 from pallas_kernels.check import Outcome, verdicts
 from pallas_kernels.predict import table
@@ -81,13 +81,19 @@ def test_a_check_that_is_stopped_loses_nothing(command, monkeypatch, capsys, tmp
     assert verdicts.read(key)["unembed"]["verdict"] == "hung", "as soon as it is known"
 
 
-def test_a_prediction_that_is_stopped_says_what_it_has(command, monkeypatch, capsys):
-    def predicted(chosen, rows):
-        rows.append([f"cell {i}" for i in range(10)])
+LOOPS = {"predict": "predicted", "bench": "timed", "aot": "compiled"}  # of a command, which adds rows to a list as they come
+
+
+@pytest.mark.parametrize("package", LOOPS)
+def test_what_is_stopped_says_what_it_has(command, package, monkeypatch, capsys):
+    program = command(package)
+
+    def stopped(*arguments):
+        arguments[-1].append([f"cell {i}" for i in range(len(program._HEADER))])
         raise KeyboardInterrupt
 
-    program = command("predict")
-    program.predicted = predicted
+    setattr(program, LOOPS[package], stopped)
+    monkeypatch.setattr(hopper, "is_hopper", lambda kind: True)
     assert program.main([]) == 130 and capsys.readouterr().out.splitlines()[-1].startswith("cell 0")
 
 
