@@ -73,8 +73,18 @@ class Result:
 
     def __str__(self) -> str:
         blocks = math.prod(self.grid) if self.blocks is None else f"{len(self.blocks)} of {math.prod(self.grid)}"
-        found = "; ".join(f"{f.kind} ({f.place.rpartition('/')[2]})" for f in self.reports) or "nothing to report"
-        return f"{self.name}: {blocks} blocks, {sum(self.executed.values()):,} instructions, {self.seconds:.1f} s, {found}"
+        said = lambda findings: list(dict.fromkeys(f"{f.kind} ({f.place.rpartition('/')[2]})" for f in findings))
+        missing = [f"{n:,} of {self.outputs[i].size:,} elements of result {i} not written" for i, n in self.unwritten().items()]
+        found = "; ".join(said(self.reports) + missing) or "nothing to report"
+        noted = f"; noted: {', '.join(said(self.notes))}" if self.notes else ""
+        return f"{self.name}: {blocks} blocks, {sum(self.executed.values()):,} instructions, {self.seconds:.1f} s, {found}{noted}"
+
+    def unwritten(self) -> dict[int, int]:
+        """Of results that lack some: how many elements nobody wrote; but not if it began as an operand, or only some blocks ran."""
+        if self.blocks is not None:
+            return {}
+        counts = {i: int((~self.written(i)).sum()) for i, region in enumerate(self._regions) if not region.given}
+        return {i: n for i, n in counts.items() if n}
 
     def written(self, output: int) -> np.ndarray:
         """Bool, in the shape of an output: which elements the kernel wrote (for elements of one byte: they, or the one beside them)."""

@@ -3,6 +3,8 @@
 import functools
 
 import jax
+from jax.experimental import pallas as pl
+import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -42,7 +44,7 @@ def test_a_function(emulated):
         (done,) = report.launches
         assert (done.name, done.grid, done.blocks, done.warps, done.reports) == ("add_norm", (3, 1, 1), None, 12, [])
         assert (done.seed, done.policy) == (seed, policy) and sum(done.executed.values()) > 100
-        assert str(report).startswith("add_norm: 3 blocks, ") and str(report).endswith("nothing to report")
+        assert str(report).startswith("add_norm: 3 blocks, ") and "s, nothing to report; noted: " in str(report)
 
 
 def test_other_arguments(emulated):
@@ -90,6 +92,24 @@ def test_some_blocks(emulated):
     (observed,) = done.observed.values()
     assert observed.executed.sum() == sum(done.executed.values())
     assert observed.copied_in == 64 * 4 * 4, "a row, two terms of it and the scale"
+
+
+def test_a_result_that_is_not_written():
+    """The line of a launch says so, and what it read beyond what was written; where only some blocks run, results are not looked at."""
+
+    def half(x, o, never, there):
+        there[pl.ds(0, 128)] = x[...]
+        o[pl.ds(0, 128)] = there[pl.ds(128, 128)]
+
+    shape = jax.ShapeDtypeStruct((256,), jnp.float32)
+    fn = plgpu.kernel(half, out_type=(shape, shape), scratch_types=[plgpu.SMEM((256,), jnp.float32)])
+    report = emulator.run(fn, jnp.ones(128))[1]
+    (done,) = report.launches
+    assert done.unwritten() == {0: 128, 1: 256}
+    said = "128 of 256 elements of result 0 not written; 256 of 256 elements of result 1 not written"
+    assert f"s, {said}; noted: uninitialised read (test_emulated.py:" in str(report)
+    some = emulator.run(fn, jnp.ones(128), blocks=lambda *_: [(0, 0, 0)])[1]
+    assert not some.launches[0].unwritten() and "nothing to report" in str(some)
 
 
 def test_blocks_that_are_not_there():
