@@ -8,6 +8,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import math
+import operator
 import re
 import threading
 import time
@@ -115,7 +116,11 @@ def launch(compiled, operands, shapes, aliases, *, change=None, **options) -> Re
     """
     program, its_host, registers = load(compiled)
     if change is not None:
-        program, its_host = change(compiled, its_host)
+        match change(compiled, its_host):
+            case (Program() as program, host.Host() as its_host):
+                pass
+            case other:
+                raise TypeError(f"change must return (Program, Host), such as it was given; got {str(other)[:80]}.")
     return execute(compiled.name, program, its_host, registers, operands, shapes, aliases, **options)
 
 
@@ -188,10 +193,13 @@ def _execute(name, machine, its_host, operands, shapes, aliases, firsts) -> Resu
 def _firsts(chosen, its_host: host.Host, name: str) -> list[tuple[int, int, int]]:
     """The first block of each chosen cluster."""
     clusters = tuple(g // c for g, c in zip(its_host.grid, its_host.cluster, strict=True))
-    chosen = list(dict.fromkeys(tuple(int(n) for n in ids) for ids in chosen))
-    for ids in chosen:
-        if len(ids) != 3 or not all(0 <= n < size for n, size in zip(ids, clusters, strict=True)):
-            raise ValueError(f"blocks must give clusters (x, y, z) of the {clusters} that {name} has; got {ids}.")
+    try:
+        chosen = list(dict.fromkeys(tuple(map(operator.index, ids)) for ids in chosen))
+        wrong = [ids for ids in chosen if len(ids) != 3 or not all(0 <= n < size for n, size in zip(ids, clusters, strict=True))]
+    except TypeError:
+        wrong = [chosen]
+    if wrong:
+        raise ValueError(f"blocks must give clusters (x, y, z) of the {clusters} that {name} has; got {str(wrong[0])[:80]}.")
     return [tuple(n * c for n, c in zip(ids, its_host.cluster, strict=True)) for ids in chosen]
 
 

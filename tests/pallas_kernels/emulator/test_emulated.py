@@ -52,6 +52,19 @@ def test_other_arguments(emulated):
     np.testing.assert_allclose(emulated(*other)[0][0], xla(*other)[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda x, *rest: (x[:2], *rest), r"compiled, \(float32\[3, 64\], .*; got \(float32\[2, 64\], .*; make another"),
+        (lambda x, *rest: (x.astype(np.int32), *rest), r"; got \(int32\[3, 64\], "),
+        (lambda x, *rest: (x,), r"; got \(float32\[3, 64\],\); make another"),
+    ],
+)
+def test_arguments_that_it_was_not_compiled_for(emulated, change, said):
+    with pytest.raises(ValueError, match=f"arguments must have the shapes and dtypes that were {said}" if said[0] == "c" else said):
+        emulated(*change(*arguments()))
+
+
 def test_a_function_without_kernels():
     out, report = emulator.run(lambda x: x + 1, np.arange(3))
     assert out.tolist() == [1, 2, 3] and not report.launches and str(report) == "no kernels were launched"
@@ -112,9 +125,10 @@ def test_a_result_that_is_not_written():
     assert not some.launches[0].unwritten() and "nothing to report" in str(some)
 
 
-def test_blocks_that_are_not_there():
-    with pytest.raises(ValueError, match=r"blocks must give clusters \(x, y, z\) of the \(3, 1, 1\) that add_norm has; got \(3, 0, 0\)"):
-        emulator.run(op, *arguments(), blocks=lambda *_: [(3, 0, 0)])
+@pytest.mark.parametrize("given, said", [([(3, 0, 0)], r"\(3, 0, 0\)"), ([0], r"\[0\]"), ([(0, 0)], r"\(0, 0\)"), (1, "1")])
+def test_blocks_that_are_not_there(given, said):
+    with pytest.raises(ValueError, match=rf"blocks must give clusters \(x, y, z\) of the \(3, 1, 1\) that add_norm has; got {said}"):
+        emulator.run(op, *arguments(), blocks=lambda *_: given)
 
 
 def test_an_unknown_policy(emulated):
@@ -140,6 +154,7 @@ def broken(compiled, host):
         (spoiled("mbarrier.init", "mbarrier.inval"), emulator.Fault, "no mbarrier was initialised"),
         (spoiled("st.global", "weird.global"), NotImplementedError, r"does not know the instruction weird\.global"),
         (broken, KeyError, "mine"),
+        (lambda compiled, host: compiled, TypeError, r"change must return \(Program, Host\), such as it was given; got Compiled"),
     ],
 )
 def test_what_goes_wrong_reaches_the_caller(emulated, change, error, said):

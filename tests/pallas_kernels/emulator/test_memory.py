@@ -30,10 +30,26 @@ def test_vectors_and_narrow_loads():
     np.testing.assert_array_equal(out, np.stack([x, x.view(np.uint8), np.full(32, 7), np.arange(32)], 1))
 
 
-@pytest.mark.parametrize("offset", [4, -8])
-def test_out_of_bounds(offset):
-    with pytest.raises(Fault, match=r"out of bounds: global address .*\n.*st.global"):
-        run(f"{EVERY_LANE} st.global.b32 [%d9+{offset}], %r0;", results=[((32,), I32)])
+@pytest.mark.parametrize(
+    "offset, said",
+    [
+        (4, r"4 bytes past the end of result 0 \(128 bytes\)"),
+        (-8, r"8 bytes before the beginning of result 0 \(128 bytes\)"),
+        (-1024, r"1,024 bytes before the beginning of result 0 \(128 bytes\)"),
+        (-65536, r"4 bytes past the end of operand 0 \(512 bytes\)"),
+    ],
+)
+def test_out_of_bounds(offset, said):
+    """Said from the nearest array's nearest end."""
+    with pytest.raises(Fault, match=rf"out of bounds: 4 bytes at global address 0x\w+, {said}\n.*st.global"):
+        run(f"add.s64 %d0, %d1, 0; {EVERY_LANE} st.global.b32 [%d9+{offset}], %r0;", [np.zeros(128, I32)], [((32,), I32)])
+
+
+def test_lanes_in_two_arrays():
+    """Where that is, is said from the array of the first lane."""
+    body = "setp.eq.u32 %p1, %r0, 0; selp.b64 %d9, %d1, %d0, %p1; st.global.b32 [%d9], %r0;"
+    with pytest.raises(Fault, match=r"bytes before the beginning of result 0 \(128 bytes\)"):
+        run(body, [np.zeros(32, I32)], [((32,), I32)])
 
 
 def test_misaligned():
