@@ -3,25 +3,24 @@
     python -m pallas_kernels.emulator --op=moe --tokens=3
 
 Prints a row per launch, and writes a JSON line per call. A result is right if its error to float32 is at most twice that of XLA's form, if
-its bits are the same under every schedule, and if no rule was broken; the exit status is 1 where one is not.
+its bits are the same under every schedule, and if no rule was broken; the exit status is 1 where one is not, 130 after Ctrl-C.
 """
 
 import dataclasses
 import datetime
 import importlib.metadata
-import json
-from pathlib import Path
 
 from absl import app, flags
 import jax
 
 from pallas_kernels import aot, bench
 from pallas_kernels.bench import small
-from pallas_kernels.emulator import examine
+from pallas_kernels.emulator import examine, records
 
 _OP = flags.DEFINE_list("op", [], "Only ops whose names begin with one of these.")
 _NAME = flags.DEFINE_multi_string("name", [], "Only calls whose names have this, from the start of a word; may be repeated.")
 _TOKENS = flags.DEFINE_list("tokens", [], "Instead of the calls that there are, each op's plain one of so many tokens.")
+_MOST = 4096  # tokens: more would take days
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Schedules of each call.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "File that JSON lines are appended to.")
 
@@ -49,25 +48,28 @@ def main(argv: list[str]) -> int | str:
     jax.config.update("jax_platforms", "cpu")  # a GPU that is there is not needed
     if reason := aot.unavailable():
         return reason
-    if unread := [word for word in _TOKENS.value if not word.isdecimal() or int(word) < 1]:
-        raise app.UsageError(f"--tokens must be positive integers; got {unread[0]}; pass such as --tokens=1,3.")
+    if unread := [word for word in _TOKENS.value if not word.isdecimal() or len(word) > 9 or not 1 <= int(word) <= _MOST]:
+        raise app.UsageError(f"--tokens must be integers from 1 to {_MOST:,}; got {unread[0][:80]}; pass such as --tokens=1,3.")
     try:
+        records.check(_OUT.value)
         chosen = small.cases(_OP.value, _NAME.value, list(map(int, _TOKENS.value)))
     except ValueError as error:
         raise app.UsageError(str(error)) from error
     where = {"jax": jax.__version__, "ptxas": importlib.metadata.version("nvidia-cuda-nvcc"), "date": datetime.date.today().isoformat()}
-    table, right = [], True
-    for case in chosen:
-        outcome = examine.examine(case, examine.schedules(_SEEDS.value))
-        right = right and outcome.right
-        for cells in rows(outcome):
-            table.append(cells)
-            print("  ".join(cells).rstrip(), flush=True)
-        if _OUT.value:
-            with Path(_OUT.value).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(where | dataclasses.asdict(outcome)) + "\n")
+    table, status = [], 0
+    print("  ".join(_HEADER), flush=True)
+    try:
+        for case in chosen:
+            outcome = examine.examine(case, examine.schedules(_SEEDS.value))
+            status = status or int(not outcome.right)
+            for cells in rows(outcome):
+                table.append(cells)
+                print("  ".join(cells).rstrip(), flush=True)
+            records.append(_OUT.value, where | dataclasses.asdict(outcome))
+    except KeyboardInterrupt:
+        status = 130
     print("\n" + bench.table(_HEADER, table))
-    return int(not right)
+    return status
 
 
 if __name__ == "__main__":

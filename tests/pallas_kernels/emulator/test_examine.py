@@ -6,6 +6,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+from absl import app
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -100,6 +101,51 @@ def test_tables_hold_while_kernels_are_traced_and_not_after():
     assert room.ROWS == 1
 
 
+@pytest.fixture
+def flag(monkeypatch):
+    """Sets a flag of the command, which does not configure jax here, nor need the extra `aot`."""
+    values = {"_OP": [], "_NAME": [], "_TOKENS": [], "_SEEDS": 1, "_OUT": None}
+    set_one = lambda name, value: monkeypatch.setattr(command, name, SimpleNamespace(value=value))
+    for name, value in values.items():
+        set_one(name, value)
+    monkeypatch.setattr(command.jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(command.aot, "unavailable", lambda: None)
+    monkeypatch.setattr(command.importlib.metadata, "version", lambda _: "13.5")
+    return set_one
+
+
+@pytest.mark.parametrize("tokens", ["0", "4097", "99999999999", "9" * 5000, "-1", "x"])
+def test_numbers_of_tokens(flag, tokens):
+    flag("_TOKENS", ["3", tokens])
+    with pytest.raises(app.UsageError, match=f"--tokens must be integers from 1 to 4,096; got {tokens[:80]}; pass"):
+        command.main([""])
+
+
+@pytest.mark.parametrize("name", ["", "there/is/none"])
+def test_a_file_that_cannot_be_written(flag, tmp_path, name):
+    """Is said before the work."""
+    flag("_OUT", str(tmp_path / name))
+    with pytest.raises(app.UsageError, match="--out must be a file that can be appended to, in a folder that is there; got"):
+        command.main([""])
+
+
+def test_ctrl_c_keeps_the_table(flag, monkeypatch, tmp_path, capsys):
+    outcomes = iter([judged(WANTED)])
+
+    def one(*_):
+        for outcome in outcomes:
+            return outcome
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(examine, "examine", one)
+    flag("_OUT", str(tmp_path / "out.jsonl"))
+    assert command.main([""]) == 130
+    header, row, empty, *table = capsys.readouterr().out.splitlines()
+    assert header.startswith("kernel  case  schedules") and row.startswith("kernel  3 tokens  1  yes") and not empty
+    assert table[-1].split()[:3] == ["kernel", "3", "tokens"]
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
+
+
 @pytest.mark.thorough
 @pytest.mark.skipif(aot.unavailable() is not None, reason=str(aot.unavailable()))
 def test_the_command(tmp_path):
@@ -113,4 +159,4 @@ def test_the_command(tmp_path):
     assert (line["op"], line["schedules"], line["same"], line["findings"]) == ("norm.add_norm", 2, True, [])
     assert {"jax", "ptxas", "date"} <= line.keys()
     done = run("--tokens=0")
-    assert done.returncode == 1 and "--tokens must be positive integers; got 0" in done.stdout + done.stderr
+    assert done.returncode == 1 and "--tokens must be integers from 1 to 4,096; got 0" in done.stdout + done.stderr
