@@ -14,8 +14,8 @@ from absl import app, flags
 import jax
 
 from pallas_kernels import aot, bench
-from pallas_kernels.bench import small
-from pallas_kernels.emulator import examine, records
+from pallas_kernels.bench import lines, small
+from pallas_kernels.emulator import examine
 
 _OP = flags.DEFINE_list("op", [], "Only ops whose names begin with one of these.")
 _NAME = flags.DEFINE_multi_string("name", [], "Only calls whose names have this, from the start of a word; may be repeated.")
@@ -50,8 +50,9 @@ def main(argv: list[str]) -> int | str:
         return reason
     if unread := [word for word in _TOKENS.value if not word.isdecimal() or len(word) > 9 or not 1 <= int(word) <= _MOST]:
         raise app.UsageError(f"--tokens must be integers from 1 to {_MOST:,}; got {unread[0][:80]}; pass such as --tokens=1,3.")
+    if refused := lines.refusal(_OUT.value):
+        raise app.UsageError(refused)
     try:
-        records.check(_OUT.value)
         chosen = small.cases(_OP.value, _NAME.value, list(map(int, _TOKENS.value)))
     except ValueError as error:
         raise app.UsageError(str(error)) from error
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int | str:
             for cells in rows(outcome):
                 table.append(cells)
                 print("  ".join(cells).rstrip(), flush=True)
-            records.append(_OUT.value, where | dataclasses.asdict(outcome))
+            lines.append(_OUT.value, where | dataclasses.asdict(outcome))
     except KeyboardInterrupt:
         status = 130
     print("\n" + bench.table(_HEADER, table))

@@ -97,7 +97,7 @@ def test_a_host_without_a_launch():
 @pytest.mark.parametrize(
     "line, said",
     [
-        (".local .align 4 .b8 __local_depot0[28];", "local memory is not modelled in the emulator: a thread of tiny has 28 bytes of it, as"),
+        (".local .align 4 .b8 __local_depot0[28];", "local memory is not modelled in the emulator: a thread of tiny has 28 bytes of it"),
         ("mov.b64 %d1, somewhere;", r"does not know the instruction mov\.b64 \(mov\.b64 %d1, somewhere\)"),
     ],
 )
