@@ -12,7 +12,9 @@ wrong kernel raises `Fault`, or is in `report.launches[i].reports`; results are 
 
 Modelled: the instructions of the PTX ISA that Mosaic writes for sm_90a, one warp at a time (`ptx`), and the machine that they meet: memory
 and its order, the async proxy, mbarriers, clusters, bulk copies by tensor maps, wgmma's asynchrony, registers' budgets (`chip`). Not
-modelled: time, caches, SASS (what ptxas makes of the PTX), and more than one launch at a time. Needs the extra `aot`, and no GPU.
+modelled: time, caches, local memory, SASS (what ptxas makes of the PTX), and more than one launch at a time. Needs the extra `aot`, and no
+GPU. What the line of a launch says as "noted" is allowed; a read of shared memory past its ref is only noted, or, where another ref has
+values, not seen.
 """
 
 from collections.abc import Callable
@@ -41,7 +43,7 @@ class Report:
 class Emulated:
     """A function with Mosaic kernels at its arguments' shapes, compiled once: each call runs it with another schedule.
 
-    Threads that call it wait for each other.
+    Threads that call it wait for each other: no callback of the function's own may call it.
 
     Args:
       fn: the function.
