@@ -10,7 +10,7 @@ from pallas_kernels import bench
 
 pytestmark = pytest.mark.thorough
 
-NO_PRODUCTS = {"route", "add_norm"}  # kernels that only compare and add
+NO_PRODUCTS = {"route", "router", "add_norm"}  # kernels that only compare and add
 PLANNED = {  # blocks that a multiprocessor shall hold at a time, where more than one
     ("projection.unembed", "20b, 1 token"): 2,
     ("attention.decode", "20b, batch 1, 1k context"): 3,
