@@ -84,8 +84,13 @@ def define_flags(to: flags.FlagValues) -> None:
     flags.DEFINE_enum("preset", None, list(PRESETS), "Geometry of a model with random weights.", to)
     flags.DEFINE_integer("repeats", 5, "Runs of each side.", lower_bound=1, flag_values=to)
     flags.DEFINE_enum("experts", "auto", ["auto", "packed", "tiled", "stacked", "split"], "How expert weights are held.", to)
-    flags.DEFINE_list("without", [], "Kernels that are left out, XLA's forms in their places; 'all' is every one.", to)
+    define_without(to)
     flags.DEFINE_string("peer_python", None, "Interpreter with torch and transformers to measure beside.", to)
+
+
+def define_without(to: flags.FlagValues) -> None:
+    """Adds the flag that `without` reads."""
+    flags.DEFINE_list("without", [], "Kernels that are left out, XLA's forms in their places; 'all' is every one.", to)
 
 
 def without(given: flags.FlagValues) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ def define_flags(to: flags.FlagValues) -> None:
     flags.DEFINE_integer("context", 1024, "Tokens that are in the cache.", lower_bound=1, flag_values=to)
     flags.DEFINE_integer("steps", 16, "Decode steps.", lower_bound=1, flag_values=to)
     flags.DEFINE_string("out", None, "Folder that the trace is put in.", to)
-    flags.DEFINE_list("without", [], "Kernels that are left out; 'all' is every one.", to)
+    whole_model.define_without(to)
 
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:

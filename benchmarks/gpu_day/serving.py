@@ -58,7 +58,7 @@ def define_flags(to: flags.FlagValues) -> None:
     flags.DEFINE_integer("input_len", 1024, "Tokens of a prompt.", lower_bound=1, flag_values=to)
     flags.DEFINE_integer("output_len", 128, "Tokens of an answer.", lower_bound=2, flag_values=to)
     flags.DEFINE_integer("repeats", 2, "Rounds that count.", lower_bound=1, flag_values=to)
-    flags.DEFINE_list("without", [], "Kernels that are left out; 'all' is every one.", to)
+    whole_model.define_without(to)
 
 
 def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
