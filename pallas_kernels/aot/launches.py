@@ -13,6 +13,8 @@ _KERNEL = re.compile(r"(\S+) grid: \[(\d+), (\d+), (\d+)\] threads: \[(\d+), (\d
 _METADATA = re.compile(r'profile_annotation: "([^"]*)"\s+thunk_id: (\d+)')
 _MOSAIC = 'custom_call_target="mosaic_gpu_v2"'
 _CALL = re.compile(r"\s*(?:ROOT )?%?(\S+) = ")
+_COMPUTATION = re.compile(r"(?:ENTRY )?%(\S+) \(.*\{$")
+_FUSION = re.compile(r"\s*(?:ROOT )?%?(\S+) = .* fusion\(.* calls=%?([^\s,]+)")
 _HASH = re.compile(r'kernel_hash = "((?:[^"\\]|\\.)*)"')
 _ESCAPED = re.compile(rb"\\(\\|[0-9A-Fa-f]{2})")
 _BYTECODE = re.compile(r'(?<=module = ")(?:[^"\\]|\\.)*(?=")')
@@ -73,9 +75,17 @@ def thunks(sequence: str, metadata: str) -> list[Thunk]:
 
 
 def mosaic_calls(hlo: str) -> dict[str, bytes]:
-    """The hash of the Mosaic kernel that each HLO instruction calls."""
-    lines = [line for line in hlo.splitlines() if _MOSAIC in line]
-    return {_CALL.match(line)[1]: _ESCAPED.sub(_unescape, _HASH.search(line)[1].encode()) for line in lines}
+    """The hash of the Mosaic kernel that each HLO instruction calls: itself, or, where XLA slices its operands on the way, as a fusion."""
+    called, inside, fusions, computation = {}, {}, {}, ""
+    for line in hlo.splitlines():
+        if begun := _COMPUTATION.match(line):
+            computation = begun[1]
+        elif _MOSAIC in line:
+            found = _ESCAPED.sub(_unescape, _HASH.search(line)[1].encode())
+            called[_CALL.match(line)[1]] = inside[computation] = found
+        elif fused := _FUSION.match(line):
+            fusions[fused[1]] = fused[2]
+    return called | {name: inside[of] for name, of in fusions.items() if of in inside}
 
 
 def without_bytecode(hlo: str) -> str:

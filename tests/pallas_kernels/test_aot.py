@@ -211,3 +211,19 @@ condition:
         ("zero", ()),
     ]
     assert found[2].grid == (2, 3, 1) and found[2].threads == 128 and found[2].shared_memory == 48
+
+
+def test_a_kernel_whose_operand_xla_slices_on_the_way_is_found():
+    """Its call stands in a computation of its own, and the program launches a fusion."""
+    call = 'custom-call(%p0), custom_call_target="mosaic_gpu_v2", backend_config={kernel_hash = "a\\41"}'
+    lines = (
+        "%dynamic-slice-fusion (p0: f32[32,64]) -> f32[4] {",
+        f"  ROOT %mpmd_map.8 = f32[4]{{0}} {call}",
+        "}",
+        "ENTRY %main.1 (p: f32[32,64]) -> f32[4] {",
+        f"  %mpmd_map.2 = f32[4]{{0}} {call}",
+        "  %other = f32[4]{0} fusion(%p), kind=kLoop, calls=%fused_computation",
+        "  ROOT %dynamic_slice_fusion.1 = f32[4]{0} fusion(%p), kind=kCustom, calls=%dynamic-slice-fusion, metadata={}",
+        "}",
+    )
+    assert launches.mosaic_calls("\n".join(lines)) == dict.fromkeys(("mpmd_map.8", "mpmd_map.2", "dynamic_slice_fusion.1"), b"aA")
