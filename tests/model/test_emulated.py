@@ -120,7 +120,7 @@ def test_a_prompt_and_eight_tokens_through_emulated_kernels(checkpoint):
 
 @pytest.mark.slow
 def test_nano_answers_a_question_through_emulated_kernels():
-    """The whole answer, token for token that of XLA's forms. (Of four experts, too few for `route`'s kernel.)"""
+    """The whole answer, token for token that of XLA's forms."""
     llm = gj.LLM("nano", slots=1, context=512)
     wanted = llm.chat(QUESTION, gj.Sampling(temperature=0))
     model = gj.load("nano", dtype="bfloat16", experts="tiled", progress=False)
@@ -128,10 +128,11 @@ def test_nano_answers_a_question_through_emulated_kernels():
     first, step = programs(model.config)
     given = arguments(model, [prompt])
     logits, cache = emulated(first, *given)[0](*given)
-    run, _ = emulated(step, model.params, cache, prompt[:1], np.ones(1, bool))
+    run, seen = emulated(step, model.params, cache, prompt[:1], np.ones(1, bool))
     tokens = []
     while not tokens or tokens[-1] not in model.config.eos_token_ids:
         tokens.append(int(np.argmax(logits[0])))
         assert len(tokens) <= 100
         logits, cache = run(model.params, cache, np.array(tokens[-1:], np.int32), np.ones(1, bool))
     assert tuple(tokens) == wanted.tokens and "85" in wanted.text
+    assert seen == DECODE
