@@ -23,8 +23,9 @@ MAY_IMPORT = {
     "weights": "config tokenizer parallel model",
     "adapters": "config model weights",
     "research": "config tokenizer parallel model sampling engine",
-    "harmony": "tokenizer",
-    "grammar": "tokenizer harmony",
+    "schemas": "",
+    "harmony": "tokenizer schemas",
+    "grammar": "tokenizer schemas harmony",
     "turns": "tokenizer sampling engine harmony grammar",
     "llm": "tokenizer sampling engine weights research harmony turns",
     "batch": "compile_cache parallel sampling weights turns llm",
@@ -36,7 +37,7 @@ KERNELS = {"model", "engine", "weights", "adapters", "plan"}  # wings that may c
 JAX = {"jax", "jaxlib", "flax", "chex", "optax", "orbax"}
 NO_JAX = (
     "quoting", "config", "tokenizer", "sampling.options", "engine.requests", "engine.pages", "engine.live", "weights.locate",
-    "weights.safetensors", "harmony", "grammar", "turns",
+    "weights.safetensors", "schemas", "harmony", "grammar", "turns",
 )  # fmt: skip
 SEE_MESSAGES_AND_ARRAYS = {"llm", "chat", "batch.__main__"}
 JITS = {

@@ -11,8 +11,8 @@ import numpy as np
 from gptoss_jax.grammar.formats import Format
 from gptoss_jax.grammar.kept import Kept
 from gptoss_jax.grammar.matcher import Matcher, said
-from gptoss_jax.grammar.pointers import subschemas
 from gptoss_jax.grammar.vocabulary import Vocabulary
+from gptoss_jax.schemas.pointers import subschemas
 
 # Where JSON allows blanks: none, one, or a line break and an indent. More, and a model could write blanks for ever.
 _BLANKS = {"whitespace_pattern": r" |\n {0,16}"}

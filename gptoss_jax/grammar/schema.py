@@ -9,10 +9,10 @@ import json
 
 from gptoss_jax.grammar.budget import CHARACTERS, at_most, count_json
 from gptoss_jax.grammar.kept import Kept
-from gptoss_jax.grammar.pointers import reachable, resolve
 from gptoss_jax.grammar.schema_budget import count_schema
-from gptoss_jax.grammar.validity import fault
 from gptoss_jax.quoting import quoted
+from gptoss_jax.schemas.pointers import reachable, resolve
+from gptoss_jax.schemas.validity import fault
 
 _LOOKS = 200_000  # at schemas for an end
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 import math
 
 from gptoss_jax.grammar.budget import LITERAL, PATTERNS, at_most, count_regex
-from gptoss_jax.grammar.pointers import reachable, resolve
+from gptoss_jax.schemas.pointers import reachable, resolve
 
 SCHEMAS = 20_000
 PROPERTIES, OPTIONAL = 5_000, 2_000  # names in one object; of them, names that are not required

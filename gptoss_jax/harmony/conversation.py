@@ -9,6 +9,7 @@ import re
 import openai_harmony as oh
 
 from gptoss_jax.quoting import quoted
+from gptoss_jax.schemas.validity import fault
 from gptoss_jax.tokenizer import clean, refuse_long_runs
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -184,16 +185,14 @@ def _schema(parameters: Mapping, where: str) -> dict:
     """parameters as plain JSON data, a valid schema (draft 2020-12) of an object."""
     if not isinstance(parameters, Mapping):
         raise ValueError(f'{where} must be a JSON schema such as {{"type": "object", "properties": ...}}; got {_show(parameters)}')
-    import jsonschema
-
     text = _json(parameters, where)
     try:
         schema = json.loads(text)
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise ValueError(f"{where} is not a valid JSON schema at {error.json_path[:200]}: {error.message[:200]}; correct it") from error
+        found = fault(schema)
     except RecursionError as error:
         raise ValueError(f"{where} is nested too deeply; flatten it") from error
+    if found:
+        raise ValueError(f"{where} must be a valid JSON schema; got {found}; correct it")
     if schema.setdefault("type", "object") != "object":  # without a type openai_harmony would not show the properties
         raise ValueError(f'{where} must describe an object; got "type": {_show(schema["type"])}; make the value a property of one')
     return schema

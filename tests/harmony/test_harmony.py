@@ -156,7 +156,7 @@ def test_messages_that_are_refused(messages, says):
         ([WEATHER, WEATHER], "different names; weather is there more than once"),
         ([WEATHER | {"description": 3}], "description must be a string"),
         ([WEATHER | {"parameters": "city"}], r"tools\[0\]: parameters must be a JSON schema"),
-        ([WEATHER | {"parameters": {"type": "objekt"}}], r"parameters is not a valid JSON schema at \$.type"),
+        ([WEATHER | {"parameters": {"type": "objekt"}}], r"parameters must be a valid JSON schema; got at \$.type"),
         ([WEATHER | {"parameters": {"properties": {"x": {"minimum": "1"}}}}], r"at \$.properties.x.minimum"),
         ([WEATHER | {"parameters": {"type": "string"}}], "must describe an object"),
         ([WEATHER | {"parameters": {"properties": {"x": {"default": {1, 2}}}}}], "must hold nothing but JSON"),

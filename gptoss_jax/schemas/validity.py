@@ -5,7 +5,7 @@ Patterns are the library's to judge: Python has another language of them, and ta
 
 from collections.abc import Mapping
 
-from gptoss_jax.grammar.pointers import LISTS, MAPS, SINGLE, Path, reachable
+from gptoss_jax.schemas.pointers import LISTS, MAPS, SINGLE, Path, reachable
 
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 
