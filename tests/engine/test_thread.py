@@ -67,7 +67,7 @@ def _seconds(thread) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(300, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("rounds", [20, pytest.param(100, marks=pytest.mark.thorough), pytest.param(300, marks=pytest.mark.slow)])
 def test_interrupts_at_any_moment_leave_an_engine_that_works(rounds):
     engine, rng = make(cache_tokens=220), random.Random(0)
     wanted = everything(engine, fresh())
