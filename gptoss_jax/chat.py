@@ -9,7 +9,6 @@ On several devices with --mesh, and in several processes (`gptoss_jax.parallel.l
 from collections.abc import Mapping
 import datetime
 import gc
-import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.text import Text
 
+from gptoss_jax import strict_json
 from gptoss_jax.parallel import launch
 from gptoss_jax.sampling.options import Sampling
 
@@ -209,8 +209,8 @@ def _read(console: Console, prompt: str) -> str | None:
 def _read_tools(path: str) -> list[Mapping]:
     try:
         with open(path, encoding="utf-8") as file:
-            tools = json.load(file)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            tools = strict_json.loads(file.read())
+    except (OSError, ValueError) as error:
         raise ValueError(f"--tools must name a JSON file with a list of function definitions; reading {path} failed: {error}") from None
     if not isinstance(tools, list):
         raise ValueError(f"--tools must hold a JSON list of function definitions; {path} holds a {type(tools).__name__}.")

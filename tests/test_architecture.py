@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 # What each wing, or file beside the wings, may import of the others. A new one is written below all that it imports: there is no way up.
 MAY_IMPORT = {
     "quoting": "",
-    "config": "",
+    "strict_json": "",
+    "config": "strict_json",
     "tokenizer": "",
     "compile_cache": "",
     "parallel": "config",
@@ -24,19 +25,19 @@ MAY_IMPORT = {
     "adapters": "config model weights",
     "research": "config tokenizer parallel model sampling engine",
     "schemas": "",
-    "harmony": "tokenizer schemas",
+    "harmony": "strict_json tokenizer schemas",
     "grammar": "tokenizer schemas harmony",
     "turns": "tokenizer sampling engine harmony grammar",
     "llm": "tokenizer sampling engine weights research harmony turns",
-    "batch": "compile_cache parallel sampling weights turns llm",
-    "chat": "compile_cache parallel sampling weights harmony turns llm",
+    "batch": "strict_json compile_cache parallel sampling weights turns llm",
+    "chat": "strict_json compile_cache parallel sampling weights harmony turns llm",
     "plan": "config parallel model sampling engine",
 }
 EVERY_WING_MAY = {"quoting"}  # errors quote the caller's values everywhere; it needs no place in the lines above
 KERNELS = {"model", "engine", "weights", "adapters", "plan"}  # wings that may call them
 JAX = {"jax", "jaxlib", "flax", "chex", "optax", "orbax"}
 NO_JAX = (
-    "quoting", "config", "tokenizer", "sampling.options", "engine.requests", "engine.pages", "engine.live", "weights.locate",
+    "quoting", "strict_json", "config", "tokenizer", "sampling.options", "engine.requests", "engine.pages", "engine.live", "weights.locate",
     "weights.safetensors", "schemas", "harmony", "grammar", "turns",
 )  # fmt: skip
 SEE_MESSAGES_AND_ARRAYS = {"llm", "chat", "batch.__main__"}

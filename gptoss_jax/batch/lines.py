@@ -6,10 +6,9 @@ Two forms, also mixed in one file: OpenAI's batch lines (`custom_id`, `method`, 
 
 from collections.abc import Mapping
 import dataclasses
-import json
-import math
 from typing import Any, Literal
 
+from gptoss_jax import strict_json
 from gptoss_jax.batch import fields, openai_chat, openai_responses
 from gptoss_jax.batch.fields import Defaults, Refused
 from gptoss_jax.quoting import quoted
@@ -81,10 +80,10 @@ class Request:
 def parse(text: bytes, number: int) -> Line:
     """The line's form and id, whatever else is in it."""
     try:
-        content = json.loads(text.decode("utf-8"), parse_constant=_number, parse_float=_number)
+        content = strict_json.loads(text.decode("utf-8"), deepest=None)
     except UnicodeDecodeError as error:
         return _broken(number, f"a line must be UTF-8; byte {error.start} is not; save the file as UTF-8.", "invalid_utf8")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return _broken(number, f"a line must be one JSON object; it is no JSON: {str(error)[:200]}.", "invalid_json")
     if not isinstance(content, dict):
         return _broken(number, f"a line must be a JSON object; got {_kind(content)}; write one object a line.", "invalid_json")
@@ -181,21 +180,7 @@ def _broken(number: int, message: str, code: str) -> Line:
 
 def _deep(text: bytes, content: object) -> bool:
     """Whether it is nested too deeply for all that will go through it. `text` is the line."""
-    if text.count(b"[") + text.count(b"{") <= _DEEPEST:
-        return False
-    level = [content]
-    for _ in range(_DEEPEST):
-        inner = (one for outer in level for one in (outer.values() if isinstance(outer, dict) else outer))
-        level = [one for one in inner if isinstance(one, dict | list)]
-    return bool(level)
-
-
-def _number(text: str) -> float:
-    """Raises ValueError for NaN, Infinity and what is as large, which Python reads and JSON does not have."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is no number of JSON")
-    return value
+    return text.count(b"[") + text.count(b"{") > _DEEPEST and strict_json.deeper(content, _DEEPEST)
 
 
 def _kind(value: object) -> str:

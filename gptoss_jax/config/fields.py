@@ -12,6 +12,7 @@ import os
 import stat
 from typing import Any, BinaryIO
 
+from gptoss_jax import strict_json
 from gptoss_jax.quoting import quoted
 
 DESCRIPTION = 1 << 20  # bytes that a description of a model or an adapter may have; published ones have some thousand
@@ -59,11 +60,10 @@ def parse(data: bytes, where: str | os.PathLike) -> Any:
     """The value of JSON text. Raises ValueError, which names where it comes from."""
     try:
         text = data.decode()
-        value = json.loads(text, object_pairs_hook=_object, parse_int=_integer)
-        _check_depth(value)
+        value = strict_json.loads(text, deepest=_DEPTH, whole=_integer, pairs=_object)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no character
-    except (ValueError, RecursionError) as error:  # the decoders' and ours alike
+    except ValueError as error:  # the decoders' and ours alike
         raise ValueError(f"{where} must be JSON; reading it stopped at: {str(error)[:200]}; download it again.") from None
     return value
 
@@ -81,16 +81,6 @@ def _integer(text: str) -> int:
     if len(text) > _DIGITS:
         raise ValueError(f"an integer of {len(text):,} digits")
     return int(text)
-
-
-def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(_DEPTH):
-        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
-        level = [one for each in inner for one in each]
-        if not level:
-            return
-    raise ValueError(f"more than {_DEPTH} lists and objects in each other")
 
 
 @dataclasses.dataclass(frozen=True)

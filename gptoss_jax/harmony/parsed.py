@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-import json
 
+from gptoss_jax import strict_json
 from gptoss_jax.harmony.conversation import FUNCTION_NAME
 
 Span = tuple[int, int]  # [begin, end) in the parsed tokens
@@ -18,6 +18,9 @@ class ToolCall:
     Attributes:
         name: of the function, without "functions."; the recipient as it stands for anything outside that namespace.
         arguments: the text that the model wrote, valid JSON or not.
+
+    JSON is what RFC 8259 says: NaN, Infinity and 1e999 are none. Of a name that stands twice in an object the last one counts; a lone
+    surrogate, which no UTF-8 can hold, becomes U+FFFD.
     """
 
     name: str
@@ -27,8 +30,8 @@ class ToolCall:
     def parsed(self) -> dict | None:
         """The arguments as a dict; None if the model did not write a JSON object."""
         try:
-            value = json.loads(self.arguments)
-        except (ValueError, RecursionError):
+            value = strict_json.loads(self.arguments, unicode=True)
+        except ValueError:
             return None
         return value if isinstance(value, dict) else None
 
