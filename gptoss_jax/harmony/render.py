@@ -6,6 +6,7 @@ import openai_harmony as oh
 
 from gptoss_jax import tokenizer as tokenizers
 from gptoss_jax.harmony.conversation import to_conversation
+from gptoss_jax.harmony.marks import Marks
 
 
 def render(tokenizer: tokenizers.Tokenizer, messages: Sequence[Mapping], **options) -> list[int]:
@@ -22,30 +23,38 @@ def render(tokenizer: tokenizers.Tokenizer, messages: Sequence[Mapping], **optio
     Raises:
         ValueError: as `to_conversation`, or the conversation cannot be rendered.
     """
-    conversation = to_conversation(messages, **options)
+    return ids_of(tokenizer, Marks(to_conversation(messages, **options)))
+
+
+def ids_of(tokenizer: tokenizers.Tokenizer, marks: Marks) -> list[int]:
+    """The prompt of a conversation with marks in it; raises a ValueError if openai_harmony refuses it."""
     try:
-        ids = tokenizers.harmony_encoding().render_conversation_for_completion(conversation, oh.Role.ASSISTANT)
+        ids = tokenizers.harmony_encoding().render_conversation_for_completion(marks.conversation, oh.Role.ASSISTANT)
     except (oh.HarmonyError, ValueError, RecursionError) as error:
         raise ValueError(f"openai_harmony cannot render these messages ({str(error)[:200]}); simplify the tools' parameters") from error
-    return bridge(ids, tokenizer)
+    return bridge(ids, tokenizer, marks)
 
 
-def bridge(ids: Sequence[int], tokenizer: tokenizers.Tokenizer) -> list[int]:
-    """o200k_harmony ids in another vocabulary: control tokens map one to one, the text between them is encoded anew.
+def bridge(ids: Sequence[int], tokenizer: tokenizers.Tokenizer, marks: Marks | None = None) -> list[int]:
+    """o200k_harmony ids in a vocabulary: control tokens map one to one, the text between them is encoded anew if need be.
 
     <|start|>   user    <|message|>   H i     <|end|>
     200006      1428    200008        12194   200007      o200k_harmony
     4           32      6             460 493 5           a SentencePiece vocabulary
+
+    Args:
+        marks: those in the text, whose places are taken by what they stand for.
     """
-    if isinstance(tokenizer, tokenizers.O200k):
-        return list(ids)
     source = tokenizers.harmony_encoding()
-    out, text = [], []
-    for i in ids:
-        if source.is_special_token(i):
-            out += tokenizer.encode(source.decode(text))
-            out.append(tokenizer.special[source.decode([i])])
-            text = []
-        else:
-            text.append(i)
-    return out + tokenizer.encode(source.decode(text))
+    same = isinstance(tokenizer, tokenizers.O200k)
+    out, stretch = [], []
+    for i in [*ids, None]:
+        if i is not None and not source.is_special_token(i):
+            stretch.append(i)
+            continue
+        text = source.decode(stretch)
+        whole = marks.restore(text) if marks else text
+        out += stretch if same and whole == text else tokenizer.encode(whole)
+        out += [] if i is None else [tokenizer.special[source.decode([i])]]
+        stretch = []
+    return out
