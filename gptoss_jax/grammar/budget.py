@@ -4,13 +4,12 @@ Each count is such that what it lets through is compiled, or refused, within a s
 library walks rules and references by recursion. docs/structured.md names them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 import json
 import re
 
-CHARACTERS = 1_000_000  # of a schema as JSON
-VALUES = 200_000  # in a schema, of any kind
-NESTED = 120  # containers in each other
+from gptoss_jax.schemas.size import at_most
+
 LITERAL = 32_768  # characters of one text that must come as it is
 CHOICES, CHOICE_CHARACTERS = 10_000, 500_000
 REGEX, REGEX_ANY_CASE = 20_000, 2_000  # characters; classes that ignore case take the library a hundred times as long
@@ -19,37 +18,6 @@ PATTERNS = 100_000  # characters in all patterns of a schema
 LARK, LARK_LEVELS, LARK_SETS = 20_000, 1_000, 8  # characters; rules and brackets, which may all lie in each other; & and ~
 
 _LARK_LITERAL = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|#[^\n]*|/(?:\\.|[^/\\\n])+/')
-
-
-def at_most(count: int, most: int, what: str, where: str) -> None:
-    """Raises a ValueError if count is above most."""
-    if count > most:
-        raise ValueError(f"{where} must hold at most {most:,} {what}; got {count:,}; make it smaller")
-
-
-def count_json(value: object, where: str) -> None:
-    """Raises a ValueError if a value of JSON is too large to look at, also where its parts are shared or hold each other."""
-    values = characters = 0
-    todo = [(value, 1)]
-    while todo:
-        inner, depth = todo.pop()
-        if depth > NESTED:
-            raise ValueError(f"{where} must be nested at most {NESTED} deep; got more; flatten it, or name parts of it in $defs")
-        if isinstance(inner, Mapping):
-            values += len(inner)
-            characters += sum(len(name) for name in inner if isinstance(name, str))
-            todo += [(part, depth + 1) for part in inner.values()] if values <= VALUES else []
-        elif isinstance(inner, list | tuple):
-            values += len(inner)
-            todo += [(part, depth + 1) for part in inner] if values <= VALUES else []
-        elif isinstance(inner, str):
-            characters += len(inner)
-        elif isinstance(inner, int):
-            characters += inner.bit_length() // 4
-        if values > VALUES:
-            raise ValueError(f"{where} must hold at most {VALUES:,} values; got more; make it smaller")
-        if characters > CHARACTERS:
-            raise ValueError(f"{where} must hold at most {CHARACTERS:,} characters; got more; make it smaller")
 
 
 def count_choices(choices: Sequence[str], where: str) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from decimal import Decimal
 import json
 
-from gptoss_jax.grammar.budget import CHARACTERS, at_most, count_json
 from gptoss_jax.grammar.kept import Kept
 from gptoss_jax.grammar.schema_budget import count_schema
 from gptoss_jax.quoting import quoted
+from gptoss_jax.schemas.checking import as_text, current
 from gptoss_jax.schemas.pointers import reachable, resolve
-from gptoss_jax.schemas.validity import fault
+from gptoss_jax.schemas.size import at_most
 
 _LOOKS = 200_000  # at schemas for an end
 
@@ -31,32 +31,28 @@ def canonical(schema: object, where: str) -> str:
         raise ValueError(f"{where} must accept some value; got false, which accepts none; pass a schema of an object")
     if schema is not True and not isinstance(schema, Mapping):
         raise ValueError(f'{where} must be a JSON schema such as {{"type": "object", ...}}; got {type(schema).__name__}; pass a dict')
-    count_json(schema, where)
+    text = as_text({} if schema is True else schema, where)
     try:
-        text = json.dumps({} if schema is True else schema, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
         text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{where} must hold nothing but JSON; got {str(error)[:200]}; convert the values first") from error
-    at_most(len(text), CHARACTERS, "characters as JSON", where)
-    return _checked.get(text, len(text), lambda: _check(text, where) or text)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where} must hold nothing but JSON; got {str(error)[:200]}; drop the lone surrogate") from error
+    return _checked.get(text, len(text), lambda: _check(text, where))
 
 
 _checked: Kept[str] = Kept(256, 4_000_000)
 
 
-def _check(text: str, where: str) -> None:
+def _check(text: str, where: str) -> str:
     schema = json.loads(text, parse_int=lambda digits: _exact(digits, int, where), parse_float=lambda digits: _exact(digits, float, where))
-    if not isinstance(schema, Mapping):
-        return
     if "x-guidance" in schema:
         raise ValueError(f"{where} must not set x-guidance, which would change the grammar's rules; got it at $; drop it")
-    if found := fault(schema):
-        raise ValueError(f"{where} must be a valid JSON schema; got {found}; correct it")
+    schema = current(schema, where)
     try:
         count_schema(schema, where)
         _refuse_the_endless(schema, where)
     except RecursionError as error:
-        raise ValueError(f"{where} must not be nested as deeply as Python's recursion limit; flatten it") from error
+        raise ValueError(f"{where} must not be nested as deeply as Python's recursion limit; got more; flatten it") from error
+    return json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
 
 
 def _exact(digits: str, kind: type, where: str) -> int | float:

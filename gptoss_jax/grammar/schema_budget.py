@@ -5,8 +5,9 @@ import dataclasses
 from decimal import Decimal
 import math
 
-from gptoss_jax.grammar.budget import LITERAL, PATTERNS, at_most, count_regex
+from gptoss_jax.grammar.budget import LITERAL, PATTERNS, count_regex
 from gptoss_jax.schemas.pointers import reachable, resolve
+from gptoss_jax.schemas.size import at_most
 
 SCHEMAS = 20_000
 PROPERTIES, OPTIONAL = 5_000, 2_000  # names in one object; of them, names that are not required

@@ -14,7 +14,6 @@ import json
 
 import numpy as np
 
-from gptoss_jax.grammar.budget import count_json
 from gptoss_jax.grammar.compiling import compiled
 from gptoss_jax.grammar.constraint import Body, Constraint, allow, check_width
 from gptoss_jax.grammar.formats import of_schema, read_format
@@ -24,6 +23,7 @@ from gptoss_jax.grammar.vocabulary import bits, vocabulary
 from gptoss_jax.harmony.conversation import to_conversation
 from gptoss_jax.harmony.header import Header, read_header
 from gptoss_jax.harmony.parsed import Message
+from gptoss_jax.schemas.size import count_json
 from gptoss_jax.tokenizer import Tokenizer
 
 _TURN_ENDS = ("<|return|>", "<|call|>", "<|endoftext|>")

@@ -9,7 +9,8 @@ import re
 import openai_harmony as oh
 
 from gptoss_jax.quoting import quoted
-from gptoss_jax.schemas.validity import fault
+from gptoss_jax.schemas import checked
+from gptoss_jax.schemas.checking import as_text
 from gptoss_jax.tokenizer import clean, refuse_long_runs
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -182,17 +183,10 @@ def _function(tool: Mapping, where: str) -> oh.ToolDescription:
 
 
 def _schema(parameters: Mapping, where: str) -> dict:
-    """parameters as plain JSON data, a valid schema (draft 2020-12) of an object."""
+    """parameters as plain JSON data, a valid schema of an object in the words of draft 2020-12."""
     if not isinstance(parameters, Mapping):
         raise ValueError(f'{where} must be a JSON schema such as {{"type": "object", "properties": ...}}; got {_show(parameters)}')
-    text = _json(parameters, where)
-    try:
-        schema = json.loads(text)
-        found = fault(schema)
-    except RecursionError as error:
-        raise ValueError(f"{where} is nested too deeply; flatten it") from error
-    if found:
-        raise ValueError(f"{where} must be a valid JSON schema; got {found}; correct it")
+    schema = checked(json.loads(_text(as_text(parameters, where), where)), where)
     if schema.setdefault("type", "object") != "object":  # without a type openai_harmony would not show the properties
         raise ValueError(f'{where} must describe an object; got "type": {_show(schema["type"])}; make the value a property of one')
     return schema

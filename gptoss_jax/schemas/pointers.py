@@ -6,11 +6,12 @@ import re
 from urllib.parse import unquote
 
 LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
-MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
 SINGLE = (
-    *("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"),
+    *("items", "additionalItems", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"),
     *("unevaluatedItems", "unevaluatedProperties", "contentSchema"),
 )
+POINTER = re.compile(r"#(/.*)?", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +56,11 @@ def reachable(schema: Mapping) -> Iterator[tuple[Path, Mapping]]:
 
 
 def children(schema: Mapping, here: Path) -> Iterator[tuple[Path, object]]:
-    """What stands directly in a schema where a schema may stand, with its path."""
+    """What stands directly in a schema, of whatever draft, where a schema may stand, with its path."""
     for key in SINGLE:
         if key in schema:
             yield Path(f".{key}", here), schema[key]
-    for key in LISTS:
+    for key in (*LISTS, "items"):
         if isinstance(parts := schema.get(key), list):
             yield from ((Path(f".{key}[{i}]", here), part) for i, part in enumerate(parts))
     for key in MAPS:
@@ -69,7 +70,7 @@ def children(schema: Mapping, here: Path) -> Iterator[tuple[Path, object]]:
 
 def resolve(schema: Mapping, ref: str) -> object:
     """What a pointer such as "#/$defs/node" names; None for every other kind of reference and where there is nothing."""
-    if not re.fullmatch(r"#(/.*)?", ref, re.DOTALL):
+    if not POINTER.fullmatch(ref):
         return None
     here: object = schema
     for step in unquote(ref).split("/")[1:]:

@@ -1,11 +1,13 @@
-"""Whether a schema is valid. jsonschema takes a third of a millisecond a schema: it only says what is wrong with what looks so here.
+"""Whether a schema is valid in its draft. jsonschema takes a third of a millisecond a schema: it only looks at what looks wrong here.
 
-Patterns are the library's to judge: Python has another language of them, and takes long over some.
+Patterns are the library's to judge that enforces them: Python has another language of them, and takes long over some.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+import json
 
-from gptoss_jax.schemas.pointers import LISTS, MAPS, SINGLE, Path, reachable
+from gptoss_jax.schemas.drafts import NEWEST, UNNAMED
+from gptoss_jax.schemas.pointers import LISTS, MAPS, SINGLE, Path
 
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 
@@ -30,6 +32,18 @@ def _is_schema(value: object) -> bool:
     return isinstance(value, Mapping | bool)
 
 
+def _is_dict(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _are_different(value: object) -> bool:
+    return isinstance(value, list) and 0 < len({json.dumps(item, sort_keys=True) for item in value}) == len(value)
+
+
+def _are_needs(value: object) -> bool:
+    return isinstance(value, Mapping) and all(_is_schema(needs) or _are_names(needs) for needs in value.values())
+
+
 _PLAIN = {
     **dict.fromkeys(("title", "description", "format", "pattern", "contentEncoding", "contentMediaType"), _is_text),
     **dict.fromkeys(("$ref", "$id", "$schema", "$anchor", "$dynamicRef", "$dynamicAnchor", "$comment"), _is_text),
@@ -46,24 +60,71 @@ _PLAIN = {
     "required": _are_names,
     "multipleOf": lambda value: _is_number(value) and value > 0,
     "dependentRequired": lambda value: isinstance(value, Mapping) and all(map(_are_names, value.values())),
-    "$vocabulary": lambda value: isinstance(value, Mapping),
+    "dependencies": _are_needs,
+    "$vocabulary": _is_dict,
 }
+_OLDER = _PLAIN | {
+    "items": lambda value: _is_schema(value) or isinstance(value, list) and all(map(_is_schema, value)),
+    "$recursiveRef": _is_text,
+    "$recursiveAnchor": lambda value: isinstance(value, bool),
+}
+_BOUNDS = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
+_PLAIN_IN = {
+    UNNAMED: _OLDER,
+    **dict.fromkeys(("2019-09", "draft-07"), _OLDER),
+    "draft-06": _OLDER | {"enum": _are_different},
+    "draft-04": {
+        **_OLDER,
+        "id": _is_text,
+        "enum": _are_different,
+        "required": lambda value: _are_names(value) and bool(value),
+        **dict.fromkeys(_BOUNDS, lambda value: isinstance(value, bool)),
+        **dict.fromkeys((*SINGLE, "items"), _is_dict),
+        **dict.fromkeys(("additionalItems", "additionalProperties"), _is_schema),
+        **dict.fromkeys(LISTS, lambda value: isinstance(value, list) and len(value) > 0 and all(map(_is_dict, value))),
+        **dict.fromkeys(MAPS, lambda value: isinstance(value, Mapping) and all(map(_is_dict, value.values()))),
+        "dependencies": _are_needs,
+    },
+    NEWEST: _PLAIN,
+}
+_OTHERWISE = {"items", "additionalItems", "dependencies", "enum", "required", *_BOUNDS}  # in older drafts than the newest
+_OF_JSONSCHEMA = {"draft-04": "Draft4", "draft-06": "Draft6", "draft-07": "Draft7", "2019-09": "Draft201909", NEWEST: "Draft202012"}
 
 
-def fault(schema: Mapping) -> str:
-    """What is wrong with a schema, or with what it refers to, and where, "at $.type: ..."; "" if it is valid in draft 2020-12."""
-    for here, part in reachable(schema):
-        odd = {key: value for key, value in part.items() if key in _PLAIN and not _PLAIN[key](value)}
-        if found := odd and _said_by_jsonschema(odd, here):
+def fault(parts: Iterable[tuple[Path, Mapping, str]]) -> str:
+    """What is wrong with a schema and where, "at $.type: ..."; "" if each of its parts is valid in its draft."""
+    for here, part, draft in parts:
+        if draft not in _PLAIN_IN:
+            return f"at {here}.$schema: {draft}, which is older than draft-04, the oldest that is read here"
+        plain = _PLAIN_IN[draft]
+        odd = {key: value for key, value in part.items() if key in plain and not plain[key](value)}
+        if draft == UNNAMED:  # a bool there is of draft-04, if it stands beside what it is about
+            odd = {key: value for key, value in odd.items() if not (isinstance(value, bool) and _BOUNDS.get(key) in part)}
+        elif draft == "draft-04":
+            odd |= {key: part[key] for key, bound in _BOUNDS.items() if key in part and bound not in part}
+        if isinstance(part.get("items"), list) and "prefixItems" in part:
+            return f"at {here}.items: a list, beside prefixItems"
+        later = {key: value for key, value in odd.items() if key not in _OTHERWISE}
+        if found := odd and (_said_by_jsonschema(odd, here, draft) or _said_by_jsonschema(later, here, NEWEST)):
             return found
     return ""
 
 
-def _said_by_jsonschema(odd: Mapping, here: Path) -> str:
+def _said_by_jsonschema(odd: Mapping, here: Path, draft: str) -> str:
     import jsonschema
 
+    validator = getattr(jsonschema, f"{_OF_JSONSCHEMA[draft or NEWEST]}Validator")
     try:
-        jsonschema.Draft202012Validator.check_schema(odd, format_checker=jsonschema.FormatChecker(formats=()))
+        validator.check_schema(_pruned(odd, 3), format_checker=jsonschema.FormatChecker(formats=()))
     except jsonschema.SchemaError as error:
         return f"at {here}{error.json_path[1:]}: {error.message[:200]}"
     return ""
+
+
+def _pruned(value: object, depth: int) -> object:
+    """A value without what stands deep in it, which is looked at by itself: jsonschema walks it by recursion."""
+    if isinstance(value, Mapping):
+        return {key: _pruned(inner, depth - 1) for key, inner in value.items()} if depth else {}
+    if isinstance(value, list):
+        return [_pruned(inner, depth - 1) for inner in value] if depth else []
+    return value
