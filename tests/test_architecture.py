@@ -37,8 +37,8 @@ EVERY_WING_MAY = {"quoting"}  # errors quote the caller's values everywhere; it 
 KERNELS = {"model", "engine", "weights", "adapters", "plan"}  # wings that may call them
 JAX = {"jax", "jaxlib", "flax", "chex", "optax", "orbax"}
 NO_JAX = (
-    "quoting", "strict_json", "config", "tokenizer", "sampling.options", "engine.requests", "engine.pages", "engine.live", "weights.locate",
-    "weights.safetensors", "schemas", "harmony", "grammar", "turns",
+    "quoting", "strict_json", "config", "tokenizer", "sampling.options", "sampling.ids", "engine.requests", "engine.pages", "engine.live",
+    "weights.locate", "weights.safetensors", "schemas", "harmony", "grammar", "turns",
 )  # fmt: skip
 SEE_MESSAGES_AND_ARRAYS = {"llm", "chat", "batch.__main__"}
 JITS = {

@@ -3,6 +3,7 @@
 import dataclasses
 
 from byte_tokenizer import ByteTokenizer
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_model import small_model
@@ -64,6 +65,41 @@ def test_one_prompt_in_one_completion_out(llm):
     assert out.text == TOKENIZER.decode(out.tokens[:-1] if out.finish_reason == "stop" else out.tokens)
     assert (out.logprobs, out.top_logprobs) == (None, None)
     assert llm.generate(list(b"Hello"), GREEDY) == llm.generate(np.array(list(b"Hello")), GREEDY) == out
+
+
+class Tensor:
+    """What torch's tensors have that is asked of them."""
+
+    def __init__(self, values):
+        self._array = np.array(values)
+        self.ndim = self._array.ndim
+
+    def __len__(self):
+        return len(self._array)
+
+    def __iter__(self):
+        return map(Tensor, self._array)
+
+    def tolist(self):
+        return self._array.tolist()
+
+
+@pytest.mark.parametrize("make", [np.array, jnp.array, lambda ids: jnp.array(ids, "uint16"), Tensor], ids=["numpy", "jax", "16", "torch"])
+def test_token_ids_in_arrays_of_any_library(llm, make):
+    ids, rest = list(b"Hello"), [3, 4]
+    done = llm.generate(ids, GREEDY)
+    assert llm.generate(make(ids), GREEDY) == llm.generate(list(make(ids)), GREEDY) == done
+    assert llm.generate(make([ids, ids]), GREEDY) == llm.generate([make(ids), ids], GREEDY) == [done, done]
+    [outcome] = llm.run([gj.Task(prompt=make(ids), sampling=GREEDY)])
+    assert outcome.answers == (done,)
+    assert llm.score(make(ids), make(rest)).tolist() == llm.score(ids, rest).tolist() == llm.score(ids, make([rest, rest]))[1].tolist()
+    assert llm.prompt_logprobs(make(ids)).logprobs.tolist() == llm.prompt_logprobs([make(ids)])[0].logprobs.tolist()
+    assert llm.replay(make(ids), make(rest)) == llm.replay(make([ids]), make([rest]))[0] == llm.replay(ids, rest)
+
+
+def test_other_sequences_of_token_ids(llm):
+    ids = list(range(5, 9))
+    assert llm.generate(range(5, 9), GREEDY) == llm.generate(tuple(ids), GREEDY) == llm.generate(ids, GREEDY)
 
 
 def test_a_list_in_a_list_out_in_order(llm):
@@ -245,6 +281,16 @@ def test_nano_s_answer_ends_before_a_stop_string(nano):
         ([1.5, 2.5], None, "a prompt must be a string or a list of token ids; got float"),
         ([None], None, "a prompt must be a string or a list of token ids; got NoneType"),
         ([True], None, "a prompt must be a string or a list of token ids; got bool"),
+        ([[True, 5]], None, "flat sequence of integers"),
+        (jnp.array(5), None, "a prompt must be a string or a list of token ids; got ArrayImpl without dimensions"),
+        (jnp.array([1.5]), None, "flat sequence of integers"),
+        (jnp.array([True]), None, "flat sequence of integers"),
+        (jnp.array([-1]), None, r"token ids must lie in 0 \.\.\. 319; got -1"),
+        (jnp.zeros((0,), int), None, "a prompt needs at least one token; got none"),
+        (np.zeros((0, 5), int), None, "there must be a prompt; got an empty list"),
+        (np.zeros((2, 2, 2), int), None, "an array of prompts has one dimension or two; got 3"),
+        ((i for i in (1, 2)), None, "a prompt must be a string or a list of token ids; got generator"),
+        ({1, 2}, None, "a prompt must be a string or a list of token ids; got set"),
         ([[1.5]], None, "flat sequence of integers"),
         (np.array([1.5]), None, "flat sequence of integers"),
         ([320], None, r"token ids must lie in 0 \.\.\. 319; got 320"),

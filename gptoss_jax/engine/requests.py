@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from gptoss_jax.config import Config
+from gptoss_jax.quoting import quoted
 from gptoss_jax.sampling.options import Sampling
 
 FinishReason = Literal["stop", "length", "timeout", "cancelled", "error"]
@@ -134,7 +135,7 @@ def _check_ids(what: str, tokens: Sequence[int], config: Config) -> None:
     except ValueError:
         ids = np.asarray([None])
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise ValueError(f"{what} of token ids must be a flat sequence of integers; got {str(tokens)[:60]}; pass a list of ints.")
+        raise ValueError(f"{what} of token ids must be a flat sequence of integers; got {quoted(tokens, 60)}; pass a list of ints.")
     outside = ids[(ids < 0) | (ids >= config.vocab_size)]
     if len(outside):
         raise ValueError(

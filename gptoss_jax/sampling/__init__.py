@@ -1,4 +1,4 @@
-"""From logits to a token: what a caller may ask (`options`), that as arrays (`state`), and the draw on device (`filters`, `draw`).
+"""From logits to a token: what a caller may ask (`options`, `ids`), that as arrays (`state`), and the draw on device (`filters`, `draw`).
 
-Imports `parallel`, and in `options` nothing at all. Knows logits [B, V] and token ids; no model, no text, no slots.
+Imports `parallel`, and in those two nothing at all. Knows logits [B, V] and token ids; no model, no text, no slots.
 """

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numbers
 
 from gptoss_jax.quoting import quoted
+from gptoss_jax.sampling.ids import plain
 
 MAX_LOGPROBS = 20  # as in OpenAI's API
 MAX_STOPS, MAX_STOP_LETTERS = 64, 1024  # stop strings, and characters of one
@@ -22,9 +23,11 @@ class Sampling:
     `validate_for` checks the token ids once the vocabulary is known. Order of operations and exact definitions: `draw.sample`.
 
     Attributes:
-        temperature: 0 always takes the most probable token (the lowest id of equals); else 1e-4 to 1e4.
-        top_k: Draw among the k most probable tokens only; 0 keeps all.
-        top_p: Draw among the fewest most probable tokens whose probabilities reach this sum, in (0, 1]; 1 keeps all.
+        temperature: 0 always takes the most probable token (the lowest id of equals), whatever the three filters below say: none of them
+            ever drops that one. Else 1e-4 to 1e4.
+        top_k: Draw among the k most probable tokens only; 0 keeps all, and so does -1, which becomes 0.
+        top_p: Draw among the fewest most probable tokens whose probabilities reach this sum, in [0, 1]; 1 keeps all, 0 only the most
+            probable one, as a temperature of 0 does.
         min_p: Drop tokens less probable than this share of the most probable one's probability, in [0, 1]; 0 keeps all.
         presence_penalty: Subtracted from the logit of every token generated so far, -2 to 2.
         frequency_penalty: Subtracted once for each time that the token was generated, -2 to 2.
@@ -63,10 +66,8 @@ class Sampling:
             object.__setattr__(self, name, value)  # the normalised value of a frozen field
 
         put("temperature", _temperature(self.temperature))
-        put("top_k", _integer("top_k", self.top_k, 0, hint="pass 0 to keep every token"))
+        put("top_k", max(0, _integer("top_k", self.top_k, -1, hint="pass 0 to keep every token")))
         put("top_p", _real("top_p", self.top_p, 0, 1, hint="pass 1 to keep every token"))
-        if self.top_p == 0:
-            raise ValueError("top_p must be above 0; got 0, which keeps no token; pass temperature=0 for the most probable one.")
         put("min_p", _real("min_p", self.min_p, 0, 1, hint="pass 0 to keep every token"))
         put("presence_penalty", _real("presence_penalty", self.presence_penalty, -2, 2, hint="pass 0 for no penalty"))
         put("frequency_penalty", _real("frequency_penalty", self.frequency_penalty, -2, 2, hint="pass 0 for no penalty"))
@@ -82,28 +83,15 @@ class Sampling:
             raise ValueError(f"ignore_eos must be True or False; got {quoted(self.ignore_eos)}.")
         if self.logprobs is not None:
             put("logprobs", _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS, hint="pass None for none"))
-        self._refuse_contradictions()
-
-    def _refuse_contradictions(self):
-        """Refuses options that cannot take effect together, rather than ignoring one of them."""
-        variety = [
-            f"{name}={value:g}"
-            for name, value, used in (
-                ("top_k", self.top_k, self.top_k > 1),
-                ("top_p", self.top_p, self.top_p < 1),
-                ("min_p", self.min_p, self.min_p > 0),
-            )
-            if used
-        ]
-        if self.temperature == 0 and variety:
-            raise ValueError(
-                f"temperature=0 always takes the most probable token, so {' and '.join(variety)} could have no effect; "
-                "drop it or pass a temperature above 0."
-            )
         if self.ignore_eos and self.max_tokens is None and not self.stop and not self.stop_token_ids:
             raise ValueError(
                 "ignore_eos leaves nothing to end the request before the context is full; pass max_tokens, stop or stop_token_ids."
             )
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most probable token is taken always."""
+        return self.temperature == 0 or self.top_p == 0
 
     def validate_for(self, vocab_size: int) -> None:
         """Refuses token ids that a vocabulary of `vocab_size` does not have.
@@ -131,6 +119,7 @@ def check_top(name: str, value: int | None) -> None:
 
 
 def _integer(name, value, low, high=_MAX_INTEGER, *, hint="") -> int:
+    value = plain(value)
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or not low <= value <= high:
         bounds = f"{low} to {'2**63 - 1' if high == _MAX_INTEGER else high}"
@@ -139,6 +128,7 @@ def _integer(name, value, low, high=_MAX_INTEGER, *, hint="") -> int:
 
 
 def _real(name, value, low, high, *, hint="") -> float:
+    value = plain(value)
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not real or not low <= value <= high:  # NaN compares false
         raise ValueError(f"{name} must be a number from {low:g} to {high:g}; got {quoted(value)}{'; ' + hint if hint else ''}.")
@@ -158,12 +148,12 @@ def _bias(value) -> tuple[tuple[int, float], ...]:
         pairs = [(token, bias) for token, bias in (value.items() if isinstance(value, Mapping) else value or ())]
     except (TypeError, ValueError):
         raise ValueError(f"logit_bias must map token ids to numbers; got {quoted(value)}; pass a dict like {{token: -100}}.") from None
-    for token, bias in pairs:
-        _integer("logit_bias's token id", token, 0, hint="JSON's string keys need int()" if isinstance(token, str) else "")
-        _real(f"logit_bias of token {token}", bias, -100, 100, hint="-100 bans a token, 100 all but forces it")
+    for i, (token, bias) in enumerate(pairs):
+        token = _integer("logit_bias's token id", token, 0, hint="JSON's string keys need int()" if isinstance(token, str) else "")
+        pairs[i] = token, _real(f"logit_bias of token {token}", bias, -100, 100, hint="-100 bans a token, 100 all but forces it")
     if len({token for token, _ in pairs}) < len(pairs):
         raise ValueError(f"logit_bias must name each token once; got {quoted(value)}; add up the values of a repeated token.")
-    return tuple(sorted((int(token), float(bias)) for token, bias in pairs))
+    return tuple(sorted(pairs))
 
 
 def _stop(value) -> tuple[str, ...]:
@@ -184,6 +174,7 @@ def _stop(value) -> tuple[str, ...]:
 def _stop_token_ids(value) -> tuple[int, ...]:
     if value is None:
         return ()
+    value = plain(value)
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
         raise ValueError(f"stop_token_ids must be a sequence of token ids; got {quoted(value)}; pass a list like [200002].")
     return tuple(_integer("stop_token_ids's token id", token, 0) for token in value)

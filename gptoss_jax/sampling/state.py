@@ -102,9 +102,9 @@ def columns(
         return np.array(list(values), dtype)
 
     return SamplingState(
-        temperature=column(s.temperature for s in samplings),
+        temperature=column(0.0 if s.greedy else s.temperature for s in samplings),
         top_k=column((min(s.top_k or vocab_size, vocab_size) for s in samplings), np.int32),
-        top_p=column(s.top_p for s in samplings),
+        top_p=column(s.top_p or 1.0 for s in samplings),
         log_min_p=column(math.log(s.min_p) if s.min_p else -math.inf for s in samplings),
         presence_penalty=column(s.presence_penalty for s in samplings),
         frequency_penalty=column(s.frequency_penalty for s in samplings),

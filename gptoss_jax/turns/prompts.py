@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from gptoss_jax.sampling.ids import flat, is_id
 from gptoss_jax.sampling.options import Sampling
 
 Prompt = str | Sequence[int]
@@ -14,7 +13,7 @@ def ids_of(llm, prompt: Prompt) -> list[int]:
     if isinstance(prompt, str):
         return llm.tokenizer.encode(prompt)
     check_listed(prompt)
-    return prompt.tolist() if isinstance(prompt, np.ndarray) else list(prompt)
+    return flat("a prompt", prompt)
 
 
 def sampling_of(sampling: Sampling | None) -> Sampling:
@@ -36,18 +35,27 @@ def per_prompt(sampling, count: int) -> list[Sampling]:
 
 
 def is_one_prompt(prompts: Prompt | Sequence[Prompt]) -> bool:
-    """Whether it is text or token ids, not a list of prompts."""
+    """Whether it is text or token ids, not a list of prompts. An array of two dimensions is a list of them, as long as each other."""
     if isinstance(prompts, str):
         return True
     check_listed(prompts)
-    if isinstance(prompts, np.ndarray):
-        return prompts.ndim == 1
+    if (dimensions := getattr(prompts, "ndim", 0)) > 2:
+        raise ValueError(f"an array of prompts has one dimension or two; got {dimensions}; pass a prompt, or one in each row.")
+    if dimensions == 1:
+        return True
     if len(prompts) == 0:
         raise ValueError("there must be a prompt; got an empty list; pass text, token ids, or a list of prompts.")
-    return all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in prompts)
+    return dimensions != 2 and all(is_id(i) for i in prompts)
 
 
 def check_listed(prompt) -> None:
-    listed = prompt.ndim > 0 if isinstance(prompt, np.ndarray) else isinstance(prompt, Sequence)
-    if isinstance(prompt, bytes | bytearray) or not listed:
+    """Raises ValueError for what is neither a sequence nor an array with dimensions: of NumPy, JAX, torch."""
+    dimensions = getattr(prompt, "ndim", None)
+    if hasattr(prompt, "tolist") and isinstance(dimensions, int):
+        if dimensions == 0:
+            raise ValueError(
+                f"a prompt must be a string or a list of token ids; got {type(prompt).__name__} without dimensions; put brackets around it."
+            )
+        return
+    if isinstance(prompt, bytes | bytearray | memoryview) or not isinstance(prompt, Sequence):
         raise ValueError(f"a prompt must be a string or a list of token ids; got {type(prompt).__name__}; decode or list it first.")

@@ -8,6 +8,7 @@ from typing import Any
 
 from gptoss_jax.engine.requests import Constraint, Piece, Request
 from gptoss_jax.quoting import quoted, said
+from gptoss_jax.sampling.ids import flat
 from gptoss_jax.sampling.options import Sampling, check_top
 from gptoss_jax.tokenizer import STOP
 from gptoss_jax.turns.completion import Completion, CompletionBuilder
@@ -219,6 +220,7 @@ def replay(llm, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], top_
         if isinstance(one, str):
             raise ValueError(f"tokens must be token ids; got the text {quoted(one, 20)}; pass the tokens of what was generated.")
         check_listed(one)
+        one = flat("a replay", one)
         # The draw is overruled: only what ends a request and what is reported matters.
         sampling = Sampling(temperature=0, ignore_eos=True, max_tokens=max(1, len(one)), logprobs=top_logprobs or 0)
         request = Request(ids_of(llm, prompt), sampling, forced=one)

@@ -49,6 +49,18 @@ def test_every_sampling_option_is_taken_in_every_form(content, limit):
     assert read(content).task["sampling"] == Sampling(**EXTRAS | {"logit_bias": {17: -100}}, max_tokens=12)
 
 
+def test_filters_beside_greedy_are_taken_as_clients_send_them():
+    for content in ({"id": "a", "messages": HELLO}, {"id": "a", "prompt": "x"}, chat(), responses()):
+        for options, wanted in (
+            ({"temperature": 0, "top_p": 0.9, "top_k": 40, "min_p": 0.1}, {}),
+            ({"temperature": 0, "top_k": -1}, {"top_k": 0}),
+            ({"temperature": 1, "top_p": 0}, {}),
+        ):
+            body = content | options if "body" not in content else content | {"body": content["body"] | options}
+            how = read(body).task["sampling"]
+            assert how.greedy and {name: getattr(how, name) for name in options} == options | wanted
+
+
 def test_what_a_line_does_not_say_comes_from_the_defaults():
     for content in ({"id": "a", "messages": HELLO}, chat(), responses()):
         task = read(content).task
@@ -137,7 +149,7 @@ def test_items_of_a_response_become_messages():
         ({"id": "a", "prompt": "x", "instructions": "y"}, "instructions needs messages"),
         ({"id": "a", "prompt": "x", "top-p": 1}, "top-p is no field"),
         ({"id": "a", "prompt": "x", "temperature": "hot"}, "temperature must"),
-        ({"id": "a", "prompt": "x", "temperature": 0, "top_k": 4}, "could have no effect"),
+        ({"id": "a", "prompt": "x", "top_k": -2}, "top_k must"),
         ({"id": "a", "prompt": "x", "n": 0}, "n must"),
         ({"id": "a", "prompt": "x", "n": 1e9}, "n must"),
         ({"id": "a", "prompt": "x", "priority": "high"}, "priority must"),

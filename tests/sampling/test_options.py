@@ -7,9 +7,13 @@ import itertools
 import math
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gptoss_jax.sampling import state
+from gptoss_jax.sampling.ids import flat, plain
 from gptoss_jax.sampling.options import Sampling
 
 V = 37
@@ -32,6 +36,38 @@ def test_options_are_normalised_hashable_and_survive_replace():
     assert Sampling(stop=None, stop_token_ids=None, logit_bias=None) == Sampling()
 
 
+def test_filters_beside_greedy_and_filters_that_are_off_mean_what_they_mean_elsewhere():
+    for options in ({"temperature": 0, "top_p": 0.9}, {"temperature": 0, "top_k": 5, "min_p": 0.1}, {"top_p": 0}, {"temperature": 0}):
+        assert Sampling(**options).greedy
+        column = state.columns([Sampling(**options)], [1], vocab_size=V)
+        assert column.temperature.tolist() == [0.0] and column.top_p[0] > 0
+    assert not Sampling(top_p=1e-6).greedy
+    assert Sampling(top_k=-1) == Sampling(top_k=0) == Sampling()
+    assert not dataclasses.replace(Sampling(top_p=0), top_p=0.5).greedy
+
+
+@pytest.mark.parametrize("array", [np.array, jnp.array], ids=["numpy", "jax"])
+def test_arrays_and_their_scalars_are_what_they_hold(array):
+    one, ids = array(3), array([3, 5])
+    counts = {"seed": one, "top_k": one, "max_tokens": one, "logprobs": one}
+    options = Sampling(**counts, stop_token_ids=ids, logit_bias=[(one, array(2.5))], top_p=array(0.5))
+    assert options == Sampling(seed=3, top_k=3, max_tokens=3, logprobs=3, stop_token_ids=(3, 5), logit_bias={3: 2.5}, top_p=0.5)
+    assert hash(options) and type(options.seed) is int and type(options.logit_bias[0][0]) is int
+    assert Sampling(stop_token_ids=list(ids)).stop_token_ids == (3, 5)
+    for dtype in ("int8", "uint16", "int32", "uint32"):
+        assert flat("a prompt", array([3, 5], dtype)) == [3, 5]
+    assert flat("a prompt", list(ids)) == flat("a prompt", (3, one + 2)) == flat("a prompt", [np.int8(3), 5]) == [3, 5]
+    for wrong in (array([3.0]), array([True]), array([[3]]), [array([3])], [array(3.0)], [3, True], [None], one, {3: 5}.values, "35"):
+        with pytest.raises(ValueError, match="a prompt of token ids must be a flat sequence of integers; got "):
+            flat("a prompt", wrong)
+
+
+def test_what_is_under_a_trace_says_so():
+    with pytest.raises(ValueError, match=r"must be known; got .*; call this outside of jax\.jit"):
+        jax.jit(lambda ids: flat("a prompt", ids))(jnp.array([3]))
+    assert plain(range(3)) == range(3) and plain(None) is None
+
+
 BAD_OPTIONS = [
     ({"temperature": math.nan}, "temperature must be"),
     ({"temperature": math.inf}, "temperature must be"),
@@ -39,10 +75,10 @@ BAD_OPTIONS = [
     ({"temperature": 1e-5}, "temperature must be 0, or"),
     ({"temperature": "1"}, "temperature must be"),
     ({"temperature": True}, "temperature must be"),
-    ({"top_k": -1}, "top_k must be .* pass 0"),
+    ({"top_k": -2}, "top_k must be .* pass 0"),
     ({"top_k": 2.0}, "top_k must be a whole number"),
     ({"top_k": True}, "top_k must be a whole number"),
-    ({"top_p": 0}, "top_p must be above 0"),
+    ({"top_p": -0.1}, "top_p must be"),
     ({"top_p": 1.01}, "top_p must be"),
     ({"top_p": math.nan}, "top_p must be"),
     ({"min_p": -0.1}, "min_p must be"),
@@ -76,8 +112,11 @@ BAD_OPTIONS = [
     ({"logprobs": -1}, "logprobs must be"),
     ({"logprobs": 21}, "logprobs must be"),
     ({"logprobs": True}, "logprobs must be"),
-    ({"temperature": 0, "top_p": 0.9}, "temperature=0 always takes .* top_p=0.9 could have no effect"),
-    ({"temperature": 0, "top_k": 5, "min_p": 0.1}, "top_k=5 and min_p=0.1 could have no effect"),
+    ({"stop_token_ids": np.array(3)}, "stop_token_ids must be a sequence"),
+    ({"stop_token_ids": np.array([1.5])}, "stop_token_ids's token id must be"),
+    ({"seed": np.array([1])}, "seed must be"),
+    ({"seed": jnp.array(True)}, "seed must be"),
+    ({"logit_bias": [(jnp.array(1.0), 1)]}, "logit_bias's token id must be"),
     ({"ignore_eos": True}, "ignore_eos leaves nothing to end"),
 ]
 
