@@ -20,7 +20,7 @@ from gptoss_jax.grammar.formats import of_schema, read_format
 from gptoss_jax.grammar.kept import Kept
 from gptoss_jax.grammar.matcher import Matcher
 from gptoss_jax.grammar.vocabulary import bits, vocabulary
-from gptoss_jax.harmony.conversation import to_conversation
+from gptoss_jax.harmony.functions import read_functions
 from gptoss_jax.harmony.header import Header, read_header
 from gptoss_jax.harmony.parsed import Message
 from gptoss_jax.schemas.size import count_json
@@ -161,5 +161,4 @@ def _functions(tools: Sequence[Mapping] | None) -> list[tuple[str, dict | None]]
 
 
 def _through_the_door(tools: Sequence[Mapping]) -> list[tuple[str, dict | None]]:
-    developer = to_conversation([{"role": "user", "content": "?"}], tools=tools).messages[1].content[0]
-    return [(tool.name, tool.parameters) for tool in developer.tools["functions"].tools]
+    return [(function.name, function.parameters) for function in read_functions(tools)]

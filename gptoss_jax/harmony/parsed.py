@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 from gptoss_jax import strict_json
-from gptoss_jax.harmony.conversation import FUNCTION_NAME
+from gptoss_jax.harmony.texts import FUNCTION_NAME
 
 Span = tuple[int, int]  # [begin, end) in the parsed tokens
 

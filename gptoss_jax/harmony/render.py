@@ -6,6 +6,7 @@ import openai_harmony as oh
 
 from gptoss_jax import tokenizer as tokenizers
 from gptoss_jax.harmony.conversation import to_conversation
+from gptoss_jax.harmony.functions import declarations
 from gptoss_jax.harmony.marks import Marks
 
 
@@ -23,7 +24,8 @@ def render(tokenizer: tokenizers.Tokenizer, messages: Sequence[Mapping], **optio
     Raises:
         ValueError: as `to_conversation`, or the conversation cannot be rendered.
     """
-    return ids_of(tokenizer, Marks(to_conversation(messages, **options)))
+    conversation = to_conversation(messages, **options)
+    return ids_of(tokenizer, Marks(conversation, declarations(conversation)))
 
 
 def ids_of(tokenizer: tokenizers.Tokenizer, marks: Marks) -> list[int]:

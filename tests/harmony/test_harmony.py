@@ -161,7 +161,6 @@ def test_messages_that_are_refused(messages, says):
         ([WEATHER | {"parameters": {"type": "string"}}], "must describe an object"),
         ([WEATHER | {"parameters": {"properties": {"x": {"default": {1, 2}}}}}], "must hold nothing but JSON"),
         ([WEATHER | {"parameters": {"properties": {"x": {"default": float("nan")}}}}], "must hold nothing but JSON"),
-        ([WEATHER | {"parameters": {"properties": {"x": {"default": 10**400}}}}], "number out of range"),
         ([WEATHER | {"parameters": nested(200)}], "must be nested at most 120 deep; got more; flatten it"),
         ([WEATHER | {"parameters": nested(100_000)}], "must be nested at most 120 deep"),
     ],

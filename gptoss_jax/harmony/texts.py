@@ -1,0 +1,44 @@
+"""Callers' texts at the door: strings that UTF-8 can hold, JSON, names of functions; each refusal says where."""
+
+from collections.abc import Mapping
+import json
+import re
+
+from gptoss_jax.quoting import quoted
+from gptoss_jax.tokenizer import clean, refuse_long_runs
+
+FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it stands in a header: no blank, no dot, nothing to forge with
+
+
+def text_of(text: object, where: str) -> str:
+    """A string that UTF-8 can hold."""
+    if not isinstance(text, str):
+        raise ValueError(f"{where} must be a string; got {shown(text)}")
+    text = clean(text)
+    refuse_long_runs(text, where)
+    return text
+
+
+def json_text(value: Mapping, where: str) -> str:
+    """A value as JSON."""
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{where} must hold nothing but JSON ({str(error)[:200]}); convert the values first") from error
+    return text_of(text, where)
+
+
+def function_name(name: object, where: str) -> str:
+    """The name of a function, without the namespace that it may be written with."""
+    name = name.removeprefix("functions.") if isinstance(name, str) else name
+    if not isinstance(name, str) or not FUNCTION_NAME.fullmatch(name):
+        raise ValueError(f"{where}: a function's name must be 1 to 64 letters, digits, _ or -; got {shown(name)}")
+    return name
+
+
+def shown(value: object) -> str:
+    """What came, for a refusal."""
+    if value is None:
+        return "nothing"
+    text = quoted(value, 60)
+    return f"{type(value).__name__} {text if isinstance(value, str) else repr(text)}"

@@ -1,0 +1,119 @@
+"""References of a schema followed: what they name, which of that holds itself, and what a reader may call it."""
+
+from collections import Counter
+from collections.abc import Mapping
+import re
+from urllib.parse import unquote
+
+from gptoss_jax.quoting import quoted
+from gptoss_jax.schemas.pointers import Path, children, resolve, subschemas
+
+ANNOTATIONS = ("title", "description", "default", "examples")
+_SAY_NOTHING = (*ANNOTATIONS, "$ref", "$defs", "definitions", "$comment")
+LEVELS = 120
+_LOOKS = 100_000
+_TAKEN = ("any", "array", "boolean", "never", "null", "number", "object", "string", "unknown")
+
+
+class References:
+    """The references of one schema. Those that name the same place are the same, however they are spelt.
+
+    Args:
+        root: a schema as `checked` makes it, of which no part is shared.
+        where: what the caller calls it, for the refusals.
+    """
+
+    def __init__(self, root: Mapping, where: str):
+        self._root, self._where = root, where
+        self._found: dict[str, object] = {}
+        self._recursive: dict[int, bool] = {}
+        self._names: dict[int, str] = {}
+        self._times: Counter[int] | None = None
+        self._looks = 0
+
+    def look(self, level: int = 0) -> None:
+        """Counts a look at a schema, below so many references. Raises a ValueError after too many, for they may double at every step."""
+        self._looks += 1
+        if level > LEVELS:
+            raise ValueError(f"{self._where} must be nested at most {LEVELS} schemas deep where $ref is followed; got more; flatten it")
+        if self._looks > _LOOKS:
+            raise ValueError(f"{self._where} must hold at most {_LOOKS:,} schemas where $ref is followed; got more; make it smaller")
+
+    def target(self, ref: str) -> object:
+        """The schema that a reference names. Raises a ValueError if there is none in this schema."""
+        if ref not in self._found:
+            target = resolve(self._root, ref)
+            if not isinstance(target, Mapping | bool):
+                raise ValueError(
+                    f"{self._where} must hold every schema that it refers to; got $ref {quoted(ref, 100)}, which names none in it; "
+                    "add that to its $defs"
+                )
+            self._found[ref] = target
+            if isinstance(target, Mapping):
+                self._names.setdefault(id(target), self._called(ref))
+        return self._found[ref]
+
+    def name(self, target: Mapping) -> str:
+        """What a reader may call a schema that a reference names: an identifier, another for each."""
+        return self._names[id(target)]
+
+    def chain(self, schema: object) -> list[Mapping]:
+        """The schemas of which this is another name, each the next one's, beside which it says no more than annotations do."""
+        found: list[Mapping] = []
+        while (schema := self._plain(schema)) is not None and not any(schema is other for other in found):
+            self.look()
+            found.append(schema)
+        return found
+
+    def recursive(self, target: object) -> bool:
+        """Whether a schema holds itself, through whatever other references."""
+        if not isinstance(target, Mapping):
+            return False
+        if id(target) not in self._recursive:
+            self._recursive[id(target)] = self._reaches_itself(target)
+        return self._recursive[id(target)]
+
+    def times(self, target: Mapping) -> int:
+        """At how many places of the schema a reference names it."""
+        if self._times is None:
+            named = [part["$ref"] for _, part in subschemas(self._root) if "$ref" in part]
+            self._times = Counter(id(resolve(self._root, ref)) for ref in named)
+        return self._times[id(target)]
+
+    def _plain(self, schema: object) -> Mapping | None:
+        """The one schema that a schema is another name of."""
+        if not isinstance(schema, Mapping):
+            return None
+        parts = schema.get("allOf", ())
+        if len(parts) == 1 and isinstance(parts[0], Mapping) and list(parts[0]) == ["$ref"] and "$ref" not in schema:
+            schema = {key: value for key, value in schema.items() if key != "allOf"} | parts[0]
+        if "$ref" not in schema or set(schema) - set(_SAY_NOTHING):
+            return None
+        target = self.target(schema["$ref"])
+        return target if isinstance(target, Mapping) else None
+
+    def _reaches_itself(self, target: Mapping) -> bool:
+        todo, seen = [target], set()
+        while todo:
+            inner = todo.pop()
+            self.look()
+            parts = [part for _, part in children(inner, Path())]
+            if "$ref" in inner:
+                parts.append(self.target(inner["$ref"]))
+            for part in parts:
+                if part is target:
+                    return True
+                if isinstance(part, Mapping) and id(part) not in seen:
+                    seen.add(id(part))
+                    todo.append(part)
+        return False
+
+    def _called(self, ref: str) -> str:
+        last = unquote(ref.rpartition("/")[2]).replace("~1", "/").replace("~0", "~")
+        plain = re.sub(r"\W+", "_", last)[:64] if ref != "#" else "Arguments"
+        name = plain if plain.isidentifier() and plain not in _TAKEN else f"_{plain}"
+        number, taken = 1, set(self._names.values())
+        while name in taken:
+            number += 1
+            name = f"{plain}_{number}" if plain.isidentifier() else f"_{plain}_{number}"
+        return name
