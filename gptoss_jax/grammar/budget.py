@@ -4,7 +4,7 @@ Each count is such that what it lets through is compiled, or refused, within a s
 library walks rules and references by recursion. docs/structured.md names them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import json
 import re
 
@@ -52,18 +52,17 @@ def without_literals(lark: str) -> str:
     return _LARK_LITERAL.sub("", lark)
 
 
-def lark_schemas(lark: str) -> list:
-    """The JSON schemas that a grammar holds behind %json, as far as they are JSON; the library refuses others."""
-    schemas, at = [], 0
+def lark_schemas(lark: str) -> Iterator[tuple[object, int, int]]:
+    """The JSON schemas that a grammar holds behind %json, each with its begin and end, if they are JSON; the library refuses others."""
+    at = 0
     while found := re.compile(rf"(?:{_LARK_LITERAL.pattern}|(%json)\s*)").search(lark, at):
-        at = found.end()
+        begin = at = found.end()
         if found[1]:
             try:
                 schema, at = json.JSONDecoder().raw_decode(lark, at)
             except (ValueError, RecursionError):
                 continue
-            schemas.append(schema)
-    return schemas
+            yield schema, begin, at
 
 
 def _repeats(regex: str) -> int:

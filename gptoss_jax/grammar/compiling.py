@@ -10,7 +10,8 @@ import numpy as np
 
 from gptoss_jax.grammar.formats import Format
 from gptoss_jax.grammar.kept import Kept
-from gptoss_jax.grammar.matcher import Matcher, said
+from gptoss_jax.grammar.matcher import Matcher
+from gptoss_jax.grammar.refusals import CHANGE, refusal
 from gptoss_jax.grammar.vocabulary import Vocabulary
 from gptoss_jax.schemas.pointers import subschemas
 
@@ -32,7 +33,11 @@ _KEPT, _KEPT_CHARACTERS = 48, 4_000_000
 
 
 class Refused(Exception):
-    """What is wrong with a grammar, in a few words."""
+    """What is wrong with a grammar, in a few words, and what to do about it."""
+
+    def __init__(self, what: str, remedy: str = CHANGE):
+        super().__init__(what)
+        self.remedy = remedy
 
 
 class Grammar:
@@ -68,7 +73,7 @@ class Grammar:
             grammar = {"regex": LLMatcher.grammar_from_regex, "lark": LLMatcher.grammar_from_lark}[kind](text)
         library = LLMatcher(self._vocabulary.library, grammar, log_level=0, limits=LLParserLimits(**_LIMITS))
         if library.is_error():
-            raise Refused(said(library.get_error()))
+            raise Refused(*refusal(library.get_error(), kind, text))
         return library
 
     def _walk(self) -> None:
@@ -104,7 +109,7 @@ def compiled(vocabulary: Vocabulary, format: Format, where: str) -> Matcher:
         return Matcher(vocabulary, grammar)
     except Refused as refused:
         got = _innermost(vocabulary, format, str(refused)) if format.kind == "json" else str(refused)
-        raise ValueError(f"{where} must be a grammar that can be followed; got {got}; change or drop that part") from None
+        raise ValueError(f"{where} must be a grammar that can be followed; got {got}; {refused.remedy}") from None
 
 
 def _innermost(vocabulary: Vocabulary, format: Format, refused: str) -> str:

@@ -62,7 +62,7 @@ def read_format(response_format: object, where: str = "response_format") -> Form
         return Format("regex", "|".join(_literal(choice) for choice in _choices(value, where)))
     text = _text(value, f"{where}: {field}")
     if kind == "lark":
-        _check_lark(text, where)
+        text = _checked_lark(text, where)
     else:
         count_regex([text], f"{where}: regex")
     return Format(kind, text)
@@ -100,13 +100,18 @@ def _refuse_others(given: Mapping, known: tuple[str, ...], where: str) -> None:
         raise ValueError(f"{where} may hold {', '.join(known)}; got {', '.join(others)} too; drop that")
 
 
-def _check_lark(text: str, where: str) -> None:
+def _checked_lark(text: str, where: str) -> str:
+    """A grammar whose schemas are spelt as those alone are, each in as many lines as before."""
     count_lark(text, f"{where}: lark")
     bare = without_literals(text)
     if "<" in bare:
         raise ValueError(f"{where}: lark must not name control tokens, which end or begin messages; got a < outside quotes; drop it")
-    for schema in lark_schemas(text):
-        canonical(schema, f"{where}: %json in lark")
+    pieces, after = [], 0
+    for schema, begin, end in lark_schemas(text):
+        said = canonical(schema, f"{where}: %json in lark")
+        pieces += [text[after:begin], said[:1], "\n" * text.count("\n", begin, end), said[1:]]
+        after = end
+    return "".join([*pieces, text[after:]])
 
 
 def _choices(choices: object, where: str) -> list[str]:

@@ -11,18 +11,10 @@ from typing import Protocol
 from llguidance import LLMatcher
 import numpy as np
 
+from gptoss_jax.grammar.refusals import OF_ONE_TEXT, said
 from gptoss_jax.grammar.vocabulary import Vocabulary
 
 NO_MORE = "the grammar allows no further token"
-# The library's words for its limits, and ours. Those of the first group are of one text, whatever others did.
-_OF_ONE_TEXT = (
-    (r"Current row has [\d]+ items; max is (\d+)", "more than {} alternatives are open at one place of the grammar"),
-    (r"Too many items \(limit (\d+)", "the grammar takes more than {} steps for one token"),
-)
-_OF_THE_AUTOMATON = (
-    (r"too many expressions constructed()", "the grammar's regular expressions take too many steps for one token"),
-    (r"too many states: \d+ >= (\d+)", "the grammar's regular expressions take more than {} states"),
-)
 
 
 class Source(Protocol):
@@ -106,7 +98,7 @@ class Matcher:
             error = error or self._library.get_error()
             if not error or error.startswith("NoExtension"):
                 return answer
-            if self._alone or any(re.search(pattern, error) for pattern, _ in _OF_ONE_TEXT):
+            if self._alone or any(re.search(pattern, error) for pattern, _ in OF_ONE_TEXT):
                 self.problem = said(error)
             else:
                 self._go_alone()
@@ -123,11 +115,3 @@ class Matcher:
             raise
         except BaseException as raised:
             self.problem = said(str(raised) or type(raised).__name__)
-
-
-def said(error: str) -> str:
-    """What the library says went wrong, in few words, those of its limits in ours."""
-    for pattern, words in _OF_ONE_TEXT + _OF_THE_AUTOMATON:
-        if found := re.search(pattern, error):
-            return words.format(found[1])
-    return " ".join(error.partition("\n<")[0].split())[:200] or "the grammar's library gave up"

@@ -11,6 +11,7 @@ from gptoss_jax.grammar.kept import Kept
 from gptoss_jax.grammar.schema_budget import count_schema
 from gptoss_jax.quoting import quoted
 from gptoss_jax.schemas.checking import as_text, current
+from gptoss_jax.schemas.followed import followed
 from gptoss_jax.schemas.pointers import reachable, resolve
 from gptoss_jax.schemas.size import at_most
 
@@ -46,8 +47,8 @@ def _check(text: str, where: str) -> str:
     schema = json.loads(text, parse_int=lambda digits: _exact(digits, int, where), parse_float=lambda digits: _exact(digits, float, where))
     if "x-guidance" in schema:
         raise ValueError(f"{where} must not set x-guidance, which would change the grammar's rules; got it at $; drop it")
-    schema = current(schema, where)
     try:
+        schema = followed(current(schema, where), where)
         count_schema(schema, where)
         _refuse_the_endless(schema, where)
     except RecursionError as error:

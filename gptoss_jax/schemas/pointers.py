@@ -12,6 +12,7 @@ SINGLE = (
     *("unevaluatedItems", "unevaluatedProperties", "contentSchema"),
 )
 POINTER = re.compile(r"#(/.*)?", re.DOTALL)
+URI = re.compile(r"#(/([\w.~!$&'()*+,;=:@/?-]|%[0-9a-fA-F]{2})*)?", re.ASCII)  # a pointer that a URI may hold as it is
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import quote
 
 from gptoss_jax.schemas.drafts import draft_of
-from gptoss_jax.schemas.pointers import POINTER, Path, children, resolve
+from gptoss_jax.schemas.pointers import URI, Path, children, resolve
 
 Reference = tuple[dict, str, object]  # a schema, its keyword, what that names
 _KEYWORDS = ("$ref", "$dynamicRef", "$recursiveRef")
@@ -12,12 +12,12 @@ _SPECIFICATIONS = {"draft-04": "DRAFT4", "draft-06": "DRAFT6", "draft-07": "DRAF
 
 
 def are_plain(schema: Mapping, parts: Sequence[tuple[Path, dict, str]]) -> bool:
-    """Whether every reference is a pointer from the root of the schema."""
+    """Whether every reference is a pointer from the root of the schema, spelt as URIs are."""
     for _, part, draft in parts:
         name = part.get("id" if draft == "draft-04" else "$id")
         if part is not schema and isinstance(name, str) and not name.startswith("#"):
             return False
-        if any(key in part for key in _KEYWORDS[1:]) or not POINTER.fullmatch(part.get("$ref", "#")):
+        if any(key in part for key in _KEYWORDS[1:]) or not URI.fullmatch(part.get("$ref", "#")):
             return False
     return True
 
@@ -27,7 +27,7 @@ def references(schema: Mapping, parts: Sequence[tuple[Path, dict, str]]) -> list
     if not are_plain(schema, parts):
         return list(_by_library(schema))
     found = [(part, "$ref", resolve(schema, part["$ref"])) for _, part, _ in parts if "$ref" in part]
-    return [reference for reference in found if reference[2] is not None]
+    return [reference for reference in found if isinstance(reference[2], Mapping | bool)]
 
 
 def _by_library(schema: Mapping) -> Iterator[Reference]:
