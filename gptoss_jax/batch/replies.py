@@ -53,7 +53,7 @@ def _spelled(token: int, value: float, tokenizer) -> dict:
 def _answer(reply, tokenizer) -> Iterator[int]:
     """Places of the answer's tokens among all of the turn's."""
     for message in reply.parsed.messages:
-        if message.role != "assistant" or message.channel not in ("final", None) or message.recipient is not None:
+        if not message.answers:
             continue
         begin, end = message.span
         tokens = reply.tokens[begin:end]

@@ -3,7 +3,7 @@
     <|channel|>analysis<|message|>  free  <|end|><|start|>assistant<|channel|>final<|message|>  response_format  <|return|>
     <|channel|>commentary to=functions.f <|constrain|>json<|message|>  the parameters of f  <|call|>
 
-The host decides at each <|message|>, by the header before it, read as `harmony.parse` reads it. Where an answer of some form is
+The host decides at each <|message|>, by the header before it, as `harmony.StreamParser` reads it. Where an answer of some form is
 asked for, messages must be well-formed too: nothing but <|message|> ends a header, nothing but <|end|> a free body, and <|start|>
 follows it. So the turn cannot end without the answer or a checked call, and no text that nobody checked is read as the answer.
 """
@@ -21,8 +21,8 @@ from gptoss_jax.grammar.kept import Kept
 from gptoss_jax.grammar.matcher import Matcher
 from gptoss_jax.grammar.vocabulary import bits, vocabulary
 from gptoss_jax.harmony.functions import read_functions
-from gptoss_jax.harmony.header import Header, read_header
-from gptoss_jax.harmony.parsed import Message
+from gptoss_jax.harmony.header import Header, answers, called
+from gptoss_jax.harmony.parse import StreamParser
 from gptoss_jax.schemas.size import count_json
 from gptoss_jax.tokenizer import Tokenizer
 
@@ -48,8 +48,7 @@ class TurnConstraint(Constraint):
         self._answer, self._calls = answer, calls
         self._never = {"header": _NOT_IN_HEADERS, "content": _NOT_IN_BODIES} if answer else {}
         self._body: Body | None = None
-        self._state, self._role, self._header = "header", "assistant", Header("assistant")
-        self._pieces: list[tuple[str, bytearray]] = [("", bytearray())]
+        self._parser = StreamParser(tokenizer)
 
     def advance(self, token: int) -> None:
         token = int(token)
@@ -57,18 +56,13 @@ class TurnConstraint(Constraint):
             self._body.advance(token)
             self.problem = self._body.problem
             return
-        name = self._tokenizer.control_name(token)
-        if name in self._never.get(self._state, ()):
-            self.problem = f"{name} came where it must not, in a message's {self._state}"
-        if name is None:
-            if self._state == "header":
-                self._pieces[-1][1].extend(self._tokenizer.token_bytes(token) or b"\xff")
-        elif name == "<|start|>":
-            self._open(None)
-        elif name in (*_TURN_ENDS, "<|end|>"):
-            self._state = "between"
-        elif name in ("<|channel|>", "<|message|>", "<|constrain|>"):
-            self._header_token(name)
+        name, state = self._tokenizer.control_name(token), self._parser.state
+        if name in self._never.get(state, ()):
+            self.problem = f"{name} came where it must not, in a message's {state}"
+        if name is not None or state != "content":  # text of a message says nothing of the next
+            self._parser.push(token)
+        if state != "content" == self._parser.state:
+            self._body = self._body_of(self._parser.header)
 
     def mask(self, out: np.ndarray) -> bool:
         self._check(out)
@@ -76,40 +70,20 @@ class TurnConstraint(Constraint):
             self._body.mask(out)
             self.problem = self._body.problem
             return True
-        if self._answer and self._state == "between":
+        if self._answer and self._parser.state == "between":
             out[:] = 0
             allow(out, (self._tokenizer.special["<|start|>"],))
             return True
-        out[:] = _all_but(self._tokenizer, self._never.get(self._state, ()), self._vocab_size)
+        out[:] = _all_but(self._tokenizer, self._never.get(self._parser.state, ()), self._vocab_size)
         return False
-
-    def _header_token(self, name: str) -> None:
-        """Takes a control token that belongs to headers, wherever it came."""
-        if self._state == "between" and name != "<|constrain|>":
-            self._open("assistant")
-        elif self._state == "content" and name == "<|channel|>":
-            self._open(self._header.role)
-        if self._state != "header":
-            return
-        if name != "<|message|>":
-            self._pieces.append((name, bytearray()))
-            return
-        pieces = [(marker, data.decode(errors="replace")) for marker, data in self._pieces]
-        self._header = read_header(pieces, self._role, whole=True)
-        self._state = "content"
-        self._body = self._body_of(self._header)
-
-    def _open(self, role: str | None) -> None:
-        self._state, self._role, self._pieces = "header", role, [("", bytearray())]
 
     def _body_of(self, header: Header) -> Body | None:
         """What rules the message of header; None if it is free."""
-        call = Message(header.role, "", (0, 0), recipient=header.recipient).tool_call
-        if call:
-            matcher, end = self._calls.get(call.name), "<|call|>"
+        name = called(header.role, header.recipient)
+        if name is not None:
+            matcher, end = self._calls.get(name), "<|call|>"
         else:
-            answers = header.role == "assistant" and header.channel in ("final", None)
-            matcher, end = self._answer if answers else None, "<|return|>"
+            matcher, end = self._answer if answers(header.role, header.channel, header.recipient) else None, "<|return|>"
         return Body(matcher.copy(), (self._tokenizer.special[end],)) if matcher else None
 
 

@@ -6,7 +6,7 @@ import datetime
 import openai_harmony as oh
 
 from gptoss_jax.harmony.functions import read_functions
-from gptoss_jax.harmony.texts import function_name, json_text, shown, text_of
+from gptoss_jax.harmony.texts import json_text, recipient_of, shown, text_of
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 CHANNELS = ("analysis", "commentary", "final")
@@ -32,8 +32,8 @@ def to_conversation(
         messages: dicts with "role" and "content", which is a string or a list of text parts. "system" and "developer" messages
             are instructions (harmony's own system message is made from the options below): the leading ones and the tools make
             the developer message. An assistant message may have "reasoning" (analysis), "tool_calls" in OpenAI's form, and
-            "channel" where its content is not the final answer; content beside tool calls is commentary. A tool message has the
-            "name" of the function, or the "tool_call_id" of an earlier call.
+            "channel" where its content is not the final answer; content beside tool calls is commentary. Their arguments stay as the model
+            wrote them, JSON or not. A tool message has the "name" of the function, or the "tool_call_id" of an earlier call.
         reasoning_effort: "low", "medium" or "high".
         tools: functions that the model may call, {"type": "function", "function": {"name", "description", "parameters"}} or the
             inner dict alone; parameters are a JSON schema of an object.
@@ -68,7 +68,7 @@ def to_conversation(
         developer = oh.DeveloperContent(instructions="\n\n".join(rules) if rules else None)
         developer = developer.with_function_tools(functions) if functions else developer
         out.append(oh.Message.from_role_and_content(oh.Role.DEVELOPER, developer))
-    calls: dict[str, str] = {}  # tool_call_id -> function name, of the calls so far
+    calls: dict[str, str] = {}  # tool_call_id -> recipient, of the calls so far
     for i, message in enumerate(messages[leading:], leading):
         out += _history(message, f"messages[{i}]", calls)
     return oh.Conversation.from_messages(out)
@@ -86,9 +86,9 @@ def _history(message: Mapping, where: str, calls: dict[str, str]) -> list[oh.Mes
     name = message.get("name") or calls.get(str(message.get("tool_call_id")))
     if name is None:
         raise ValueError(f"{where} is a tool result of no known call; give it the tool_call_id of an earlier call, or the function's name")
-    author = oh.Author(role=oh.Role.TOOL, name=f"functions.{function_name(name, where)}")
+    author = oh.Author(role=oh.Role.TOOL, name=recipient_of(name, where))
     result = oh.Message.from_author_and_content(author, _content(message, where))
-    return [result.with_channel("commentary").with_recipient("assistant")]
+    return [result.with_channel("commentary").withrecipient_of("assistant")]
 
 
 def _assistant(message: Mapping, where: str, calls: dict[str, str]) -> list[oh.Message]:
@@ -116,14 +116,14 @@ def _call(call: Mapping, where: str, calls: dict[str, str]) -> oh.Message:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping):
         raise ValueError(f'{where} must be {{"id", "type": "function", "function": {{"name", "arguments"}}}}; got {shown(call)}')
-    name = function_name(function.get("name"), where)
+    recipient = recipient_of(function.get("name"), where)
     arguments = function.get("arguments", "{}")
     if isinstance(arguments, Mapping):
         arguments = json_text(arguments, f"{where}: arguments")
     if call.get("id") is not None:
-        calls[str(call["id"])] = name
+        calls[str(call["id"])] = recipient
     said = _said(text_of(arguments, f"{where}: arguments"), "commentary")
-    return said.with_recipient(f"functions.{name}").with_content_type("<|constrain|>json")
+    return said.withrecipient_of(recipient).with_content_type("<|constrain|>json")
 
 
 def _said(text: str, channel: str) -> oh.Message:

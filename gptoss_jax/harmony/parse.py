@@ -8,7 +8,7 @@ noted in `problems`; tokens that cannot belong to a message are kept as spans of
 
 from collections.abc import Iterable
 
-from gptoss_jax.harmony.header import Header, read_header
+from gptoss_jax.harmony.header import Header, answers, called, read_header
 from gptoss_jax.harmony.parsed import Delta, Message, Parsed
 from gptoss_jax.tokenizer import Tokenizer
 
@@ -48,9 +48,20 @@ class StreamParser:
         self._state = "header" if role else "between"
         self._role = role  # of the message whose header is being read, if known before the header says it
         self._pieces: list[tuple[str, bytearray]] = [("", bytearray())]  # of the header: control token and the bytes after it
+        self._loose = bytearray()  # text between messages: perhaps a header whose <|start|> is missing
         self._header = Header(role or "assistant")  # of the message whose content is being read
         self._text: list[str] = []
         self._held = b""  # bytes of a character that is not whole yet
+
+    @property
+    def state(self) -> str:
+        """Where the stream is: in a message's "header" or "content", or "between" messages."""
+        return self._state
+
+    @property
+    def header(self) -> Header:
+        """Of the message whose content is being read, or was read last."""
+        return self._header
 
     def push(self, token: int) -> list[Delta]:
         """Takes the next token; returns the text that it completes, usually one delta or none.
@@ -73,6 +84,8 @@ class StreamParser:
         if self._closed:
             return []
         self._closed = True
+        if self._state == "between" and self._loose.strip():
+            self._open_loose()
         cut, end = self._state, len(self._tokens)
         deltas = self._end_content(None, end) if cut == "content" else []
         deltas += self._end_header(None, end) if cut == "header" else []
@@ -82,7 +95,7 @@ class StreamParser:
             self._missing = f"the stream was cut off in a message's {cut}"
         elif last is None:
             self._missing = "the stream holds no message"
-        elif last.role == "assistant" and last.end == "<|end|>" and not last.recipient and last.channel in ("analysis", "commentary"):
+        elif last.role == "assistant" and last.end == "<|end|>" and not last.tool_call and not last.answers:
             self._missing = f"no answer and no call follow the {last.channel}"
         return deltas
 
@@ -98,12 +111,21 @@ class StreamParser:
         here = len(self._tokens) - 1
         if name == "<|start|>":
             self._open_header(None, here)
+        elif name is None:
+            self._problem("text between messages")
+            if not self._loose:
+                self._end_junk(here)
+            self._loose.extend(data)
         elif name in ("<|channel|>", "<|message|>"):
             self._problem("<|start|> is missing")
-            self._open_header("assistant", here)
+            self._open_loose() if self._loose.strip() else self._open_header("assistant", here)
+            return self._in_header(name, data)
+        elif name in _ENDS and self._loose.strip():
+            self._open_loose()
             return self._in_header(name, data)
         else:
-            self._problem(f"{name} after the end of a message" if name else "text between messages")
+            self._problem(f"{name} after the end of a message")
+            self._loose.clear()
         return []
 
     def _in_header(self, name: str | None, data: bytes | None) -> list[Delta]:
@@ -112,7 +134,7 @@ class StreamParser:
         elif name in ("<|channel|>", "<|constrain|>"):
             self._pieces.append((name, bytearray()))
         elif name == "<|message|>":
-            self._header = self._read_header(whole=True)
+            self._header = self._read_header(name)
             self._state = "content"
         elif name == "<|start|>":
             self._problem("<|start|> inside a header")
@@ -145,7 +167,13 @@ class StreamParser:
 
     def _open_header(self, role: str | None, begin: int) -> None:
         self._end_junk(begin)
-        self._state, self._role, self._pieces = "header", role, [("", bytearray())]
+        self._state, self._role, self._pieces, self._loose = "header", role, [("", bytearray())], bytearray()
+
+    def _open_loose(self) -> None:
+        """The text between messages begins a message."""
+        loose = self._loose
+        self._open_header(None, self._begin)
+        self._pieces = [("", loose)]
 
     def _end_junk(self, end: int) -> None:
         if self._begin < end:
@@ -154,9 +182,9 @@ class StreamParser:
 
     def _end_header(self, name: str | None, end: int) -> list[Delta]:
         """Ends a header that no content followed: a message if it says anything, else junk."""
-        self._header = self._read_header(whole=False)
+        self._header = self._read_header(name)
         self._state = "between"
-        if not (self._header.text or self._header.channel or self._header.recipient):
+        if not (self._header.text.strip() or self._header.channel or self._header.recipient):
             self._end_junk(end)
             return []
         deltas = self._say(self._header.text)
@@ -167,18 +195,32 @@ class StreamParser:
             self._problem("invalid UTF-8")
         deltas = self._say("\N{REPLACEMENT CHARACTER}" if self._held else "")
         h = self._header
+        self._judge(name)
         text = "".join(self._text)
         self._messages.append(Message(h.role, text, (self._begin, end), h.name, h.channel, h.recipient, h.content_type, name))
         self._begin, self._text, self._held, self._state = end, [], b"", "between"
         return deltas
 
-    def _read_header(self, *, whole: bool) -> Header:
+    def _read_header(self, end: str | None) -> Header:
         pieces = [(name, data.decode(errors="replace")) for name, data in self._pieces]
-        header = read_header(pieces, self._role, whole=whole)
+        header = read_header(pieces, self._role, end=end)
         invalid = any(text.encode() != data for (_, text), (_, data) in zip(pieces, self._pieces, strict=True))
         for problem in header.problems + ["invalid UTF-8"] * invalid:
             self._problem(problem)
         return header
+
+    def _judge(self, end: str | None) -> None:
+        """Notes an end that does not go with the assistant's message that it ends."""
+        h = self._header
+        call = called(h.role, h.recipient)
+        if h.role != "assistant" or end is None:
+            return
+        if end == "<|call|>" and call is None:
+            self._problem("<|call|> ends a message that names no tool")
+        elif end in ("<|end|>", "<|return|>") and call is not None:
+            self._problem(f"{end} ends a call")
+        elif end == "<|return|>" and not answers(h.role, h.channel, h.recipient):
+            self._problem(f"<|return|> ends the {h.channel}, which is no answer")
 
     def _say(self, text: str) -> list[Delta]:
         if not text:

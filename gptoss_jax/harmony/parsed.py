@@ -4,11 +4,9 @@ import dataclasses
 import functools
 
 from gptoss_jax import strict_json
-from gptoss_jax.harmony.texts import FUNCTION_NAME
+from gptoss_jax.harmony.header import answers, called
 
 Span = tuple[int, int]  # [begin, end) in the parsed tokens
-
-_PEOPLE = ("assistant", "all", "user")  # recipients that are no tool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +65,13 @@ class Message:
     @property
     def tool_call(self) -> ToolCall | None:
         """The call that this message makes, if it makes one."""
-        if self.role != "assistant" or self.recipient is None or self.recipient in _PEOPLE:
-            return None
-        return ToolCall(self.recipient.removeprefix("functions."), self.text)
+        name = called(self.role, self.recipient)
+        return None if name is None else ToolCall(name, self.text)
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is the answer: the assistant's, no call, and on neither the analysis nor the commentary channel."""
+        return answers(self.role, self.channel, self.recipient)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,11 @@ class Delta:
     role: str
     channel: str | None
     recipient: str | None
+
+    @property
+    def answers(self) -> bool:
+        """As `Message.answers`."""
+        return answers(self.role, self.channel, self.recipient)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +123,8 @@ class Parsed:
 
     @property
     def final(self) -> str:
-        """The answer: the assistant's text on the final channel, or on none."""
-        return self._said("final", None)
+        """The answer: the assistant's text on the final channel, on none, or on one that there is not."""
+        return "".join(message.text for message in self.messages if message.answers)
 
     @property
     def reasoning(self) -> str:
@@ -137,8 +144,8 @@ class Parsed:
         """The assistant's messages as chat messages, to append to the history that the next `render` gets.
 
         As few dicts as keep the order: {"role": "assistant", "reasoning", "channel", "content", "tool_calls"}, each key where there is
-        something to say. A call's id is "call_0", "call_1", ... within this turn. A call of what cannot be a function of ours, such as
-        "browser.search", is kept as commentary.
+        something to say. A call's id is "call_0", "call_1", ... within this turn. Every call can be answered, also one of what is no
+        function of ours, such as "browser.search": the history takes its name, and that of its result, as they stand.
         """
         out: list[dict] = []
         rank = 3  # of the last thing put in: reasoning 0, commentary 1, calls 2, final 3; it must grow within a dict, calls may repeat
@@ -147,10 +154,7 @@ class Parsed:
             call = message.tool_call
             if message.role != "assistant" or not (call or message.text):
                 continue
-            if call and not FUNCTION_NAME.fullmatch(call.name):
-                call, new = None, 1
-            else:
-                new = 2 if call else {"analysis": 0, "commentary": 1}.get(message.channel, 3)
+            new = 2 if call else {"analysis": 0, "commentary": 1}.get(message.channel, 3)
             if new < rank or new == rank != 2 or (new == 3 and rank in (1, 2)):
                 out.append({"role": "assistant"})
             rank = new
@@ -164,6 +168,6 @@ class Parsed:
                 out[-1] |= {"channel": "commentary", "content": message.text} if new == 1 else {"content": message.text}
         return out
 
-    def _said(self, *channels: str | None) -> str:
-        said = (m for m in self.messages if m.role == "assistant" and m.channel in channels and not m.tool_call)
+    def _said(self, channel: str) -> str:
+        said = (m for m in self.messages if m.role == "assistant" and m.channel == channel and not m.tool_call)
         return "".join(message.text for message in said)

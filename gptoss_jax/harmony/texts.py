@@ -8,6 +8,7 @@ from gptoss_jax.quoting import quoted
 from gptoss_jax.tokenizer import clean, refuse_long_runs
 
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it stands in a header: no blank, no dot, nothing to forge with
+_CALLED = re.compile(r"[\w-](?:[\w.:/@+-]{0,254}[\w-])?")  # what parsing takes for the name of a call
 
 
 def text_of(text: object, where: str) -> str:
@@ -34,6 +35,14 @@ def function_name(name: object, where: str) -> str:
     if not isinstance(name, str) or not FUNCTION_NAME.fullmatch(name):
         raise ValueError(f"{where}: a function's name must be 1 to 64 letters, digits, _ or -; got {shown(name)}")
     return name
+
+
+def recipient_of(name: object, where: str) -> str:
+    """Whom a call of the history is for: a function, or what else a model once called, such as "browser.search", as it stands."""
+    base = name.removeprefix("functions.") if isinstance(name, str) else ""
+    if not _CALLED.fullmatch(base):
+        raise ValueError(f"{where}: a call's name must be 1 to 256 letters, digits or _-.:/@+, as in a call; got {shown(name)}")
+    return base if base == name and "." in name else f"functions.{base}"
 
 
 def shown(value: object) -> str:

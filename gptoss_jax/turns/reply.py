@@ -127,10 +127,9 @@ class ReplyBuilder(Builder):
         """The delta as a piece; the answer's text goes through the search for stop strings, another role's is none of the turn's."""
         if delta.role != "assistant":
             return ReplyPiece("", delta.channel, delta.recipient)
-        answer = delta.channel in ("final", None) and delta.recipient is None
-        text = self._answer.push(delta.text) if answer else delta.text
+        text = self._answer.push(delta.text) if delta.answers else delta.text
         return ReplyPiece(text, delta.channel, delta.recipient)
 
 
 def _ends_with_call(parsed: harmony.Parsed) -> bool:
-    return bool(parsed.messages) and parsed.messages[-1].end == "<|call|>" and parsed.messages[-1].tool_call is not None
+    return bool(parsed.messages) and parsed.messages[-1].tool_call is not None

@@ -70,7 +70,8 @@ GOOD, CALL = '{"n": 1, "s": "ü"}', '{"city": "Bern"}'
         (f"M!{GOOD}R!", [GOOD + "R!"]),  # without a channel it is read as the answer
         (f"C!K!M!{GOOD}R!", [GOOD + "R!"]),
         (f" finalM!{GOOD}R!", [GOOD + "R!"]),
-        (f"C!fnialM!whateverE!S!assistantC!finalM!{GOOD}R!", ["S!", GOOD + "R!"]),
+        (f"C!fnialM!{GOOD}R!", [GOOD + "R!"]),
+        (f"C!thoughtsM!{GOOD}R!", [GOOD + "R!"]),  # on no channel that there is: it is read as the answer
         (f"C!analysisM!E!S!userM!whateverE!S!M!{GOOD}R!", ["S!", "S!", GOOD + "R!"]),
         (f"C!commentary to=functions.weather K!jsonM!{CALL}A!", [CALL + "A!"]),
         (f" to=functions.weatherC!commentary jsonM!{CALL}A!", [CALL + "A!"]),

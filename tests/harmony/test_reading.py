@@ -27,7 +27,7 @@ def written(tokenizer, text):
         ("C!finalM!HiR!", [("final", "Hi")], [], []),
         ("C!analysisM!Hm.E!S!assistantC!finalM!HiR!", [("analysis", "Hm."), ("final", "Hi")], [], []),
         ("C!final K!jsonM!{}R!", [("final", "{}")], [], []),  # openai_harmony reads the type as a recipient
-        ("C!finalHiR!", [("finalHi", "")], [], ["<|message|> is missing", "no channel is called 'finalHi'"]),
+        ("C!finalHiR!", [("final", "Hi")], [], ["<|message|> is missing"]),
         ("C!final Hi thereR!", [("final", "Hi there")], [], ["<|message|> is missing"]),
         ("Just some  prose.R!", [(None, "Just some  prose.")], [], ["<|message|> is missing"]),
         ("C!finalM!HiE!R!", [("final", "Hi")], ["R!"], ["<|return|> after the end"]),
@@ -42,7 +42,7 @@ def written(tokenizer, text):
         ("analysisM!Hm.E!S!assistantC!finalM!HiR!", [("analysis", "Hm."), ("final", "Hi")], [], ["a header holds 'analysis'"]),
         ("C! finalM!HiR!", [("final", "Hi")], [], []),
         ("C!M!HiR!", [(None, "Hi")], [], ["<|channel|> without a name"]),
-        ("C!analysisC!finalM!HiR!", [("analysis", "Hi")], [], ["two channels"]),
+        ("C!analysisC!finalM!HiR!", [("final", "Hi")], [], ["two channels"]),
         ("C!final for you aloneM!HiR!", [("final", "Hi")], [], ["a header holds 'for you alone'"]),
         ("C!finalM!HiE!S!M!yoR!", [("final", "Hi"), (None, "yo")], [], ["<|start|> without a role"]),
         ("C!finalM!HiE!S!robotM!yoR!", [("final", "Hi"), (None, "yo")], [], ["no role is called 'robot'"]),

@@ -14,7 +14,7 @@ from gptoss_jax.batch.draining import UNFINISHED, Draining
 from gptoss_jax.batch.fields import Defaults
 from gptoss_jax.batch.job import Job
 from gptoss_jax.batch.shards import Shard
-from gptoss_jax.harmony import ToolCall
+from gptoss_jax.harmony import Message, ToolCall
 from gptoss_jax.turns.tasks import Outcome, Task
 
 MESSAGE, END = 1, 2  # control tokens; all other ids are code points
@@ -84,7 +84,7 @@ class FakeLLM:
         else:
             thought, tokens = [ord("a"), MESSAGE, ord("h"), ord("m"), END], [ord("f"), MESSAGE, *map(ord, said), END]
             spans = (("analysis", (0, 5)), ("final", (5, 5 + len(tokens))))
-            messages = [SimpleNamespace(role="assistant", channel=c, recipient=None, span=s, end="<|end|>") for c, s in spans]
+            messages = [Message("assistant", "", s, channel=c, end="<|end|>") for c, s in spans]
             tokens, parsed = thought + tokens, SimpleNamespace(messages=messages, commentary="")
         logprobs = [-(zlib.crc32(b"%d %d" % (how.seed, i)) % 1000) / 100 for i in range(len(tokens))]
         calls = tuple(ToolCall("get_weather", '{"city": "Paris"}') for _ in task.tools or ())
