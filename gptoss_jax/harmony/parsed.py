@@ -89,6 +89,11 @@ class Delta:
         """As `Message.answers`."""
         return answers(self.role, self.channel, self.recipient)
 
+    @property
+    def calls(self) -> bool:
+        """Whether it is of a call's arguments."""
+        return called(self.role, self.recipient) is not None
+
 
 @dataclasses.dataclass(frozen=True)
 class Parsed:

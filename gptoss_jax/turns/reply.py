@@ -20,8 +20,9 @@ class ReplyPiece:
     Attributes:
       text: to be appended to what came before on this channel.
       channel: "analysis" is reasoning, "final" the answer, "commentary" a tool call (then `recipient` is the tool) or a word
-        to the user before one; None where the model named none.
-      recipient: such as "functions.weather", or None.
+        to the user before one; None where the model named none, and its own word where it named one that there is not: then,
+        without a recipient, it is the answer.
+      recipient: the tool that is called, such as "functions.weather", or None.
     """
 
     text: str
@@ -34,14 +35,14 @@ class Reply:
     """The assistant's turn.
 
     Attributes:
-      text: the answer (final channel).
+      text: the answer (final channel; also what the model wrote on none, or on one that there is not).
       reasoning: the analysis channel.
       tool_calls: `harmony.ToolCall`s, each with name, arguments and whether these are valid JSON.
       messages: the turn as chat messages, to append to the history for the next call.
       tokens: ids, the token that ended the turn included.
       logprobs, top_logprobs: as in `Completion`.
-      finish_reason: "stop", "tool_calls" where the turn ended with a call, "length", "timeout" at the time limit, "error" where
-        something failed, or "cancelled" where it was left or has not ended: then this is what came before.
+      finish_reason: "stop", "tool_calls" where the turn ended with a call, whatever its channel and its last token, "length", "timeout"
+        at the time limit, "error" where something failed, or "cancelled" where it was left or has not ended: then this is what came before.
       malformed: the model broke the harmony format; what could be read is here all the same.
       parsed: every message with its span of tokens; `parsed.problems` says what was malformed.
       routed_experts, error: as in `Completion`.
@@ -128,7 +129,7 @@ class ReplyBuilder(Builder):
         if delta.role != "assistant":
             return ReplyPiece("", delta.channel, delta.recipient)
         text = self._answer.push(delta.text) if delta.answers else delta.text
-        return ReplyPiece(text, delta.channel, delta.recipient)
+        return ReplyPiece(text, delta.channel, delta.recipient if delta.calls else None)
 
 
 def _ends_with_call(parsed: harmony.Parsed) -> bool:

@@ -1,16 +1,19 @@
 """Constrained chat turns: reasoning and headers are free, answers and arguments are not, and no way leads around the answer."""
 
 import json
+import string
 
+from as_written import SHORT, headers, written
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import jsonschema
 import numpy as np
 import pytest
+from small_vocabulary import small_vocabulary
 
 from gptoss_jax.grammar import for_chat
 from gptoss_jax.harmony import parse
 
-SHORT = {"M!": "<|message|>", "C!": "<|channel|>", "S!": "<|start|>", "E!": "<|end|>", "R!": "<|return|>"}
-SHORT |= {"A!": "<|call|>", "K!": "<|constrain|>"}
 SCHEMA = {
     "type": "object",
     "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}, "s": {"type": "string", "maxLength": 5}},
@@ -23,12 +26,6 @@ TOOLS = [
     {"type": "function", "function": {"name": "weather", "description": "of a city", "parameters": PARAMETERS}},
     {"type": "function", "name": "now"},
 ]
-
-
-def written(tokenizer, text):
-    for short, name in SHORT.items():
-        text = text.replace(short, name)
-    return tokenizer.encode_with_control(text)
 
 
 def made(tokenizer, response_format=ANSWER, tools=None):
@@ -215,6 +212,33 @@ def test_whatever_a_model_draws_the_turn_ends_with_a_checked_answer_or_call(toke
         jsonschema.validate(json.loads(parsed.final), SCHEMA)
     earlier = [message.tool_call.name for message in parsed.messages[:-1] if message.tool_call]
     assert not {"weather", "now"} & set(earlier)
+
+FREE = {"type": "regex", "regex": "[A-Z]+"}
+KNOWN = ("weather", "now")
+
+
+@settings(deadline=None, max_examples=100)
+@given(headers(), st.sampled_from(["", "C!analysisM!HmE!S!", "C!analysisM!HmE!", "C!commentary to=otherM!HmE!S!assistant"]), st.booleans())
+def test_what_the_parser_reads_is_what_the_grammar_rules(header, before, with_answer):
+    """Of any header: a call of a known function has its parameters, the answer its form, all else none."""
+    small = small_vocabulary()
+    for one, other in (("functions.f", "functions.weather"), ("to=f", "to=weather"), ("g", "now")):
+        header = header.replace(one, other)
+    turn = f"{before}{header}M!"
+    rules = made(small, FREE if with_answer else None, TOOLS)
+    for token in written(small, turn):
+        rules.advance(token)
+    constrained, ids = asked(rules, small)
+    read = parse(small, [*written(small, turn), *small.encode("x")]).messages[-1]
+    assert read.text == "x"
+    name = read.tool_call and read.tool_call.name
+    assert constrained == (name in KNOWN or (read.answers and with_answer))
+    if constrained and name is None:
+        assert set(small.decode(ids)) <= set(string.ascii_uppercase)
+    elif constrained:
+        assert small.decode(ids).strip() == "{"
+        rules.advance(small.encode("{")[0])
+        assert ("}" in small.decode(asked(rules, small)[1])) == (name == "now")
 
 
 @pytest.mark.parametrize(("response_format", "tools"), [(None, None), ({"type": "text"}, None), (None, []), ({"type": "text"}, ())])
