@@ -5,7 +5,7 @@ import json
 import re
 
 from gptoss_jax.quoting import quoted
-from gptoss_jax.tokenizer import clean, refuse_long_runs
+from gptoss_jax.tokenizer import clean
 
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it stands in a header: no blank, no dot, nothing to forge with
 _CALLED = re.compile(r"[\w-](?:[\w.:/@+-]{0,254}[\w-])?")  # what parsing takes for the name of a call
@@ -15,9 +15,7 @@ def text_of(text: object, where: str) -> str:
     """A string that UTF-8 can hold."""
     if not isinstance(text, str):
         raise ValueError(f"{where} must be a string; got {shown(text)}")
-    text = clean(text)
-    refuse_long_runs(text, where)
-    return text
+    return clean(text)
 
 
 def json_text(value: Mapping, where: str) -> str:
