@@ -42,9 +42,9 @@ class NoDevice:
     def place(self, slot, sampling, seed, prompt, pauses, remaining) -> None:
         self._left[slot] = remaining
 
-    def draw(self, limit, full_table, ring_table, *, dropped, resumed, single, masked, allowed, forced) -> decode.Chunk:
+    def draw(self, limit, full_table, ring_table, *, dropped, held, resumed, single, masked, allowed, forced) -> decode.Chunk:
         self._left[dropped] = 0
-        count = np.minimum(self._left, limit)
+        count = np.minimum(np.where(held, 0, self._left), limit)
         self._left -= count
         no = np.zeros(len(count), bool)
         return decode.Chunk(self._sampled, count, self._left == 0, no, no, no)

@@ -33,7 +33,9 @@ class Asked:
     reads: list[Routes]  # of prompts that were read before these steps, and are looked at with them
 
 
-def orders(running: dict[int, Live], limit: int, slots: int, *, dropped: list[int], allowed: np.ndarray) -> dict[str, Any]:
+def orders(
+    running: dict[int, Live], limit: int, slots: int, *, dropped: list[int], held: list[int], allowed: np.ndarray
+) -> dict[str, Any]:
     """What `Programs.draw` is told of the slots, by name; see `decode.Orders`.
 
     Args:
@@ -41,10 +43,11 @@ def orders(running: dict[int, Live], limit: int, slots: int, *, dropped: list[in
       limit: steps to come.
       slots: how many there are.
       dropped: slots that the device still believes to be at work.
+      held: slots whose owners stand still.
       allowed: [slots, ceil(V / 32)] uint32: what guided ones may draw, until they are asked again.
     """
-    flags = {name: np.zeros(slots, bool) for name in ("dropped", "resumed", "single", "masked")}
-    flags["dropped"][dropped] = True
+    flags = {name: np.zeros(slots, bool) for name in ("dropped", "held", "resumed", "single", "masked")}
+    flags["dropped"][dropped] = flags["held"][held] = True
     forced = None
     for slot, live in running.items():
         replaying = live.replaying

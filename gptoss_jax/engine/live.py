@@ -85,6 +85,11 @@ class Live:
         return self.budget - self.seen - self.in_flight
 
     @property
+    def new(self) -> int:
+        """Tokens that are in flight and not known; negative where so many are known that are yet to be forced."""
+        return self.seen + self.in_flight - len(self.tokens)
+
+    @property
     def begun(self) -> bool:
         """Whether it has been taken up; not, again, after it has lost its pages."""
         return self._pages is not None

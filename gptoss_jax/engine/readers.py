@@ -21,6 +21,7 @@ class Inbox(Protocol):
 
     def ask(self, lives: list["Live"]) -> None: ...
     def demand(self, outlet: "Outlet") -> None: ...
+    def look(self) -> None: ...
     def leave(self, outlet: "Outlet") -> None: ...
 
 
@@ -37,11 +38,18 @@ class Outlet:
         self.lives: set[Live] = set()  # the engine's thread alone looks at these
         self.asked = self.left = 0  # requests that the reader has asked for; those of them that wait no more, which the thread counts
         self.hungry = 0  # the reader asks for more where fewer wait
+        self.given = self.taken = 0  # tokens: those that the engine's thread has told, and those of them that the reader took
+        self.held = False  # something stands still until the reader takes more, of which the thread wants to hear
 
     @property
     def waiting(self) -> int:
         """Requests that nobody has taken up yet."""
         return self.asked - self.left
+
+    @property
+    def unread(self) -> int:
+        """Tokens that nobody has taken yet."""
+        return self.given - self.taken
 
 
 class _Reader:
@@ -75,6 +83,9 @@ class _Reader:
 
     def _taken(self, pieces: list[Piece]) -> list[Piece]:
         self.open -= sum(piece.finish_reason is not None for piece in pieces)
+        self.outlet.taken += sum(len(piece.tokens) for piece in pieces)
+        if self.outlet.held:  # after the sum: the thread says so first, and then looks at the sum
+            self._thread.look()
         return pieces
 
 

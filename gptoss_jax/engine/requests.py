@@ -44,6 +44,8 @@ class Request:
       time_limit: seconds from when it is asked for, those of waiting too, until it is ended with what it has.
       seconds_per_piece: how long a piece may take to come, from the first on; None for as many tokens a dispatch as is quickest.
       constraint: what its tokens must be like; of this request alone.
+      paced: is drawn no more than a few dispatches ahead of who reads its pieces, stands still then, and gives way to those that wait. What
+        it draws does not change.
       forced: tokens that are taken, all of them, as if they had been drawn; None to draw. The request ends with the last one, "length".
     """
 
@@ -53,6 +55,7 @@ class Request:
     priority: int = 0
     time_limit: float | None = None
     seconds_per_piece: float | None = None
+    paced: bool = False
     constraint: Constraint | None = None
     forced: Sequence[int] | None = None
 

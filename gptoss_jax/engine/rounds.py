@@ -54,6 +54,17 @@ class Rounds:
         """Whether there is nothing to do."""
         return not self._open and not self._jobs
 
+    @property
+    def rest(self) -> float | None:
+        """Seconds until there is something to do, if nobody asks or reads before; None for no end."""
+        if self._jobs:
+            return 0.0
+        rest = self._steps.rest if self._open else None
+        if self._limited and rest != 0:
+            until = max(0.001, min(live.deadline for live in self._limited) - self.programs.now())
+            rest = until if rest is None else min(rest, until)
+        return rest
+
     def add(self, lives: Iterable[Live]) -> None:
         """Takes requests in; their pieces go to their outlets."""
         lives = list(lives)

@@ -2,6 +2,7 @@
 
     waiting -> reading -> ready -> running (has a slot) -> ended
        ^---------- preempted ----------'
+       ^---- parked, until it is read -'
 
 Prompts are read ahead of the slots, so that a slot that falls free is taken at once. Decisions follow from the requests and their
 order alone: all processes of a mesh make the same ones.
@@ -59,6 +60,7 @@ class Scheduler:
         self._reading: list[Live] = []
         self._ready: list[Live] = []
         self.running: dict[int, Live] = {}
+        self.parked: dict[Live, None] = {}  # they gave way, and wait for their readers
 
     @property
     def waiting(self) -> int:
@@ -80,7 +82,10 @@ class Scheduler:
     def remove(self, live: Live) -> None:
         """Ends a request and gives back what it has."""
         live.ended = True
-        self._gone += not live.begun
+        if live in self.parked:
+            del self.parked[live]
+        else:
+            self._gone += not live.begun
         self._take_out(live)
         live.release()
 
@@ -88,6 +93,17 @@ class Scheduler:
         """Takes a request's pages away; it will be computed again."""
         self._take_out(live)
         live.release()
+        self.add(live)
+
+    def park(self, live: Live) -> None:
+        """Takes a request's pages away; it will be computed again once that is asked for."""
+        self._take_out(live)
+        live.release()
+        self.parked[live] = None
+
+    def unpark(self, live: Live) -> None:
+        """Has a request wait for pages and a slot again."""
+        del self.parked[live]
         self.add(live)
 
     def take_up(self) -> list[Live]:
@@ -140,6 +156,10 @@ class Scheduler:
         """Whether to read now: slots want for requests, or there is enough for a whole dispatch."""
         pending = sum(-(-live.unread // self._sizes.page) for live in self._reading)
         return pending > 0 and (len(self._free_slots()) > len(self._ready) or pending >= self._sizes.read_rows)
+
+    def crowded(self, shard: int) -> bool:
+        """Whether somebody waits, and no slot of a shard is free."""
+        return self.busy and not any(self._shard(slot) == shard for slot in self._free_slots())
 
     def hunger(self) -> float:
         """Share of the slots that want for a request that is read."""

@@ -21,6 +21,8 @@ from gptoss_jax.parallel import processes
 
 BUSY_STEPS = 8  # most decode steps a dispatch while somebody waits for a slot
 LEAST_STEPS = 4
+PACE = (5, 21)  # fewest and most decode steps a dispatch for one that is paced: a third of what was read of it, within these
+GRACE = 0.25  # seconds that it may stand still in its slot while others wait
 READS = 8  # most dispatches of prompts between two of decode steps, while all slots want for requests
 
 _log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class Steps:
     Attributes:
       told: pieces of requests since this was last emptied; who ends with one has given back what it had.
       taken: requests that have been taken up since then.
+      rest: seconds until another round does anything, if nobody asks or reads before; None for no end.
     """
 
     def __init__(self, programs: Programs, sizes: Sizes, *, window: int, reuse: bool, stats: Stats):
@@ -52,9 +55,12 @@ class Steps:
         self._allowed = np.zeros((sizes.slots, -(-programs.config.vocab_size // 32)), np.uint32)  # tokens of guided slots
         self._dropped: set[int] = set()  # slots that the device still believes to be at work
         self._step_seconds, self._told_of_numbers = 0.0, False
+        self._held: dict[Live, float] = {}  # those that stand still in this round, and since when
+        self.rest: float | None = 0.0
 
     def round(self) -> None:
         """Afterwards something has come, or more has been asked for."""
+        self._pace()
         self.taken += self.scheduler.take_up()
         progress = self._read()
         for live in self.scheduler.settle():
@@ -63,7 +69,9 @@ class Steps:
             self.programs.place(live.slot, live.request.sampling, live.seed, live.prompt, pauses, live.budget)
         progress |= self._decode()
         if not progress and not self._asked and self.scheduler.reading:
-            self._preempt(self.scheduler.last())  # readers hold each other up
+            self._preempt(self._held_in() or self.scheduler.last())  # readers hold each other up
+            progress = True
+        self.rest = 0.0 if progress or self._asked else self._resting()
         while self._asked and (len(self._asked) > 1 or not progress or self._asked[-1].single):
             self._collect()
 
@@ -78,6 +86,45 @@ class Steps:
         if live.slot is not None and not known_to_device:
             self._dropped.add(live.slot)
         self.scheduler.remove(live)
+        self._held.pop(live, None)
+
+    def _pace(self) -> None:
+        """Finds out who stands still in this round, and has those give way who have done so for long while others wait."""
+        running, parked = self.scheduler.running.values(), self.scheduler.parked
+        paced = [] if self._several else [live for live in running if live.request.paced]
+        for live in (*paced, *parked):
+            live.outlet.held = True  # before it is looked at how much was read: who reads more meanwhile says so
+        before, now = self._held, self.programs.now() if paced else 0.0
+        self._held = {live: before.get(live, now) for live in paced if live.outlet.unread + max(0, live.new) > 2 * self._share(live)}
+        for live in paced:
+            live.outlet.held = live in self._held
+        for live in [live for live in parked if not live.outlet.unread]:
+            live.outlet.held = False
+            self.scheduler.unpark(live)
+        for live, since in list(self._held.items()):
+            if now - since >= GRACE and not live.in_flight and self.scheduler.crowded(live.shard):
+                self._preempt(live)
+
+    def _share(self, live: Live) -> int:
+        """Steps a dispatch for one that is paced: three times as many may be drawn of it and not read."""
+        least, most = PACE
+        return min(max(least, live.outlet.taken // 3), most, self._steps_in(live.request.seconds_per_piece))
+
+    def _steps_in(self, seconds: float | None) -> int:
+        """As many steps as that time takes."""
+        if seconds is None:
+            return STEPS
+        return max(1, int(seconds / self._step_seconds)) if self._step_seconds else LEAST_STEPS
+
+    def _resting(self) -> float | None:
+        """How long to rest where nothing can be done."""
+        if self._held and self.scheduler.busy:
+            return max(0.001, min(self._held.values()) + GRACE - self.programs.now())
+        return None if (self._held or self.scheduler.parked) and not self.scheduler.busy else 0.0
+
+    def _held_in(self, shard: int | None = None) -> Live | None:
+        """One that stands still, of a shard or of all, and of which nothing is in flight."""
+        return next((live for live in self._held if not live.in_flight and shard in (None, live.shard)), None)
 
     def _read(self) -> bool:
         """Has pieces of prompts read: one dispatch, more while slots stand empty."""
@@ -101,12 +148,16 @@ class Steps:
         while not self._reserve(limit):
             pass
         for slot, live in list(self.scheduler.running.items()):
+            if live in self._held:
+                continue
             if live.waits and not live.replaying and (why := fence.mask(live, self._allowed[slot])):
                 self.end(live, Piece(live.request, [], [], [], "error", error=why))
-        running = {slot: live for slot, live in self.scheduler.running.items() if live.left > 0 or live.request.constraint is not None}
+        at_work = {slot: live for slot, live in self.scheduler.running.items() if live.left > 0 or live.request.constraint is not None}
+        running = {slot: live for slot, live in at_work.items() if live not in self._held}
         if not running:
             return False
-        wants = exchange.orders(running, limit, self._slots, dropped=list(self._dropped), allowed=self._allowed)
+        still = [slot for slot in at_work if slot not in running]
+        wants = exchange.orders(running, limit, self._slots, dropped=list(self._dropped), held=still, allowed=self._allowed)
         began = self.programs.now()
         chunk = self.programs.draw(limit, *self.scheduler.tables(), **wants)
         self._dropped.clear()
@@ -118,27 +169,26 @@ class Steps:
 
     def _limit(self) -> int:
         """How many steps to ask for: few where somebody waits for a slot that may fall free, or for the next piece."""
-        running = self.scheduler.running.values()
+        running = [live for live in self.scheduler.running.values() if live not in self._held]
         if any(live.waits and not live.replaying for live in running):
             return 1
         limit = STEPS
         if self.scheduler.busy:
             ends = [live.left for live in running if live.left > 0]
             limit = max(LEAST_STEPS, min([BUSY_STEPS, *ends]))
-        patience = _patience(running)
-        if patience is not None:
-            limit = min(limit, max(1, int(patience / self._step_seconds)) if self._step_seconds else LEAST_STEPS)
-        return limit
+        limit = min(limit, self._steps_in(_patience(running)))
+        paced = [] if self._several else [live for live in running if live.request.paced and live.left > 0]
+        return min([limit, *(self._share(live) + max(0, -live.new) for live in paced)])
 
     def _reserve(self, limit: int) -> bool:
         """Sees to pages for the next steps of all slots, if need be by taking them from those that come last."""
         for live in sorted(self.scheduler.running.values(), key=lambda live: live.rank):
-            while live.slot is not None and live.left > 0 and not live.reserve(limit):
+            while live.slot is not None and live.left > 0 and live not in self._held and not live.reserve(limit):
                 if self._asked:  # what has been drawn may free pages, and must be known before a request starts again
                     while self._asked:
                         self._collect()
                     return False
-                self._preempt(self.scheduler.last(live.shard))
+                self._preempt(self._held_in(live.shard) or self.scheduler.last(live.shard))
         return True
 
     def _collect(self) -> None:
@@ -171,6 +221,7 @@ class Steps:
         reason: FinishReason | None = "error" if error else ("stop" if chunk.stopped[slot] else "length") if chunk.done[slot] else None
         piece = exchange.piece(live, chunk, slot, known, last, reason, error)
         live.tokens += piece.tokens
+        live.outlet.given += len(piece.tokens)
         self._stats.generated += len(piece.tokens)
         if reason:
             self.end(live, piece, known_to_device=bool(chunk.done[slot]))
@@ -194,10 +245,14 @@ class Steps:
         self._step_seconds = float(processes.broadcast(seconds) if self._several else seconds)
 
     def _preempt(self, live: Live) -> None:
+        """Takes away what a request has: one that stands still comes back once it is read, another as soon as there is room."""
         self._stats.preemptions += 1
         if live.slot is not None:
             self._dropped.add(live.slot)
-        self.scheduler.preempt(live)
+        if self._held.pop(live, None) is None:
+            self.scheduler.preempt(live)
+        else:
+            self.scheduler.park(live)
 
 
 def _patience(lives: Iterable[Live]) -> float | None:

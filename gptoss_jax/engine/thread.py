@@ -50,6 +50,10 @@ class EngineThread:
         if not self._freely:
             self._tell(functools.partial(_step_for, outlet=outlet))
 
+    def look(self) -> None:
+        """Has the thread look around, where it rests until more is read."""
+        self._inbox.put(_look)
+
     def leave(self, outlet: Outlet) -> None:
         """Ends the requests of a reader who is gone. Never raises and takes no lock: it may be called where garbage is collected."""
         self._inbox.put(lambda rounds: rounds.close(outlet))
@@ -105,28 +109,33 @@ class EngineThread:
 
     def serve(self, order: Order) -> None:
         """Carries out an order, those behind it, and whatever there is to do."""
-        rounds = self._rounds
+        rounds, rest = self._rounds, 0.0
         todo: Order | None = order
-        while not self.ending and (todo is not None or (self._freely and not rounds.idle)):
+        while not self.ending and (todo is not None or (self._freely and rest is not None)):
             while todo is not None:
                 rounds.fenced(todo)
-                todo = self._next()
+                todo = self._next(0.0)
             if self._freely and not rounds.idle:
                 rounds.step()
             deliver(rounds.take_out(), rounds.close)
-            todo = self._next()
+            rest = rounds.rest
+            todo = self._next(rest if self._freely and rest is not None else 0.0)
         if self.ending:
             rounds.fail("the program ends; what came so far is here.")
             deliver(rounds.take_out(), rounds.close)
 
-    def _next(self) -> Order | None:
+    def _next(self, seconds: float) -> Order | None:
         try:
-            return self._inbox.get_nowait()
+            return self._inbox.get(timeout=seconds) if seconds else self._inbox.get_nowait()
         except Empty:
             return None
 
 
 _THREADS: "weakref.WeakSet[EngineThread]" = weakref.WeakSet()
+
+
+def _look(rounds: Rounds) -> None:
+    """Nothing to be done but to make a round."""
 
 
 def _step_for(rounds: Rounds, outlet: Outlet) -> None:

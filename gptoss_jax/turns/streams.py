@@ -94,7 +94,7 @@ def begin(llm, task: Task, *, since: float | None = None) -> tasks.Job:
     """The job of a turn whose pieces are to come soon."""
     job = tasks.begin(llm, task, since=since)
     for request in job.requests:
-        request.seconds_per_piece = SECONDS_PER_PIECE
+        request.seconds_per_piece, request.paced = SECONDS_PER_PIECE, True
     return job
 
 

@@ -76,6 +76,7 @@ class Orders:
 
     limit: jax.Array  # [] int32 most steps
     dropped: jax.Array  # [B] bool rows that end without another token
+    held: jax.Array  # [B] bool rows that stand still in these steps
     resumed: jax.Array  # [B] bool guided rows that wait no longer
     single: jax.Array  # [B] bool guided rows that draw one token, and wait again
     masked: jax.Array  # [B] bool rows that draw among the allowed tokens only
@@ -131,6 +132,7 @@ def orders(slots: int, limit: int, *, steps: int, vocab_size: int, partition: Pa
     return Orders(
         limit=put(np.int32(limit), ()),
         dropped=put(no, _ROW),
+        held=put(no, _ROW),
         resumed=put(no, _ROW),
         single=put(no, _ROW),
         masked=put(no, _ROW),
@@ -173,7 +175,7 @@ def place(state: State, slots: jax.Array, row: Row, *, partition: Partition | No
 def decode_chunk(
     params: Params, config: Config, state: State, orders: Orders, *, steps: int, top_logprobs: int = 0, routed: bool = False
 ) -> tuple[State, Chunk]:
-    """Draws up to `orders.limit` tokens for every row that is neither done nor waits; ends early when none is left.
+    """Draws up to `orders.limit` tokens for every row that is not done, waits or is held; ends early when none is left.
 
     A row ends where one of its logits is not finite: there it gets no token, a forced one neither.
 
@@ -188,7 +190,7 @@ def decode_chunk(
 
     def body(carry):
         i, state, out, count, broken = carry
-        active = ~(state.done | state.paused)
+        active = ~(state.done | state.paused | orders.held)
         recorder = Recorder(config, routed)
         logits, cache = decode_step(params, config, state.cache, state.token, active=active, hook=recorder.hook)
         state, sampled, drawn = _draw(params.partition, state.replace(cache=cache), logits, active, orders, i, top_logprobs)
@@ -201,7 +203,7 @@ def decode_chunk(
     empty = Sampled(column(jnp.int32), column(jnp.float32), *most)
     routes = column(routes_dtype(config), config.num_hidden_layers, config.num_experts_per_tok) if routed else None
     carry = (jnp.int32(0), state, (empty, routes), jnp.zeros(B, jnp.int32), jnp.zeros(B, bool))
-    more = lambda carry: (carry[0] < orders.limit) & ~jnp.all(carry[1].done | carry[1].paused)
+    more = lambda carry: (carry[0] < orders.limit) & ~jnp.all(carry[1].done | carry[1].paused | orders.held)
     _, state, (sampled, routes), count, broken = jax.lax.while_loop(more, body, carry)
     state = _laid(params.partition, state)  # the loop alone would leave it to XLA
     stopped = finished(state.sampling, state.token) & ~broken

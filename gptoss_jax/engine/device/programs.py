@@ -104,6 +104,7 @@ class Programs:
         ring_table: np.ndarray,
         *,
         dropped: np.ndarray,
+        held: np.ndarray,
         resumed: np.ndarray,
         single: np.ndarray,
         masked: np.ndarray,
@@ -116,6 +117,7 @@ class Programs:
         orders = decode.Orders(
             limit=self._put(np.int32(limit)),
             dropped=self._put(dropped, row),
+            held=self._put(held, row),
             resumed=self._put(resumed, row),
             single=self._put(single, row),
             masked=self._put(masked, row),
