@@ -11,7 +11,6 @@ import numpy as np
 
 from gptoss_jax import harmony
 from gptoss_jax.engine.engine import Engine
-from gptoss_jax.engine.sizes import CHUNK, CHUNK_CPU
 from gptoss_jax.research import scoring
 from gptoss_jax.research.scoring import PromptLogprobs
 from gptoss_jax.sampling.options import Sampling, check_top
@@ -31,7 +30,8 @@ class LLM:
     """One model, ready to answer.
 
     Args:
-      model: a `Model`, or what `load` takes: a checkpoint directory, "nano", or a repository on the Hugging Face hub.
+      model: a `Model`, or what `load` takes: a checkpoint directory, "nano", or a repository on the Hugging Face hub. It runs where its
+        params lie: all on one device, whichever, or on the mesh that they were loaded onto.
       slots: most requests that run side by side.
       context: most tokens of a prompt and its answer; None is 8,192 or the model's own limit, if that is less.
       chunk: most prompt tokens that are read at a time; None is 2,048, or 128 on a CPU. As many are computed for a short prompt.
@@ -43,7 +43,7 @@ class LLM:
         LLMs of the same setting.
 
     Raises:
-      ValueError, FileNotFoundError: as `load`; or an option is out of range.
+      ValueError, FileNotFoundError: as `load`; an option is out of range; or params lie on several devices without a mesh.
     """
 
     def __init__(
@@ -62,9 +62,6 @@ class LLM:
             model = load(model)
         if context is None:
             context = min(CONTEXT, model.config.max_position_embeddings)
-        if chunk is None:
-            [device, *_] = model.params.embedding.devices()
-            chunk = CHUNK_CPU if device.platform == "cpu" else CHUNK
         self.model = model
         self._scores: set[bool] = set()  # programs of `score` that are compiled: without and with the most probable tokens
         self.engine = Engine(

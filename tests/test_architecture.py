@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "sampling": "parallel",
     "engine": "config parallel model sampling",
     "weights": "config tokenizer parallel model",
-    "adapters": "config model weights",
+    "adapters": "config parallel model weights",
     "research": "config tokenizer parallel model sampling engine",
     "schemas": "",
     "harmony": "strict_json tokenizer schemas",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from gptoss_jax.adapters.factors import ATTENTION, EXPERTS, TARGETS, Adapter, Factors, check
 from gptoss_jax.config import Config
 from gptoss_jax.model.params import DOWN_AXES, GATE_UP_AXES, Experts, Layer, Params, abstract_params, has_adapter
+from gptoss_jax.parallel import sharding
 from gptoss_jax.weights import forms
 from pallas_kernels.low_rank import LowRank
 from pallas_kernels.mxfp4 import Mxfp4
@@ -23,6 +24,8 @@ def attach(params: Params, config: Config, adapter: Adapter) -> Params:
         ValueError: the adapter's names or shapes are not those of the model, or there is one already.
     """
     check(config, adapter)
+    place = sharding.home(params.partition, params.embedding)
+    adapter = jax.tree.map(lambda x: sharding.moved(x, place), dict(adapter))
     if has_adapter(params):
         raise ValueError("these parameters have an adapter already; attach to those without, or merge the first one.")
     layers = []

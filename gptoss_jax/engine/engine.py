@@ -19,10 +19,11 @@ from gptoss_jax.engine.readers import AsyncReader, Job, Outlet, Reader
 from gptoss_jax.engine.requests import Piece, Request, Stats, check_forced, check_prompt
 from gptoss_jax.engine.rounds import Rounds
 from gptoss_jax.engine.scheduler import Scheduler
-from gptoss_jax.engine.sizes import CHUNK, sizes
+from gptoss_jax.engine.sizes import CHUNK, CHUNK_CPU, sizes
 from gptoss_jax.engine.thread import EngineThread
 from gptoss_jax.model.cache import pages_dtype
 from gptoss_jax.model.params import Params
+from gptoss_jax.parallel import sharding
 from gptoss_jax.sampling import state as sampling_state
 
 _GATHERED_SECONDS = 0.02  # how long requests out of an iterable are gathered before they are handed over
@@ -32,9 +33,10 @@ class Engine:
     """Continues token sequences with one model.
 
     Args:
-      params, config: the model.
+      params, config: the model. It runs where its params lie: all on one device, or on the mesh that they name.
       eos_token_ids: tokens that end every request without `ignore_eos`.
-      slots, context, chunk, cache_tokens, page: see `sizes.sizes`.
+      slots, context, cache_tokens, page: see `sizes.sizes`.
+      chunk: likewise; None is 2,048, or 128 on a CPU.
       prefix_reuse: keep prefixes of prompts for later requests, as long as there is room.
       cache_dtype: of keys and values: None for the params' own, or "float8_e4m3fn", which takes half the bytes of bfloat16.
       routed_experts: report the experts that every token is routed to. No prefixes are kept then: their experts would not be known.
@@ -48,13 +50,16 @@ class Engine:
         eos_token_ids: Sequence[int],
         slots: int,
         context: int,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
         cache_tokens: int | None = None,
         page: int = 64,
         prefix_reuse: bool = True,
         cache_dtype: str | None = None,
         routed_experts: bool = False,
     ):
+        place = sharding.home(params.partition, params)
+        if chunk is None:
+            chunk = CHUNK_CPU if place is not None and sharding.device_of(place).platform == "cpu" else CHUNK
         replicas = 1 if params.partition is None else params.partition.parts("batch")
         self.sizes = sizes(config, slots=slots, context=context, chunk=chunk, cache_tokens=cache_tokens, page=page, replicas=replicas)
         self.params, self.config = params, config

@@ -12,7 +12,7 @@ import numpy as np
 
 from gptoss_jax.config import Config
 from gptoss_jax.parallel import sharding
-from gptoss_jax.parallel.sharding import Axes, Partition, check_rows
+from gptoss_jax.parallel.sharding import Axes, Partition, Place, check_rows
 from gptoss_jax.quoting import quoted
 from pallas_kernels.attention import Fp8Pages, fp8_pages
 
@@ -42,7 +42,7 @@ def init_cache(
     chunk: int,
     dtype="bfloat16",
     page_size: int = PAGE,
-    partition: Partition | None = None,
+    partition: Place = None,
 ) -> Cache:
     """An empty cache, every row with pages of its own.
 
@@ -52,7 +52,7 @@ def init_cache(
       chunk: most new tokens that one `extend` adds to a row; sliding layers hold window + chunk.
       dtype: of keys and values; "float8_e4m3fn" for `Fp8Pages`.
       page_size: positions a page.
-      partition: how it lies on a mesh, the params' own. A row's pages lie on the devices that have the row.
+      partition: how it lies on a mesh, the params' own; a row's pages lie on the devices that have the row. Or the device where it lies.
     """
     for name, value in (("batch", batch), ("context", context), ("chunk", chunk), ("page_size", page_size)):
         if value < 1:
@@ -78,7 +78,7 @@ def make_cache(
     ring_pages: int,
     dtype="bfloat16",
     page_size: int = PAGE,
-    partition: Partition | None = None,
+    partition: Place = None,
 ) -> Cache:
     """An empty cache of so many pages a full and a sliding layer, whichever row they belong to."""
     check_rows(partition, len(full_table))

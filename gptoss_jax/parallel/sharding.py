@@ -8,16 +8,20 @@ which do the same work; so inside, `model` is two axes, (heads, repeat), and eve
 
 Model code computes on global arrays. `local` runs a part of it on each device's own piece, where a kernel is called or a
 product must stay where its weights are, and `total` adds such pieces' results: once after attention, once after the experts.
+
+A model without a mesh lies on one device, whichever: `home` says where a model lies, and there goes what the host makes for it (`put`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import math
 from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 import numpy as np
 
 from gptoss_jax.config import Config
@@ -74,6 +78,62 @@ class Partition:
     def index(self, name: str) -> jax.Array:  # [] int32
         """Within `local`: which piece of a logical axis this device has."""
         return jax.lax.axis_index(RULES[name])
+
+
+Place = Partition | jax.Device | None
+"""Where arrays lie: as a model on its mesh, on one device, or, for None, on JAX's default device."""
+
+
+def default_device() -> jax.Device:
+    """Where JAX puts what it is not told where to put: the first device, or that of `jax.default_device`."""
+    return jax.extend.backend.get_default_device()
+
+
+def home(partition: Partition | None, arrays: Any) -> Place:
+    """Where a model lies, by a tree of its arrays; None where that is open: of abstract arrays, and of those that are being traced.
+
+    Args:
+        partition: how it says that it lies on a mesh.
+        arrays: all of them, or some.
+
+    Raises:
+        ValueError: they lie elsewhere, on several devices without a mesh, or on none.
+    """
+    wanted = None if partition is None else set(partition.mesh.devices.flat)
+    for path, array in jax.tree.leaves_with_path(arrays):
+        if isinstance(array, jax.core.Tracer | jax.ShapeDtypeStruct):
+            continue
+        name = jax.tree_util.keystr(path, simple=True, separator=".") or "one"
+        if not isinstance(array, jax.Array):
+            raise ValueError(f"parameters must be JAX's arrays; {name} is {_article(array)}; put them on a device with jax.device_put.")
+        found = array.sharding.device_set
+        if partition is None and len(found) > 1:
+            raise ValueError(
+                f"parameters without a mesh must lie on one device; {name} lies on {len(found)}, {_devices(found)}; load the model with "
+                "mesh=gptoss_jax.mesh(), or move it with jax.device_put."
+            )
+        if found != (wanted := wanted or found):
+            lie = "one device" if partition is None else f"the {len(wanted)} devices of their mesh"
+            raise ValueError(
+                f"parameters must all lie on {lie}, {_devices(wanted)}; {name} lies on {_devices(found)}; move all of them with "
+                "jax.device_put, or load the model there."
+            )
+    return partition or (wanted and next(iter(wanted)))
+
+
+def device_of(place: Place) -> jax.Device:
+    """The device of a place, of a mesh this process' first."""
+    return place.mesh.local_devices[0] if isinstance(place, Partition) else place or default_device()
+
+
+@contextlib.contextmanager
+def at(place: Place) -> Iterator[None]:
+    """Within this a place's device is JAX's default: what is traced is for it, whoever has it traced."""
+    if place is None:
+        yield
+        return
+    with jax.default_device(device_of(place)):
+        yield
 
 
 def local(partition: Partition | None, fn: Callable, ins: Sequence[Any], outs: Any) -> Callable:
@@ -167,30 +227,49 @@ def partition(mesh: Mesh | None, config: Config) -> Partition | None:
     return Partition(Mesh(devices.reshape(data, heads, model // heads), _INSIDE))
 
 
-def check_rows(partition: Partition | None, rows: int) -> None:
+def check_rows(partition: Place, rows: int) -> None:
     """Raises ValueError where a batch of so many rows cannot be divided among a mesh's replicas."""
-    if partition is not None and rows % partition.parts("batch"):
+    if isinstance(partition, Partition) and rows % partition.parts("batch"):
         data = partition.parts("batch")
         raise ValueError(f"rows of a batch must be a multiple of the mesh's data axis ({data}); got {rows}; pad the batch, or use data=1.")
 
 
-def of(partition: Partition | None, axes: Axes = ()) -> NamedSharding | None:
-    """The sharding of an array with these logical axes; None where there is no mesh."""
-    return None if partition is None else partition.sharding(axes)
+def of(place: Place, axes: Axes = ()) -> Sharding | None:
+    """The sharding of an array with these logical axes; None for JAX's default device."""
+    return place.sharding(axes) if isinstance(place, Partition) else place and SingleDeviceSharding(place)
 
 
-def put(value: Any, partition: Partition | None, axes: Axes = ()) -> jax.Array:
-    """A host's array on the mesh; every process has all of it and keeps what its devices need.
+def put(value: Any, place: Place, axes: Axes = ()) -> jax.Array:
+    """A host's array where it is to lie; on a mesh every process has all of it and keeps what its devices need.
 
     Args:
         value: NumPy array or scalar, the same in every process.
-        partition: None for JAX's default device.
+        place: a model's `home`.
         axes: logical.
     """
     value = np.asarray(value)
-    if partition is None:
-        return jax.device_put(value.copy())  # the host's array may change later; unlike jnp.asarray this compiles nothing
-    return jax.make_array_from_callback(value.shape, partition.sharding(axes), lambda index: value[index])
+    if not isinstance(place, Partition):
+        return jax.device_put(value.copy(), place)  # the host's array may change later; unlike jnp.asarray this compiles nothing
+    return jax.make_array_from_callback(value.shape, place.sharding(axes), lambda index: value[index])
+
+
+def moved(array: jax.Array, place: Place) -> jax.Array:
+    """An array whole on every device of a place, itself if it lies there; of one that is being traced JAX sees to that."""
+    if place is None or isinstance(array, jax.core.Tracer):
+        return array
+    lies = of(place)
+    if isinstance(array, jax.Array) and array.committed and array.sharding.device_set == lies.device_set:
+        return array
+    return put(array, place) if isinstance(place, Partition) else jax.device_put(array, place)
+
+
+def _devices(devices: set[jax.Device]) -> str:
+    names = sorted(map(str, devices))
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def _article(value: Any) -> str:
+    return f"a {type(value).__module__}.{type(value).__name__}"
 
 
 def _is_axes(x: Any) -> bool:

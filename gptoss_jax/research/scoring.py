@@ -25,6 +25,7 @@ from gptoss_jax.engine.sizes import Sizes
 from gptoss_jax.model.cache import Cache, make_cache, ring_blocks
 from gptoss_jax.model.params import Params
 from gptoss_jax.parallel import sharding
+from gptoss_jax.parallel.sharding import Place
 from gptoss_jax.sampling.options import MAX_LOGPROBS
 
 
@@ -110,7 +111,8 @@ def compile(params: Params, config: Config, *, sizes: Sizes, top: int = 0, cache
     pages = _pages(sizes)
     blocks, targets = _put(params, _packed([], config, sizes, pages))
     cache = _cache(params, config, sizes, pages, cache_dtype)
-    decode.score.lower(params, config, cache, blocks, targets, top_logprobs=_count(top)).compile()
+    with sharding.at(_home(params)):
+        decode.score.lower(params, config, cache, blocks, targets, top_logprobs=_count(top)).compile()
 
 
 def dispatches(
@@ -145,7 +147,8 @@ def dispatches(
         blocks, targets = _put(params, _packed(owners, config, sizes, pages))
         for walk in walks:
             walk.dispatched()
-        cache, scored = decode.score(params, config, cache, blocks, targets, top_logprobs=_count(top))
+        with sharding.at(_home(params)):  # as it was compiled
+            cache, scored = decode.score(params, config, cache, blocks, targets, top_logprobs=_count(top))
         asked.append((scored, [(row, path[-1]) for row, path in owners]))
         if len(asked) > 1:  # the device has the next at hand
             _take_in(*asked.popleft(), top)
@@ -214,9 +217,13 @@ def _packed(owners: list[tuple[int, list[_Block]]], config: Config, sizes: Sizes
     return decode.Blocks(tokens, count, start, full_table, ring_table), targets
 
 
+def _home(params: Params) -> Place:
+    return sharding.home(params.partition, params.embedding)
+
+
 def _put(params: Params, arrays):
-    """A tree of NumPy arrays with a row for each block, on the device."""
-    return jax.tree.map(lambda x: sharding.put(x, params.partition, ("batch", None)[: x.ndim]), arrays)
+    """A tree of NumPy arrays with a row for each block, where the params lie."""
+    return jax.tree.map(lambda x: sharding.put(x, _home(params), ("batch", None)[: x.ndim]), arrays)
 
 
 def _ring(config: Config, sizes: Sizes) -> int:
@@ -228,7 +235,7 @@ def _cache(params: Params, config: Config, sizes: Sizes, pages: int, dtype) -> C
     """An empty cache of so many pages a replica, which layers of both kinds use alike."""
     tables = (np.zeros((sizes.read_rows, width), np.int32) for width in (sizes.blocks, _ring(config, sizes)))
     total = pages * sizes.replicas
-    lies = {"dtype": dtype or params.embedding.dtype, "page_size": sizes.page, "partition": params.partition}
+    lies = {"dtype": dtype or params.embedding.dtype, "page_size": sizes.page, "partition": _home(params)}
     return make_cache(config, *tables, full_pages=total, ring_pages=total, **lies)
 
 

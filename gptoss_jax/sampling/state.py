@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from gptoss_jax.parallel import processes, sharding
-from gptoss_jax.parallel.sharding import Partition
+from gptoss_jax.parallel.sharding import Partition, Place
 from gptoss_jax.sampling.options import Sampling
 
 
@@ -48,7 +48,7 @@ def stack(
     eos_token_ids: Sequence[int] = (),
     prompts: Sequence[Sequence[int]] | None = None,
     slots: int = 16,
-    partition: Partition | None = None,
+    partition: Place = None,
 ) -> SamplingState:
     """One `SamplingState` for a batch in which row i follows `samplings[i]`.
 
@@ -59,7 +59,7 @@ def stack(
         prompts: Each row's prompt tokens, which the repetition penalty counts as seen; needed where a row uses it.
         slots: Least room for biases and for stop tokens in a row. It grows to the next power of two that fits, and another
             room is another compiled program.
-        partition: How the state lies on a mesh, the params' own.
+        partition: How the state lies on a mesh, the params' own; or the device where it lies.
 
     Raises:
         ValueError: A token id is outside the vocabulary, or a row uses the repetition penalty and `prompts` is missing.
@@ -69,10 +69,10 @@ def stack(
     return jax.tree.map(lambda value, axes: sharding.put(value, partition, axes), state, state_axes())
 
 
-def fresh_seeds(samplings: Sequence[Sampling], partition: Partition | None = None) -> list[int]:
+def fresh_seeds(samplings: Sequence[Sampling], partition: Place = None) -> list[int]:
     """The seed of each, a fresh one where it names none; the same in all processes."""
     seeds = [secrets.randbits(63) if s.seed is None else s.seed for s in samplings]
-    if partition is not None and partition.processes > 1 and any(s.seed is None for s in samplings):
+    if isinstance(partition, Partition) and partition.processes > 1 and any(s.seed is None for s in samplings):
         seeds = processes.broadcast(np.array(seeds, np.uint64)).tolist()
     return seeds
 

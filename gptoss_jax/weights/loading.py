@@ -41,7 +41,7 @@ class Model:
 
     Attributes:
         config: the geometry.
-        params: the weights, on the default device, or on a mesh as `params.partition` says.
+        params: the weights, on one device, or on a mesh as `params.partition` says. What is computed with them runs there.
         tokenizer: its vocabulary, or None if the checkpoint has none (random checkpoints): use token ids.
     """
 
@@ -80,7 +80,7 @@ def load(
     kernels: Kernels = "auto",
     progress: bool = True,
 ) -> Model:
-    """The model of a checkpoint directory, its parameters on JAX's default device or spread over a mesh.
+    """The model of a checkpoint directory, its parameters on JAX's default device (see `jax.default_device`) or spread over a mesh.
 
     Reads the Hugging Face layout (sharded or not; MXFP4 experts, or bf16, f16 or f32 as fine-tunes are saved), OpenAI's original/,
     and Orbax directories that `save` has written. On a mesh each process reads what its own devices hold, and that once. Host memory
@@ -137,7 +137,12 @@ def load(
             table = abstract_params(config, dtype, form, partition)
             params = _read(directory, layouts.sources(config, found.layout), found.stored, table, progress, watch)
         watch.end()
-    return Model(config, params.replace(without=without), vocabulary)
+    return Model(config, _staying(params).replace(without=without), vocabulary)
+
+
+def _staying(params: Params) -> Params:
+    """Parameters that stay where they have been placed, whatever JAX's default device is later. Nothing is copied."""
+    return params if params.partition is not None else jax.device_put(params, sharding.default_device())
 
 
 def _agreed(form: ExpertsForm, without: tuple[str, ...]) -> tuple[ExpertsForm, tuple[str, ...]]:
@@ -255,7 +260,7 @@ def _form(
         )
     if experts != "auto":
         return experts
-    own = jax.default_backend() if partition is None else partition.mesh.devices.flat[0].platform
+    own = sharding.device_of(partition).platform
     decoded = {"moe_gate_up", "moe_down"}.isdisjoint(without)  # XLA's forms read packed ones with fewer steps
     if not bf16 and tiles and dtype == "bfloat16" and decoded and trusted.on_hopper(partition):
         return "tiled"

@@ -3,9 +3,9 @@
 from typing import Literal
 
 import jax
-import jax.extend
 
 from gptoss_jax.config import Config
+from gptoss_jax.parallel import sharding
 from gptoss_jax.parallel.sharding import Partition
 from gptoss_jax.quoting import quoted
 from pallas_kernels import dispatch, hopper
@@ -28,12 +28,12 @@ def left_out(kernels: Kernels, config: Config, dtype: str, partition: Partition 
     """
     if not on_hopper(partition):
         if kernels == "on":
-            why = hopper.unsupported() or f"JAX runs on {_device(partition).device_kind}"
+            why = hopper.unsupported() or f"JAX runs on {sharding.device_of(partition).device_kind}"
             raise ValueError(f"kernels='on' needs a Hopper GPU (H100, H200), and {why}; pass kernels='auto', which runs XLA's forms here.")
         return ()
     if kernels == "off":
         return dispatch.KERNELS
-    device = _device(partition)
+    device = sharding.device_of(partition)
     if kernels == "on" or dispatch.pretending() or not hopper.is_hopper(device.device_kind) or dtype != "bfloat16":
         return ()  # all; or none will run: none covers float32
     from pallas_kernels import check
@@ -47,9 +47,4 @@ def left_out(kernels: Kernels, config: Config, dtype: str, partition: Partition 
 
 def on_hopper(partition: Partition | None) -> bool:
     """Whether the model's programs will run on a Hopper GPU."""
-    own = jax.default_backend() if partition is None else partition.mesh.devices.flat[0].platform
-    return own == jax.default_backend() and dispatch.for_hopper()
-
-
-def _device(partition: Partition | None) -> jax.Device:
-    return jax.extend.backend.get_default_device() if partition is None else partition.mesh.local_devices[0]
+    return sharding.device_of(partition).platform == jax.default_backend() and dispatch.for_hopper()

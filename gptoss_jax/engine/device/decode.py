@@ -21,7 +21,7 @@ from gptoss_jax.model.cache import Cache, cache_axes
 from gptoss_jax.model.params import Params
 from gptoss_jax.model.transformer import decode_step, extend, unembed
 from gptoss_jax.parallel import sharding
-from gptoss_jax.parallel.sharding import Partition, constrain
+from gptoss_jax.parallel.sharding import Partition, Place, constrain
 from gptoss_jax.sampling import state as sampling_state
 from gptoss_jax.sampling.draw import Sampled, finished, finite, most_probable, observe, sample
 from gptoss_jax.sampling.state import SamplingState
@@ -101,8 +101,8 @@ _ROW = ("batch",)
 _COLUMNS = ("batch", None)
 
 
-def init_state(cache: Cache, sampling: SamplingState, *, partition: Partition | None = None) -> State:
-    """Slots of which none has anything to do. `cache` and `sampling` are of the same rows, lying as `partition`, the params', says."""
+def init_state(cache: Cache, sampling: SamplingState, *, partition: Place = None) -> State:
+    """Slots of which none has anything to do. `cache` and `sampling` are of the same rows, lying where it shall lie too."""
     B = cache.length.shape[0]
     put = lambda value, axes=_ROW: sharding.put(value, partition, axes)
     zeros, false = np.zeros(B, np.int32), np.zeros(B, bool)
@@ -125,7 +125,7 @@ def rows(sampling: SamplingState, length: Any, token: Any, remaining: Any, pause
     return Row(sampling, column(length), column(token), column(remaining), guided, np.tile(np.array(ids, np.int32), (count, 1)))
 
 
-def orders(slots: int, limit: int, *, steps: int, vocab_size: int, partition: Partition | None = None) -> Orders:
+def orders(slots: int, limit: int, *, steps: int, vocab_size: int, partition: Place = None) -> Orders:
     """Orders for `limit` steps without anything special."""
     put = lambda value, axes: sharding.put(value, partition, axes)
     no = np.zeros(slots, bool)

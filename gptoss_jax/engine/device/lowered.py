@@ -1,7 +1,7 @@
 """Programs as they were lowered, kept on disk: a later start traces nothing, and XLA's own cache finds what they compile to.
 
 One file a program, written by `jax.export` (StableHLO; nothing is unpickled), in the folder `lowered` of JAX's compilation cache if there
-is one. Its name is a digest of all that made it: this package's source, the function, its options, what it is called with and where that
+is one. Its name is a digest of all that made it: this package's source, the function, its options, what it is called with and how that
 lies, JAX's version, backend and flags. (XLA's flags are in the key of XLA's cache.) Where anything differs, is damaged or fails the
 program is traced. What lies there is run, so the folder must be its owner's alone. Knows no engine: functions and arrays.
 
@@ -25,6 +25,7 @@ from typing import Any
 
 import jax
 from jax import export
+from jax.sharding import SingleDeviceSharding
 import jaxlib
 import numpy as np
 
@@ -34,7 +35,10 @@ from pallas_kernels import dispatch
 LIMIT = 1 << 30  # bytes of the folder; those used longest ago go first
 _MAGIC = b"gptoss-jax lowered program 1\n"
 _DIGEST = 32  # bytes of a SHA-256
-_NO_MATTER = ("jax_compilation_cache", "jax_persistent_cache", "jax_enable_compilation_cache", "jax_log", "jax_dump", "jax_traceback")
+_NO_MATTER = (  # a program is traced for the device that its arrays lie on
+    "jax_compilation_cache", "jax_persistent_cache", "jax_enable_compilation_cache", "jax_log", "jax_dump", "jax_traceback",
+    "jax_default_device",
+)  # fmt: skip
 
 _MAKERS = ("config", "model", "sampling", "parallel.sharding", "engine.device.decode", "engine.device.routes")
 _log = logging.getLogger(__name__)
@@ -90,7 +94,7 @@ class _Program:
     @property
     def key(self) -> str:
         """A name for the file."""
-        values = [(x.shape, str(x.dtype), x.sharding) if isinstance(x, jax.Array) else x for x in self._leaves]
+        values = [(x.shape, str(x.dtype), _lies(x)) if isinstance(x, jax.Array) else x for x in self._leaves]
         facts = (
             *(_source(), _loaded(), jax.__version__, jaxlib.__version__, _devices(self._arrays), flags()),
             *(self._function.__module__, self._function.__qualname__, self._tree, values, sorted(self._options.items())),
@@ -132,9 +136,15 @@ class _Program:
         return jax.tree.leaves(result)
 
 
+def _lies(array: jax.Array) -> Any:
+    """How an array lies, the same of whichever device it has to itself: what is lowered for one runs on another of its kind."""
+    return array.sharding.memory_kind if isinstance(array.sharding, SingleDeviceSharding) else array.sharding
+
+
 def _devices(arrays: Sequence[jax.Array]) -> list[tuple]:
     devices = sorted({device for array in arrays for device in array.sharding.device_set}, key=lambda device: device.id)
-    return [(device.id, device.platform, device.device_kind, device.client.platform_version) for device in devices]
+    number = lambda device: device.id if len(devices) > 1 else None
+    return [(number(device), device.platform, device.device_kind, device.client.platform_version) for device in devices]
 
 
 def flags() -> str:

@@ -50,7 +50,7 @@ class Programs:
         routed: bool = False,
     ):
         self.params, self.config, self.sizes, self.eos_token_ids, self.routed = params, config, sizes, eos_token_ids, routed
-        self.partition = params.partition
+        self.partition, self._place = params.partition, sharding.home(params.partition, params)
         self.cache_dtype = pages_dtype(cache_dtype, params.embedding.dtype)
         self._state: decode.State | None = None
         self._compiled: dict[str, Callable] = {}
@@ -79,7 +79,8 @@ class Programs:
         calls = self._calls()
         bar = tqdm(total=len(calls), desc="compiling", unit="program", disable=not progress, leave=False)
         with bar, ThreadPoolExecutor(len(calls)) as pool:
-            futures = {name: pool.submit(_lowered(self._state, *call)) for name, call in calls.items()}
+            with sharding.at(self._place):
+                futures = {name: pool.submit(_lowered(self._state, *call)) for name, call in calls.items()}
             for future in futures.values():
                 future.add_done_callback(lambda _: bar.update())
             self._compiled = {name: future.result() for name, future in futures.items()}
@@ -145,11 +146,11 @@ class Programs:
             ring_pages=s.ring_pages,
             dtype=self.cache_dtype,
             page_size=s.page,
-            partition=self.partition,
+            partition=self._place,
         )
         nothing = [Sampling(temperature=0)] * s.slots
-        stacked = sampling_state.stack(nothing, vocab_size=self.config.vocab_size, slots=ROOM, partition=self.partition)
-        return decode.init_state(cache, stacked, partition=self.partition)
+        stacked = sampling_state.stack(nothing, vocab_size=self.config.vocab_size, slots=ROOM, partition=self._place)
+        return decode.init_state(cache, stacked, partition=self._place)
 
     def _calls(self) -> dict[str, tuple]:
         """Each program's function, with arguments like those that it will be called with (in order, then by keyword the static ones), and
@@ -157,7 +158,7 @@ class Programs:
         s, none = self.sizes, np.zeros(self.sizes.read_rows, np.int32)
         tables = (np.zeros((s.read_rows, width), np.int32) for width in (s.blocks, s.read_ring))
         blocks = self._put(decode.Blocks(np.zeros((s.read_rows, s.page), np.int32), none, none, *tables), self._block_axes())
-        orders = decode.orders(s.slots, 1, steps=STEPS, vocab_size=self.config.vocab_size, partition=self.partition)
+        orders = decode.orders(s.slots, 1, steps=STEPS, vocab_size=self.config.vocab_size, partition=self._place)
         self._constants = {"allowed": orders.allowed, "forced": orders.forced}
         row = self._row(Sampling(), 0, np.zeros(1, np.int32), 0, 0, 0, None)
         slot = self._put(np.zeros(1, np.int32))
@@ -186,8 +187,8 @@ class Programs:
         return decode.Blocks(columns, row, row, columns, columns)
 
     def _put(self, values, axes=None):
-        """NumPy arrays of a tree on the device; what is there already stays as it is. `axes` None is whole on every device."""
-        put = lambda value, axes=(): value if isinstance(value, jax.Array) else sharding.put(value, self.partition, axes)
+        """NumPy arrays of a tree where the params lie; what is there already stays as it is. `axes` None is whole on every device."""
+        put = lambda value, axes=(): value if isinstance(value, jax.Array) else sharding.put(value, self._place, axes)
         return jax.tree.map(put, values) if axes is None else jax.tree.map(put, values, axes)
 
 

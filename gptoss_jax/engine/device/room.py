@@ -6,7 +6,7 @@ import numpy as np
 from gptoss_jax.config import Config
 from gptoss_jax.engine.sizes import Sizes
 from gptoss_jax.model.params import Params
-from gptoss_jax.parallel import memory
+from gptoss_jax.parallel import memory, sharding
 from gptoss_jax.parallel.sharding import Partition
 from gptoss_jax.sampling import state as sampling_state
 from gptoss_jax.sampling.options import Sampling
@@ -34,11 +34,7 @@ def check(params: Params, config: Config, sizes: Sizes, cache_dtype: np.dtype, b
     """Raises ValueError where the state of an engine does not fit the memory that is free; of a model without numbers all fits."""
     if not isinstance(params.embedding, jax.Array):
         return
-    partition = params.partition
-    if partition is None:
-        [device, *_] = params.embedding.devices()
-    else:
-        device = next(d for d in partition.mesh.devices.flat if d.process_index == jax.process_index())
+    partition, device = params.partition, sharding.device_of(sharding.home(params.partition, params.embedding))
     wanted, free = state_bytes(config, sizes, cache_dtype, biases), memory.available(device)
     on_each = wanted if device.platform == "cpu" else wanted // _parts(partition)
     _compare(on_each, free, sizes, str(device))

@@ -9,7 +9,7 @@ import stat
 
 import jax
 import jax.numpy as jnp
-from mixed_requests import MIXED, everything, fresh, make
+from mixed_requests import CONTEXT, MIXED, PAGE, SLOTS, everything, fresh, make
 from on_meshes import answers, model
 import pytest
 from small_model import small_model
@@ -70,6 +70,17 @@ def test_a_second_start_traces_nothing_and_gives_the_same_bits(kept, another_sta
     assert not caplog.records
 
 
+@pytest.mark.slow
+def test_what_was_lowered_for_one_device_runs_on_another_of_its_kind(another_start, traced, caplog):
+    first, model = run(), small_model()
+    traced.clear()
+    another_start()
+    there = jax.device_put(model.params, jax.devices()[3])
+    engine = Engine(there, model.config, eos_token_ids=(319,), slots=SLOTS, context=CONTEXT, chunk=32, page=PAGE)
+    assert everything(engine, fresh(MIXED[:5])) == first and not traced and not caplog.records
+    assert engine.programs._state.token.devices() == {jax.devices()[3]}
+
+
 @pytest.mark.thorough
 def test_on_a_mesh(another_start, traced):
     first = answers(model("tiny", shape=(2, 4)))
@@ -104,6 +115,12 @@ def of(engine) -> list[lowered._Program]:
 )
 def test_another_engine_has_programs_of_its_own(change, others):
     assert sum(one != other for one, other in zip(keys(), keys(**change), strict=True)) == others
+
+
+def test_a_model_on_another_device_has_the_same_programs():
+    there = jax.device_put(small_model().params, jax.devices()[3])
+    engine = Engine(there, small_model().config, eos_token_ids=(319,), slots=SLOTS, context=CONTEXT, chunk=32, page=PAGE)
+    assert [program.key for program in of(engine)] == keys()
 
 
 @pytest.mark.parametrize("what", ["source", "jax", "jaxlib", "flag", "weights' dtype", "weights' form", "mesh"])
