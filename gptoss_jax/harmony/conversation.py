@@ -88,7 +88,7 @@ def _history(message: Mapping, where: str, calls: dict[str, str]) -> list[oh.Mes
         raise ValueError(f"{where} is a tool result of no known call; give it the tool_call_id of an earlier call, or the function's name")
     author = oh.Author(role=oh.Role.TOOL, name=recipient_of(name, where))
     result = oh.Message.from_author_and_content(author, _content(message, where))
-    return [result.with_channel("commentary").withrecipient_of("assistant")]
+    return [result.with_channel("commentary").with_recipient("assistant")]
 
 
 def _assistant(message: Mapping, where: str, calls: dict[str, str]) -> list[oh.Message]:
@@ -123,7 +123,7 @@ def _call(call: Mapping, where: str, calls: dict[str, str]) -> oh.Message:
     if call.get("id") is not None:
         calls[str(call["id"])] = recipient
     said = _said(text_of(arguments, f"{where}: arguments"), "commentary")
-    return said.withrecipient_of(recipient).with_content_type("<|constrain|>json")
+    return said.with_recipient(recipient).with_content_type("<|constrain|>json")
 
 
 def _said(text: str, channel: str) -> oh.Message:
