@@ -4,9 +4,10 @@ Stands between the tokenizer and the model, and knows neither arrays nor the mod
 conversation must not hold; parsing reads whatever a model wrote, never raises and never loses a token.
 """
 
+from gptoss_jax.harmony.continued import Continued, continued
 from gptoss_jax.harmony.conversation import to_conversation
 from gptoss_jax.harmony.parse import StreamParser, parse
 from gptoss_jax.harmony.parsed import Delta, Message, Parsed, ToolCall
 from gptoss_jax.harmony.render import render
 
-__all__ = ["Delta", "Message", "Parsed", "StreamParser", "ToolCall", "parse", "render", "to_conversation"]
+__all__ = ["Continued", "Delta", "Message", "Parsed", "StreamParser", "ToolCall", "continued", "parse", "render", "to_conversation"]

@@ -82,7 +82,7 @@ def _history(message: Mapping, where: str, calls: dict[str, str]) -> list[oh.Mes
     if role == "user":
         return [oh.Message.from_role_and_content(oh.Role.USER, _content(message, where))]
     if role == "assistant":
-        return _assistant(message, where, calls)
+        return assistant_messages(message, where, calls)
     name = message.get("name") or calls.get(str(message.get("tool_call_id")))
     if name is None:
         raise ValueError(f"{where} is a tool result of no known call; give it the tool_call_id of an earlier call, or the function's name")
@@ -91,7 +91,7 @@ def _history(message: Mapping, where: str, calls: dict[str, str]) -> list[oh.Mes
     return [result.with_channel("commentary").with_recipient("assistant")]
 
 
-def _assistant(message: Mapping, where: str, calls: dict[str, str]) -> list[oh.Message]:
+def assistant_messages(message: Mapping, where: str, calls: dict[str, str]) -> list[oh.Message]:
     """Analysis, then commentary or the final answer, then the calls; those of the three that the message has."""
     out = []
     tool_calls = message.get("tool_calls") or []

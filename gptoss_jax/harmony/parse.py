@@ -16,15 +16,17 @@ _ENDS = ("<|end|>", "<|return|>", "<|call|>", "<|endoftext|>")
 _INVALID = b"\xff"  # no UTF-8 holds this byte
 
 
-def parse(tokenizer: Tokenizer, tokens: Iterable[int], *, role: str | None = "assistant") -> Parsed:
+def parse(tokenizer: Tokenizer, tokens: Iterable[int], *, role: str | None = "assistant", channel: str | None = None) -> Parsed:
     """All that can be read in tokens. Any integers will do; never raises, never loses one.
 
     Args:
         tokenizer: the vocabulary of the tokens.
         tokens: an answer, with the control token that ended it.
         role: of the first message, whose `<|start|>role` the prompt ended with; None for a stream that begins with `<|start|>`.
+        channel: of the first message, if the prompt ended in the middle of its text: what the tokens add to it is `messages[0]`, also
+            where that is nothing.
     """
-    parser = StreamParser(tokenizer, role=role)
+    parser = StreamParser(tokenizer, role=role, channel=channel)
     for token in tokens:
         parser.push(token)
     return parser.result()
@@ -36,7 +38,7 @@ class StreamParser:
     A character whose bytes come in several tokens is held back until it is whole. Args as `parse`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, role: str | None = "assistant"):
+    def __init__(self, tokenizer: Tokenizer, *, role: str | None = "assistant", channel: str | None = None):
         self._tokenizer = tokenizer
         self._tokens: list[int] = []
         self._messages: list[Message] = []
@@ -45,11 +47,11 @@ class StreamParser:
         self._missing = ""
         self._closed = False
         self._begin = 0  # of the segment that is being read
-        self._state = "header" if role else "between"
+        self._state = "content" if channel else "header" if role else "between"
         self._role = role  # of the message whose header is being read, if known before the header says it
         self._pieces: list[tuple[str, bytearray]] = [("", bytearray())]  # of the header: control token and the bytes after it
         self._loose = bytearray()  # text between messages: perhaps a header whose <|start|> is missing
-        self._header = Header(role or "assistant")  # of the message whose content is being read
+        self._header = Header(role or "assistant", channel=channel)  # of the message whose content is being read
         self._text: list[str] = []
         self._held = b""  # bytes of a character that is not whole yet
 

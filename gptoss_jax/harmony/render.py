@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 import openai_harmony as oh
 
 from gptoss_jax import tokenizer as tokenizers
+from gptoss_jax.harmony.continued import continued
 from gptoss_jax.harmony.conversation import to_conversation
 from gptoss_jax.harmony.functions import declarations
 from gptoss_jax.harmony.marks import Marks
 
 
-def render(tokenizer: tokenizers.Tokenizer, messages: Sequence[Mapping], **options) -> list[int]:
+def render(
+    tokenizer: tokenizers.Tokenizer, messages: Sequence[Mapping], *, continue_final_message: bool = False, **options
+) -> list[int]:
     """The prompt of the assistant's next turn: the conversation, then `<|start|>assistant`.
 
     The analysis of a turn that came to a final answer is dropped by openai_harmony's rule; before a pending tool result it stays.
@@ -19,13 +22,19 @@ def render(tokenizer: tokenizers.Tokenizer, messages: Sequence[Mapping], **optio
     Args:
         tokenizer: the vocabulary of the ids.
         messages: OpenAI-style chat messages, see `to_conversation`.
+        continue_final_message: the last message is the assistant's, and the prompt ends in the middle of it: of its content, after its
+            reasoning as a whole message; of its reasoning, if it has no content. No text is taken away, and none added.
         **options: reasoning_effort, tools, instructions, current_date, knowledge_cutoff, model_identity of `to_conversation`.
 
     Raises:
-        ValueError: as `to_conversation`, or the conversation cannot be rendered.
+        ValueError: as `to_conversation`, or the conversation cannot be rendered, or its last message not be continued.
     """
     conversation = to_conversation(messages, **options)
-    return ids_of(tokenizer, Marks(conversation, declarations(conversation)))
+    turn = continued(messages, continue_final_message)
+    if turn is not None:
+        conversation = oh.Conversation.from_messages(conversation.messages[: -len(turn.said)])
+    ids = ids_of(tokenizer, Marks(conversation, declarations(conversation)))
+    return ids if turn is None else ids + turn.ids(tokenizer)
 
 
 def ids_of(tokenizer: tokenizers.Tokenizer, marks: Marks) -> list[int]:
