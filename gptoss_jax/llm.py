@@ -152,7 +152,8 @@ class LLM:
           response_format: what the answer must be like, in OpenAI's form: {"type": "json_schema", "json_schema": {"name": ..., "schema":
             ...}}, {"type": "json_object"}; or {"type": "regex", "regex": ...}, {"type": "choice", "choices": [...]}. Reasoning stays free.
           priority, time_limit: as for `generate`.
-          **options: instructions, current_date, knowledge_cutoff, model_identity of `harmony.to_conversation`.
+          **options: instructions, current_date, knowledge_cutoff, model_identity of `harmony.to_conversation`; continue_final_message
+            of `harmony.render`, for a turn that messages begin.
 
         Raises:
           ValueError: messages, tools or options are not valid, the conversation does not fit the context, or nothing can be like

@@ -135,6 +135,26 @@ def tools(fields: Mapping) -> list | None:
     return listed if choice == "auto" and listed else None
 
 
+def instructions(fields: Mapping) -> dict:
+    """`Task.options` of a conversation that has instructions beside its messages."""
+    return {} if text(fields, "instructions") is None else {"instructions": fields["instructions"]}
+
+
+def continues(fields: Mapping) -> dict:
+    """`Task.options` of a conversation whose last message is to be continued, by vLLM's names for it; {} for any other."""
+    for name in ("continue_final_message", "add_generation_prompt"):
+        if not isinstance(fields.get(name, False), bool):
+            raise Refused(f"{name} must be true or false; got {quoted(fields[name])}.", field=name)
+    wanted = fields.get("continue_final_message", False)
+    if fields.get("add_generation_prompt", not wanted) is wanted:
+        raise Refused(
+            f"add_generation_prompt must not be {_json_word(wanted)} where continue_final_message is: either the last message goes on or a "
+            "new one begins; leave add_generation_prompt out.",
+            field="add_generation_prompt",
+        )
+    return {"continue_final_message": True} if wanted else {}
+
+
 def text(fields: Mapping, name: str) -> str | None:
     """A field that is a string, or None."""
     if not isinstance(fields.get(name), str | None):

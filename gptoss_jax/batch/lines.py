@@ -18,7 +18,7 @@ _DEEPEST = 100  # lists and objects in each other
 _TOO_DEEP = f"a line must be nested at most {_DEEPEST} deep, lists and objects together; this one is deeper; make it flatter."
 _OPENAI = ("custom_id", "method", "url", "body")
 _URLS: dict[str, Form] = {"/v1/chat/completions": "chat", "/v1/responses": "responses"}
-_CONVERSATION = ("reasoning_effort", "tools", "tool_choice", "instructions")
+_CONVERSATION = ("reasoning_effort", "tools", "tool_choice", "instructions", "continue_final_message")
 _PLAIN = (
     "id",
     "prompt",
@@ -146,7 +146,7 @@ def _plain(body: Mapping, name: str, defaults: Defaults) -> dict:
         "messages": _messages(body["messages"]),
         "reasoning_effort": body.get("reasoning_effort", defaults.reasoning_effort),
         "tools": fields.tools(body),
-        "options": {} if fields.text(body, "instructions") is None else {"instructions": body["instructions"]},
+        "options": fields.instructions(body) | fields.continues(body),
     }
 
 

@@ -9,7 +9,7 @@ from gptoss_jax.quoting import quoted
 REASONING = "reasoning_content"  # where clients look for it: DeepSeek's name, which vLLM, SGLang and llama.cpp took over
 _KNOWN = (
     *("messages", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice", "response_format"),
-    *("reasoning_effort", *fields.SAMPLING, "n", "priority"),
+    *("reasoning_effort", *fields.SAMPLING, "n", "priority", "continue_final_message", "add_generation_prompt"),
 )
 _WITHOUT_EFFECT = (
     *("model", "user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"),
@@ -19,6 +19,7 @@ _FIXED = {
     "parallel_tool_calls": (True,),
     "modalities": (["text"],),
     "verbosity": ("medium",),
+    "echo": (False,),
     **{name: () for name in ("stream_options", "audio", "prediction", "web_search_options", "functions", "function_call")},
 }
 
@@ -44,6 +45,7 @@ def task(body: Mapping, name: str, defaults: Defaults) -> dict:
         "sampling": how,
         "reasoning_effort": body.get("reasoning_effort", defaults.reasoning_effort),
         "tools": fields.tools(body),
+        "options": fields.continues(body),
         "response_format": None if fields.mapping(body, "response_format") in ({}, {"type": "text"}) else body["response_format"],
     }
 

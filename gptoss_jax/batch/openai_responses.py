@@ -10,7 +10,7 @@ _LOGPROBS = "message.output_text.logprobs"
 _KNOWN = (
     *("input", "instructions", "max_output_tokens", "reasoning", "text", "tools", "tool_choice", "top_logprobs", "include"),
     *fields.SAMPLING,
-    "priority",
+    *("priority", "continue_final_message"),
 )
 _WITHOUT_EFFECT = (
     *("model", "user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"),
@@ -41,7 +41,7 @@ def task(body: Mapping, name: str, defaults: Defaults) -> dict:
         "reasoning_effort": reasoning.get("effort", defaults.reasoning_effort),
         "tools": fields.tools(body),
         "response_format": _format(body),
-        "options": {} if fields.text(body, "instructions") is None else {"instructions": body["instructions"]},
+        "options": fields.instructions(body) | fields.continues(body),
     }
 
 

@@ -20,9 +20,11 @@ from gptoss_jax.grammar.formats import of_schema, read_format
 from gptoss_jax.grammar.kept import Kept
 from gptoss_jax.grammar.matcher import Matcher
 from gptoss_jax.grammar.vocabulary import bits, vocabulary
+from gptoss_jax.harmony.continued import Continued
 from gptoss_jax.harmony.functions import read_functions
 from gptoss_jax.harmony.header import Header, answers, called
 from gptoss_jax.harmony.parse import StreamParser
+from gptoss_jax.quoting import quoted
 from gptoss_jax.schemas.size import count_json
 from gptoss_jax.tokenizer import Tokenizer
 
@@ -41,14 +43,23 @@ class TurnConstraint(Constraint):
     known function, on any channel. A token that a free mask did not allow is taken as the parser would take it, and noted.
     """
 
-    def __init__(self, tokenizer: Tokenizer, answer: Matcher | None, calls: Mapping[str, Matcher], vocab_size: int):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        answer: Matcher | None,
+        calls: Mapping[str, Matcher],
+        vocab_size: int,
+        continued: Continued | None = None,
+    ):
         super().__init__(vocab_size)
         self.pauses = tuple(tokenizer.special[name] for name in ("<|message|>", "<|end|>")[: 1 + bool(answer)])
         self._tokenizer = tokenizer
         self._answer, self._calls = answer, calls
         self._never = {"header": _NOT_IN_HEADERS, "content": _NOT_IN_BODIES} if answer else {}
-        self._body: Body | None = None
-        self._parser = StreamParser(tokenizer)
+        self._parser = StreamParser(tokenizer, channel=None if continued is None else continued.channel)
+        self._body = None if continued is None else self._body_of(self._parser.header)
+        if self._body:
+            _take(self._body, tokenizer, continued.text)
 
     def advance(self, token: int) -> None:
         token = int(token)
@@ -94,7 +105,31 @@ def _all_but(tokenizer: Tokenizer, names: tuple[str, ...], vocab_size: int) -> n
     return bits(flags)
 
 
-def for_chat(tokenizer: Tokenizer, response_format: object, tools: Sequence[Mapping] | None, *, vocab_size: int) -> Constraint | None:
+def _take(body: Body, tokenizer: Tokenizer, text: str) -> None:
+    """Has a body begin with a text that the caller wrote; raises a ValueError if it must not."""
+    tokens = tokenizer.encode(text)
+    for i, token in enumerate(tokens):
+        try:
+            body.advance(token)
+        except ValueError:
+            taken = tokenizer.decode_bytes(tokens[:i]).decode(errors="ignore")
+            raise ValueError(
+                f"response_format must allow what the last message begins with; got {quoted(text[len(taken) :], 40)} after "
+                f"{quoted(taken[-40:], 42)}, at character {len(taken):,}; begin it as the answer is to look, or leave out one of "
+                "response_format and continue_final_message"
+            ) from None
+        if body.problem:
+            raise ValueError(f"what the last message begins with must be within the grammar's limits; {body.problem}; shorten it")
+
+
+def for_chat(
+    tokenizer: Tokenizer,
+    response_format: object,
+    tools: Sequence[Mapping] | None,
+    *,
+    vocab_size: int,
+    continued: Continued | None = None,
+) -> Constraint | None:
     """The constraint of one turn after a prompt that ends with `<|start|>assistant`; None if there is nothing to constrain.
 
     Args:
@@ -104,9 +139,10 @@ def for_chat(tokenizer: Tokenizer, response_format: object, tools: Sequence[Mapp
             constrains no calls. Calls of other functions are free, but cannot end the turn if an answer is asked for: with a
             response_format, pass the tools that the prompt names.
         vocab_size: width of the model's logits, at least the tokenizer's.
+        continued: the beginning of the turn, if the prompt ends in the middle of it; the answer's grammar goes on from there.
 
     Raises:
-        ValueError: response_format or tools are not of those, or nothing satisfies a schema in them.
+        ValueError: response_format or tools are not of those, nothing satisfies a schema in them, or no answer begins as it was begun.
     """
     format = read_format(response_format)
     check_width(tokenizer, vocab_size)
@@ -119,7 +155,7 @@ def for_chat(tokenizer: Tokenizer, response_format: object, tools: Sequence[Mapp
     for i, (name, parameters) in enumerate(functions):
         where = f"tools[{i}]: parameters"
         calls[name] = compiled(words, of_schema(_NO_PARAMETERS if parameters is None else parameters, where), where)
-    return TurnConstraint(tokenizer, answer, calls, vocab_size)
+    return TurnConstraint(tokenizer, answer, calls, vocab_size, continued)
 
 
 def _functions(tools: Sequence[Mapping] | None) -> list[tuple[str, dict | None]]:

@@ -1,6 +1,6 @@
 """A turn that the caller has begun: the last message of a conversation, in the middle of which the prompt ends.
 
-    <|start|>assistant<|channel|>analysis<|message|>Warm ones?<|end|><|start|>assistant<|channel|>final<|message|>The colour is
+<|start|>assistant<|channel|>analysis<|message|>Warm ones?<|end|><|start|>assistant<|channel|>final<|message|>The colour is
 """
 
 from collections.abc import Mapping, Sequence

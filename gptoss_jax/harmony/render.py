@@ -11,9 +11,7 @@ from gptoss_jax.harmony.functions import declarations
 from gptoss_jax.harmony.marks import Marks
 
 
-def render(
-    tokenizer: tokenizers.Tokenizer, messages: Sequence[Mapping], *, continue_final_message: bool = False, **options
-) -> list[int]:
+def render(tokenizer: tokenizers.Tokenizer, messages: Sequence[Mapping], *, continue_final_message: bool = False, **options) -> list[int]:
     """The prompt of the assistant's next turn: the conversation, then `<|start|>assistant`.
 
     The analysis of a turn that came to a final answer is dropped by openai_harmony's rule; before a pending tool result it stays.

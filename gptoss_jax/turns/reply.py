@@ -38,7 +38,8 @@ class Reply:
       text: the answer (final channel; also what the model wrote on none, or on one that there is not).
       reasoning: the analysis channel.
       tool_calls: `harmony.ToolCall`s, each with name, arguments and whether these are valid JSON.
-      messages: the turn as chat messages, to append to the history for the next call.
+      messages: the turn as chat messages, to append to the history for the next call. Where the history's last message was continued, the
+        whole of it, to take its place: `text`, `reasoning` and a stream's pieces hold what is new.
       tokens: ids, the token that ended the turn included.
       logprobs, top_logprobs: as in `Completion`.
       finish_reason: "stop", "tool_calls" where the turn ended with a call, whatever its channel and its last token, "length", "timeout"
@@ -73,12 +74,17 @@ class Reply:
 
 
 class ReplyBuilder(Builder):
-    """Adds up the pieces of one turn."""
+    """Adds up the pieces of one turn.
 
-    def __init__(self, request: Request, tokenizer: Tokenizer):
+    Args:
+      continued: the beginning of the turn, if the prompt ends in the middle of it.
+    """
+
+    def __init__(self, request: Request, tokenizer: Tokenizer, continued: harmony.Continued | None = None):
         super().__init__(request)
-        self._tokenizer = tokenizer
-        self._parser = harmony.StreamParser(tokenizer)
+        self._tokenizer, self._continued = tokenizer, continued
+        self._channel = None if continued is None else continued.channel
+        self._parser = harmony.StreamParser(tokenizer, channel=self._channel)
         self._answer = TextStop(request.sampling.stop)
 
     def _add(self, piece: Piece) -> list[ReplyPiece]:
@@ -96,22 +102,22 @@ class ReplyBuilder(Builder):
         return [one for one in out if one.text]
 
     def _result(self) -> Reply:
-        parsed = harmony.parse(self._tokenizer, self._tokens)
+        parsed = harmony.parse(self._tokenizer, self._tokens, channel=self._channel)
         reason = "tool_calls" if self._reason == "stop" and _ends_with_call(parsed) else self._reason
         return self._reply(parsed, reason)
 
     def _result_of_failure(self) -> Reply:
         try:
-            return self._reply(harmony.parse(self._tokenizer, self._tokens), "error")
+            return self._reply(harmony.parse(self._tokenizer, self._tokens, channel=self._channel), "error")
         except Exception:  # what cannot be read is nothing but tokens
             tokens = tuple(self._tokens)
             return self._reply(harmony.Parsed(tokens, (), ((0, len(tokens)),), ("it could not be read",), "an error"), "error")
 
     def _reply(self, parsed: harmony.Parsed, reason: str) -> Reply:
         text = self._answer.finish() if self._answer.found else parsed.final
-        messages = parsed.to_chat_messages()
+        messages = parsed.to_chat_messages() if self._continued is None else self._continued.chat_messages(parsed)
         if self._answer.found and messages:
-            messages[-1]["content"] = text
+            messages[-1]["content"] = (self._continued.text if self._channel == "final" else "") + text
         return Reply(
             text=text,
             reasoning=parsed.reasoning,

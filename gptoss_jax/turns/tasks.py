@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from gptoss_jax.engine.requests import Constraint, Piece, Request
+from gptoss_jax.harmony import Continued, continued
 from gptoss_jax.quoting import quoted, said
 from gptoss_jax.sampling.ids import flat
 from gptoss_jax.sampling.options import Sampling, check_top
@@ -120,17 +121,19 @@ def begin(llm, task: Task, *, since: float | None = None) -> Job:
     if (task.messages is None) == (task.prompt is None):
         raise ValueError("a task must have either messages or a prompt; pass one of them.")
     if task.prompt is not None:
-        ids, sampling, tools = ids_of(llm, task.prompt), task.sampling, None
+        ids, sampling, tools, begun = ids_of(llm, task.prompt), task.sampling, None, None
         if sampling.stop and llm.model.tokenizer is None:
             raise ValueError("stop strings need a tokenizer, and this checkpoint has none; use stop_token_ids.")
     else:
-        ids, sampling, tools = _chat_prompt(llm, task)
+        ids, sampling, tools, begun = _chat_prompt(llm, task)
     requests, builders = [], []
     for i in range(task.n):
         own = sampling if sampling.seed is None or i == 0 else dataclasses.replace(sampling, seed=(sampling.seed + i) % 2**63)
-        requests.append(Request(ids, own, priority=task.priority, constraint=_constraint(llm, task, tools)))
-        make = CompletionBuilder if task.prompt is not None else ReplyBuilder
-        builders.append(make(requests[-1], llm.model.tokenizer))
+        requests.append(Request(ids, own, priority=task.priority, constraint=_constraint(llm, task, tools, begun)))
+        if task.prompt is not None:
+            builders.append(CompletionBuilder(requests[-1], llm.model.tokenizer))
+        else:
+            builders.append(ReplyBuilder(requests[-1], llm.tokenizer, begun))
     if task.time_limit is not None:
         for request in requests:
             request.time_limit = max(0.0, task.time_limit - (time.monotonic() - since))
@@ -255,18 +258,18 @@ def _check_options(task: Task) -> None:
         raise ValueError(f'tool_choice must be "auto" or "none", the model chooses by itself; got {quoted(choice)}; leave it out.')
 
 
-def _chat_prompt(llm, task: Task) -> tuple[list[int], Sampling, Sequence[Mapping] | None]:
-    """Token ids of the prompt, the sampling that also ends where a turn does, and the tools that the prompt names."""
+def _chat_prompt(llm, task: Task) -> tuple[list[int], Sampling, Sequence[Mapping] | None, Continued | None]:
+    """Token ids of the prompt, the sampling that also ends where a turn does, the tools that the prompt names, what it has begun."""
     tools = None if task.tool_choice == "none" else task.tools
     ids = llm.render(task.messages, reasoning_effort=task.reasoning_effort, tools=tools, **task.options)
     sampling, special = task.sampling, llm.tokenizer.special
     if not sampling.ignore_eos:
         ends = dict.fromkeys((*sampling.stop_token_ids, *(special[name] for name in STOP)))
         sampling = dataclasses.replace(sampling, stop_token_ids=tuple(ends))
-    return ids, sampling, tools
+    return ids, sampling, tools, continued(task.messages, task.options.get("continue_final_message", False))
 
 
-def _constraint(llm, task: Task, tools: Sequence[Mapping] | None) -> Constraint | None:
+def _constraint(llm, task: Task, tools: Sequence[Mapping] | None, begun: Continued | None) -> Constraint | None:
     """What the tokens of one request must be like, if anything is asked of them."""
     size = llm.model.config.vocab_size
     strict = [tool for tool in tools or () if tool.get("function", tool).get("strict")]
@@ -279,7 +282,8 @@ def _constraint(llm, task: Task, tools: Sequence[Mapping] | None) -> Constraint 
     if task.prompt is not None:
         ends = tuple(llm.model.eos_token_ids) + task.sampling.stop_token_ids
         return grammar.for_text(llm.tokenizer, task.response_format, end_ids=ends, vocab_size=size)
-    return grammar.for_chat(llm.tokenizer, task.response_format, tools if task.response_format else strict, vocab_size=size)
+    tools = tools if task.response_format else strict
+    return grammar.for_chat(llm.tokenizer, task.response_format, tools, vocab_size=size, continued=begun)
 
 
 def _all_of(outcomes: deque[Outcome]) -> Iterator[Outcome]:
