@@ -191,3 +191,50 @@ def test_items_of_a_response_become_messages():
 def test_what_cannot_be_done_is_refused_by_name(content, words):
     with pytest.raises(Refused, match=words):
         read(content)
+
+
+BEGUN = [*HELLO, {"role": "assistant", "content": "Hi, my name"}]
+
+
+def test_a_last_message_may_be_continued_in_every_form():
+    items = [
+        {"role": "user", "content": "Hello"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hi"}]},
+    ]
+    for content in (
+        {"id": "a", "messages": BEGUN, "continue_final_message": True},
+        chat(messages=BEGUN, continue_final_message=True),
+        chat(messages=BEGUN, continue_final_message=True, add_generation_prompt=False, echo=False),
+        chat(messages=BEGUN, continue_final_message=True, add_generation_prompt=None),
+        responses(input=items, continue_final_message=True),
+    ):
+        task = read(content).task
+        assert task["options"] == {"continue_final_message": True} and task["messages"][-1]["role"] == "assistant"
+    both = read(responses(input=items, continue_final_message=True, instructions="Be.")).task["options"]
+    assert both == {"continue_final_message": True, "instructions": "Be."}
+    for content in (
+        chat(continue_final_message=False),
+        chat(add_generation_prompt=True),
+        chat(continue_final_message=False, add_generation_prompt=True),
+        responses(continue_final_message=False),
+        {"id": "a", "messages": HELLO, "continue_final_message": False},
+    ):
+        assert read(content).task["options"] == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "field", "says"),
+    [
+        (chat(messages=BEGUN, continue_final_message=True, add_generation_prompt=True), "add_generation_prompt", "must not be true where"),
+        (chat(add_generation_prompt=False), "add_generation_prompt", "must not be false where"),
+        (chat(continue_final_message="yes"), "continue_final_message", "must be true or false; got 'yes'"),
+        (chat(add_generation_prompt=0), "add_generation_prompt", "must be true or false; got 0"),
+        (chat(messages=BEGUN, continue_final_message=True, echo=True), "echo", "echo must be false"),
+        (responses(continue_final_message=1), "continue_final_message", "must be true or false; got 1"),
+        ({"id": "a", "prompt": "x", "continue_final_message": True}, "continue_final_message", "needs messages"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(content, field, says):
+    with pytest.raises(Refused, match=says) as refused:
+        read(content)
+    assert refused.value.field == field

@@ -65,7 +65,7 @@ def test_a_conversation_may_begin_with_what_is_continued(tokenizer):
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(TEXT.filter(bool), st.none() | TEXT, st.sampled_from([None, "analysis", "commentary", "final"]))
 def test_ids_are_openai_harmonys_up_to_the_end(reasoning, content, channel):
     messages = [QUESTION, said(reasoning=reasoning, content=content, channel=channel)]
@@ -148,7 +148,7 @@ def test_nothing_new_leaves_what_was_begun(tokenizer):
         assert not ended.incomplete and ended.messages[0].span == (0, 1)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.sampled_from([*TURNS, "Hi", " ", "R!", "E!", "S!", "C!", "M!", "A!", "é", "assistant"]), max_size=6).map("".join),
     st.sampled_from(["analysis", "commentary", "final"]),
