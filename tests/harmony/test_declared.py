@@ -33,6 +33,12 @@ PLAIN_VALUES = st.one_of(st.none(), st.booleans(), st.integers(-9, 10**12), st.f
 JSON = st.recursive(PLAIN_VALUES, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(PLAIN, inner, max_size=2), max_leaves=4)
 
 
+def commented(part):
+    """Whether openai_harmony's words end in a comment, in which what follows them would be lost."""
+    last = part.get("oneOf", [{}])[-1]
+    return bool({"default", "description"} & last.keys()) or ("oneOf" in last and commented(last))
+
+
 @st.composite
 def well_said(draw, deep=3):
     """A schema without annotations, of which openai_harmony says all."""
@@ -47,10 +53,7 @@ def well_said(draw, deep=3):
     if kind == "bare":
         return {"type": draw(st.sampled_from(["array", "object"]))}
     if kind == "array":
-        items = draw(
-            well_said(deep - 1).filter(lambda part: "oneOf" not in part or not {"default", "description"} & part["oneOf"][-1].keys())
-        )
-        return {"type": "array", "items": items}
+        return {"type": "array", "items": draw(well_said(deep - 1).filter(lambda part: not commented(part)))}
     if kind == "object":
         return draw(objects(deep - 1))
     if kind == "oneOf":
