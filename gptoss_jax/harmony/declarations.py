@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 
 from gptoss_jax.harmony.typescript import Type, comment, default, literal, property_name
-from gptoss_jax.schemas.following import References
 from gptoss_jax.schemas.merging import ARRAY, OBJECT, UNIONS, VALUES, Merged, annotations, inlined, is_of, merged, types, values
+from gptoss_jax.schemas.targets import Targets
 
 _CHARACTERS = 500_000  # of a declaration
 _REPEATED = 600  # characters of a type that is said again wherever it is referred to
@@ -52,35 +52,35 @@ class _Writer:
 
     def __init__(self, root: Mapping, where: str):
         self._root, self._where = root, where
-        self._references = References(root, where)
+        self._targets = Targets(root, where)
         self._open: set[int] = set()  # targets of references that are being said
         self._named: set[int] = set()  # those that a part of theirs has named
         self._once: set[int] = set()  # targets that have been said, and are only named from here on
         self._characters = self._level = 0
 
     def arguments(self) -> Type:
-        return self._of([self._references.target("#"), *self._references.chain(self._root)], self._root, "")
+        return self._of([self._targets.of("#"), *self._targets.chain(self._root)], self._root, "")
 
     def _say(self, schema: object, indent: str, below: str | None = None) -> Type:
         """below: the indent of the property's name, if the type is to stand behind one."""
-        return self._of(self._references.chain(schema), schema, indent, below)
+        return self._of(self._targets.chain(schema), schema, indent, below)
 
     def _of(self, chain: Sequence[Mapping], schema: object, indent: str, below: str | None = None) -> Type:
         """A schema that is another name of those in chain: their own name, if one of them has been said or is being said."""
         for i, target in enumerate(chain):
             if id(target) in self._open | self._once:
                 self._named.add(id(target))
-                return Type(self._spent(self._references.name(target)), annotations([schema, *chain[:i]]))
+                return Type(self._spent(self._targets.name(target)), annotations([schema, *chain[:i]]))
         self._level += 1
-        self._references.look(self._level)
+        self._targets.look(self._level)
         self._open |= {id(target) for target in chain}
-        out = self._whole(merged(schema, self._references), indent, below)
+        out = self._whole(merged(schema, self._targets), indent, below)
         self._open -= {id(target) for target in chain}
         self._level -= 1
         for target in chain:
-            if id(target) in self._named or (len(out.text) > _REPEATED and self._references.times(target) > 1):
+            if id(target) in self._named or (len(out.text) > _REPEATED and self._targets.times(target) > 1):
                 self._once.add(id(target))
-                label = comment(f"This is {self._references.name(target)}.", below if out.listed else indent)
+                label = comment(f"This is {self._targets.name(target)}.", below if out.listed else indent)
                 out.text = self._spent(label) + out.text
         return out
 
@@ -224,7 +224,7 @@ class _Writer:
         """A variant that says its type; None if it says another than it may be."""
         if not isinstance(part, Mapping):
             return {"type": list(given)} if part else False
-        found = merged(part, self._references)
+        found = merged(part, self._targets)
         if (kinds := types(found.keywords)) is not None:
             return part if all(kind in given or (kind == "integer" and "number" in given) for kind in kinds) else None
         if not all(is_of(value, given) for value in values(found.keywords)):
@@ -233,10 +233,10 @@ class _Writer:
 
     def _rules(self, rules: Mapping) -> Iterator[str]:
         """What TypeScript has no words for, a line for the keywords of one part."""
-        said = {key: inlined(key, value, self._references) for key, value in rules.items() if key not in ("if", "then", "else")}
+        said = {key: inlined(key, value, self._targets) for key, value in rules.items() if key not in ("if", "then", "else")}
         said = {key: value for key, value in said.items() if key not in _SAY_NOTHING or value is not _SAY_NOTHING[key]}
         said = {key: value for key, value in said.items() if key != "unevaluatedProperties" or not isinstance(value, bool)}
-        cases = {key: inlined(key, rules[key], self._references) for key in ("if", "then", "else") if key in rules}
+        cases = {key: inlined(key, rules[key], self._targets) for key in ("if", "then", "else") if key in rules}
         for part in (said, cases if "if" in cases and len(cases) > 1 else {}):
             if part:
                 yield self._spent(", ".join(f"{key}: {literal(value)}" for key, value in part.items()))

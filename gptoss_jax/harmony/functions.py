@@ -9,8 +9,8 @@ import openai_harmony as oh
 from gptoss_jax.harmony.declarations import declaration
 from gptoss_jax.harmony.texts import function_name, shown, text_of
 from gptoss_jax.schemas.checking import as_text, checked
-from gptoss_jax.schemas.following import References
 from gptoss_jax.schemas.merging import UNIONS, merged, types, values
+from gptoss_jax.schemas.targets import Targets
 
 
 class Function(oh.ToolDescription):
@@ -69,21 +69,21 @@ def _schema(parameters: Mapping, where: str) -> dict:
 
 def _of_object(schema: dict, where: str) -> dict:
     """A schema that says that it is of an object; raises a ValueError if it is of something else."""
-    references = References(schema, where)
-    if other := _another_type(schema, references, ()):
+    targets = Targets(schema, where)
+    if other := _another_type(schema, targets, ()):
         raise ValueError(f"{where} must describe an object; got {other}; make the value a property of one")
-    if merged(schema, references).keywords.get("type") != "object":
+    if merged(schema, targets).keywords.get("type") != "object":
         schema["type"] = "object"
     return schema
 
 
-def _another_type(schema: object, references: References, above: tuple[Mapping, ...]) -> str:
+def _another_type(schema: object, targets: Targets, above: tuple[Mapping, ...]) -> str:
     """What a schema, or one of its variants, describes instead of an object; "" if it describes one, or anything."""
-    chain = references.chain(schema)
+    chain = targets.chain(schema)
     if any(target is other for target in chain for other in above):
         return ""
-    references.look(len(above))
-    found = merged(schema, references)
+    targets.look(len(above))
+    found = merged(schema, targets)
     if found.never:
         return "false, which accepts nothing"
     if (kinds := types(found.keywords)) is not None:
@@ -91,4 +91,4 @@ def _another_type(schema: object, references: References, above: tuple[Mapping, 
     if other := [value for value in values(found.keywords) if not isinstance(value, dict)]:
         return f"the value {shown(other[0])}"
     variants = [*found.more, *(part for key in UNIONS for part in found.keywords.get(key, ()))]
-    return next((other for part in variants if (other := _another_type(part, references, (*above, *chain)))), "")
+    return next((other for part in variants if (other := _another_type(part, targets, (*above, *chain)))), "")

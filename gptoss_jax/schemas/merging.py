@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 import dataclasses
 import json
 
-from gptoss_jax.schemas.following import ANNOTATIONS, References
 from gptoss_jax.schemas.pointers import LISTS, MAPS, SINGLE
+from gptoss_jax.schemas.targets import ANNOTATIONS, Targets
 
 OBJECT = ("properties", "required", "patternProperties", "additionalProperties")
 ARRAY = ("prefixItems", "items")
@@ -40,24 +40,24 @@ class Merged:
     never: bool = False
 
 
-def merged(schema: object, references: References) -> Merged:
+def merged(schema: object, targets: Targets) -> Merged:
     """The parts of a schema of a root in 2020-12 form, put together. Where it is another name only, of the schema that has that name."""
-    chain = references.chain(schema)
+    chain = targets.chain(schema)
     out = Merged()
     for part in [schema, *chain][:-1] if chain else []:
         _add(out, part)
     todo, seen = [chain[-1] if chain else schema], {id(target) for target in chain}
     while todo:
         part = todo.pop()
-        references.look()
+        targets.look()
         if not isinstance(part, Mapping):
             out.never = out.never or part is False
             continue
         _add(out, part)
         parts = []
         if "$ref" in part:
-            target = references.target(part["$ref"])
-            if references.recursive(target):
+            target = targets.of(part["$ref"])
+            if targets.recursive(target):
                 out.more.append({"$ref": part["$ref"]})
             elif id(target) not in seen:
                 parts.append(target)
@@ -66,33 +66,33 @@ def merged(schema: object, references: References) -> Merged:
     return out
 
 
-def inlined(key: str, value: object, references: References) -> object:
+def inlined(key: str, value: object, targets: Targets) -> object:
     """A keyword's value with the schemas that it refers to in their places; what holds itself is a reference inside itself."""
     if key in SINGLE:
-        return _in_place(value, references, ())
+        return _in_place(value, targets, ())
     if key in LISTS:
-        return [_in_place(part, references, ()) for part in value]
-    return {name: _in_place(part, references, ()) for name, part in value.items()} if key in MAPS else value
+        return [_in_place(part, targets, ()) for part in value]
+    return {name: _in_place(part, targets, ()) for name, part in value.items()} if key in MAPS else value
 
 
-def _in_place(schema: object, references: References, above: tuple[object, ...]) -> object:
-    references.look(len(above))
+def _in_place(schema: object, targets: Targets, above: tuple[object, ...]) -> object:
+    targets.look(len(above))
     if not isinstance(schema, Mapping):
         return schema
     out, parts = {}, []
     for key, value in schema.items():
         if key == "$ref":
-            target = references.target(value)
+            target = targets.of(value)
             if any(target is other for other in above):
                 out[key] = value
             else:
-                parts.append(_in_place(target, references, (*above, target)))
+                parts.append(_in_place(target, targets, (*above, target)))
         elif key in SINGLE:
-            out[key] = _in_place(value, references, above)
+            out[key] = _in_place(value, targets, above)
         elif key in LISTS:
-            out[key] = [_in_place(part, references, above) for part in value]
+            out[key] = [_in_place(part, targets, above) for part in value]
         elif key in MAPS and key not in ("$defs", "definitions"):
-            out[key] = {name: _in_place(part, references, above) for name, part in value.items()}
+            out[key] = {name: _in_place(part, targets, above) for name, part in value.items()}
         elif key not in MAPS:
             out[key] = value
     if len(parts) == 1 and not out:

@@ -1,4 +1,4 @@
-"""References of a schema followed: what they name, which of that holds itself, and what a reader may call it."""
+"""Targets of a schema followed: what they name, which of that holds itself, and what a reader may call it."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _LOOKS = 100_000
 _TAKEN = ("any", "array", "boolean", "never", "null", "number", "object", "string", "unknown")
 
 
-class References:
+class Targets:
     """The references of one schema. Those that name the same place are the same, however they are spelt.
 
     Args:
@@ -39,7 +39,7 @@ class References:
         if self._looks > _LOOKS:
             raise ValueError(f"{self._where} must hold at most {_LOOKS:,} schemas where $ref is followed; got more; make it smaller")
 
-    def target(self, ref: str) -> object:
+    def of(self, ref: str) -> object:
         """The schema that a reference names. Raises a ValueError if there is none in this schema."""
         if ref not in self._found:
             target = resolve(self._root, ref)
@@ -89,7 +89,7 @@ class References:
             schema = {key: value for key, value in schema.items() if key != "allOf"} | parts[0]
         if "$ref" not in schema or set(schema) - set(_SAY_NOTHING):
             return None
-        target = self.target(schema["$ref"])
+        target = self.of(schema["$ref"])
         return target if isinstance(target, Mapping) else None
 
     def _reaches_itself(self, target: Mapping) -> bool:
@@ -99,7 +99,7 @@ class References:
             self.look()
             parts = [part for _, part in children(inner, Path())]
             if "$ref" in inner:
-                parts.append(self.target(inner["$ref"]))
+                parts.append(self.of(inner["$ref"]))
             for part in parts:
                 if part is target:
                     return True
