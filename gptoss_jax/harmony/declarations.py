@@ -21,7 +21,7 @@ from gptoss_jax.schemas.merging import ARRAY, OBJECT, UNIONS, VALUES, Merged, an
 from gptoss_jax.schemas.targets import Targets
 
 _CHARACTERS = 500_000  # of a declaration
-_REPEATED = 600  # characters of a type that is said again wherever it is referred to
+_REPEATED, _REPEATED_LOOKS = 600, 100  # characters of a type that is said again wherever it is referred to; looks at schemas for it
 _WORDS = {"integer": "number"}
 _SAY_NOTHING = {"uniqueItems": False, "deprecated": False, "readOnly": False, "writeOnly": False, "unevaluatedItems": True}
 
@@ -73,12 +73,14 @@ class _Writer:
                 return Type(self._spent(self._targets.name(target)), annotations([schema, *chain[:i]]))
         self._level += 1
         self._targets.look(self._level)
+        before = self._targets.looks
         self._open |= {id(target) for target in chain}
         out = self._whole(merged(schema, self._targets), indent, below)
         self._open -= {id(target) for target in chain}
         self._level -= 1
+        long = len(out.text) > _REPEATED or self._targets.looks - before > _REPEATED_LOOKS
         for target in chain:
-            if id(target) in self._named or (len(out.text) > _REPEATED and self._targets.times(target) > 1):
+            if id(target) in self._named or (long and self._targets.times(target) > 1):
                 self._once.add(id(target))
                 label = comment(f"This is {self._targets.name(target)}.", below if out.listed else indent)
                 out.text = self._spent(label) + out.text

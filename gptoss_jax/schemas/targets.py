@@ -21,6 +21,9 @@ class Targets:
     Args:
         root: a schema as `checked` makes it, of which no part is shared.
         where: what the caller calls it, for the refusals.
+
+    Attributes:
+        looks: how often a schema has been looked at.
     """
 
     def __init__(self, root: Mapping, where: str):
@@ -29,14 +32,14 @@ class Targets:
         self._recursive: dict[int, bool] = {}
         self._names: dict[int, str] = {}
         self._times: Counter[int] | None = None
-        self._looks = 0
+        self.looks = 0
 
     def look(self, level: int = 0) -> None:
         """Counts a look at a schema, below so many references. Raises a ValueError after too many, for they may double at every step."""
-        self._looks += 1
+        self.looks += 1
         if level > LEVELS:
             raise ValueError(f"{self._where} must be nested at most {LEVELS} schemas deep where $ref is followed; got more; flatten it")
-        if self._looks > _LOOKS:
+        if self.looks > _LOOKS:
             raise ValueError(f"{self._where} must hold at most {_LOOKS:,} schemas where $ref is followed; got more; make it smaller")
 
     def of(self, ref: str) -> object:
@@ -70,7 +73,7 @@ class Targets:
         if not isinstance(target, Mapping):
             return False
         if id(target) not in self._recursive:
-            self._recursive[id(target)] = self._reaches_itself(target)
+            self._walk(target)
         return self._recursive[id(target)]
 
     def times(self, target: Mapping) -> int:
@@ -92,21 +95,37 @@ class Targets:
         target = self.of(schema["$ref"])
         return target if isinstance(target, Mapping) else None
 
-    def _reaches_itself(self, target: Mapping) -> bool:
-        todo, seen = [target], set()
-        while todo:
-            inner = todo.pop()
-            self.look()
-            parts = [part for _, part in children(inner, Path())]
-            if "$ref" in inner:
-                parts.append(self.of(inner["$ref"]))
-            for part in parts:
-                if part is target:
-                    return True
-                if isinstance(part, Mapping) and id(part) not in seen:
-                    seen.add(id(part))
-                    todo.append(part)
-        return False
+    def _walk(self, start: Mapping) -> None:
+        """Finds out which schemas that start holds, or refers to, hold themselves: strongly connected parts, as Tarjan finds them."""
+        number: dict[int, int] = {}  # by id, in the order in which they were come upon
+        least: dict[int, int] = {}  # of those that can be reached and are not in a part yet
+        waiting: list[Mapping] = []
+        above = [(start, iter(self._within(start)))]
+        while above:
+            here, others = above[-1]
+            if id(here) not in number:
+                number[id(here)] = least[id(here)] = len(number)
+                waiting.append(here)
+            other = next(others, None)
+            if other is not None:
+                if id(other) not in number and id(other) not in self._recursive:
+                    above.append((other, iter(self._within(other))))
+                elif id(other) not in self._recursive:
+                    least[id(here)] = min(least[id(here)], number[id(other)])
+                continue
+            above.pop()
+            if above:
+                least[id(above[-1][0])] = min(least[id(above[-1][0])], least[id(here)])
+            if least[id(here)] == number[id(here)]:
+                part = waiting[next(i for i in range(len(waiting) - 1, -1, -1) if waiting[i] is here) :]
+                del waiting[len(waiting) - len(part) :]
+                itself = any(other is here for other in self._within(here))
+                self._recursive |= {id(schema): len(part) > 1 or itself for schema in part}
+
+    def _within(self, schema: Mapping) -> list[Mapping]:
+        """The schemas that one holds or refers to, itself and not in its parts."""
+        parts = [part for _, part in children(schema, Path())] + ([self.of(schema["$ref"])] if "$ref" in schema else [])
+        return [part for part in parts if isinstance(part, Mapping)]
 
     def _called(self, ref: str) -> str:
         last = unquote(ref.rpartition("/")[2]).replace("~1", "/").replace("~0", "~")
