@@ -6,8 +6,12 @@ conversation must not hold; parsing reads whatever a model wrote, never raises a
 
 from gptoss_jax.harmony.continued import Continued, continued
 from gptoss_jax.harmony.conversation import to_conversation
+from gptoss_jax.harmony.functions import Function, read_functions
 from gptoss_jax.harmony.parse import StreamParser, parse
 from gptoss_jax.harmony.parsed import Delta, Message, Parsed, ToolCall
 from gptoss_jax.harmony.render import render
 
-__all__ = ["Continued", "Delta", "Message", "Parsed", "StreamParser", "ToolCall", "continued", "parse", "render", "to_conversation"]
+__all__ = [
+    *("Continued", "Delta", "Function", "Message", "Parsed", "StreamParser", "ToolCall", "continued", "parse", "read_functions", "render"),
+    "to_conversation",
+]
