@@ -7,9 +7,8 @@ import math
 
 from gptoss_jax.grammar.budget import LITERAL, PATTERNS, count_regex
 from gptoss_jax.schemas.pointers import reachable, resolve
-from gptoss_jax.schemas.size import at_most
+from gptoss_jax.schemas.size import SCHEMAS, at_most
 
-SCHEMAS = 20_000
 PROPERTIES, OPTIONAL = 5_000, 2_000  # names in one object; of them, names that are not required
 SQUARES = 30_000_000  # of the names of all objects, each object's by itself
 PATTERN_PROPERTIES = 32  # in one patternProperties

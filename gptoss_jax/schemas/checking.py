@@ -5,7 +5,7 @@ import json
 
 from gptoss_jax.schemas.drafts import NEWEST, UNNAMED, forget_names, is_older, modernise, parts_of
 from gptoss_jax.schemas.references import are_plain, references, repoint
-from gptoss_jax.schemas.size import CHARACTERS, at_most, count_json
+from gptoss_jax.schemas.size import CHARACTERS, SCHEMAS, at_most, count_json
 from gptoss_jax.schemas.validity import fault
 
 
@@ -37,10 +37,11 @@ def current(schema: dict, where: str) -> dict:
     """Plain data that is the caller's, as `checked`; changed in place.
 
     Raises:
-        ValueError: it is not a valid schema of its draft.
+        ValueError: it is not a valid schema of its draft, or holds too many.
     """
     try:
         parts = list(parts_of(schema))
+        at_most(len(parts), SCHEMAS, "schemas", where)
         _refuse(fault(parts), where)
         if older := any(is_older(part, draft) for _, part, draft in parts) or not are_plain(schema, parts):
             found = references(schema, parts)

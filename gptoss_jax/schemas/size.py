@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 CHARACTERS = 1_000_000  # of a schema as JSON
 VALUES = 200_000  # in a schema, of any kind
+SCHEMAS = 20_000  # in a schema
 NESTED = 120  # containers in each other
 
 

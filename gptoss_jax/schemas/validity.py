@@ -71,15 +71,15 @@ _OLDER = _PLAIN | {
 _BOUNDS = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
 _PLAIN_IN = {
     UNNAMED: _OLDER,
-    **dict.fromkeys(("2019-09", "draft-07"), _OLDER),
-    "draft-06": _OLDER | {"enum": _are_different},
+    **dict.fromkeys(("2019-09", "draft-07", "draft-06"), _OLDER),
     "draft-04": {
         **_OLDER,
         "id": _is_text,
         "enum": _are_different,
         "required": lambda value: _are_names(value) and bool(value),
         **dict.fromkeys(_BOUNDS, lambda value: isinstance(value, bool)),
-        **dict.fromkeys((*SINGLE, "items"), _is_dict),
+        **dict.fromkeys(SINGLE, _is_dict),
+        "items": lambda value: _is_dict(value) or isinstance(value, list) and all(map(_is_dict, value)),
         **dict.fromkeys(("additionalItems", "additionalProperties"), _is_schema),
         **dict.fromkeys(LISTS, lambda value: isinstance(value, list) and len(value) > 0 and all(map(_is_dict, value))),
         **dict.fromkeys(MAPS, lambda value: isinstance(value, Mapping) and all(map(_is_dict, value.values()))),
@@ -113,18 +113,17 @@ def fault(parts: Iterable[tuple[Path, Mapping, str]]) -> str:
 def _said_by_jsonschema(odd: Mapping, here: Path, draft: str) -> str:
     import jsonschema
 
+    looked_at = {key: {} if key in SINGLE and isinstance(value, Mapping) else _alone(value) for key, value in odd.items()}
     validator = getattr(jsonschema, f"{_OF_JSONSCHEMA[draft or NEWEST]}Validator")
     try:
-        validator.check_schema(_pruned(odd, 3), format_checker=jsonschema.FormatChecker(formats=()))
+        validator.check_schema(looked_at, format_checker=jsonschema.FormatChecker(formats=()))
     except jsonschema.SchemaError as error:
         return f"at {here}{error.json_path[1:]}: {error.message[:200]}"
     return ""
 
 
-def _pruned(value: object, depth: int) -> object:
-    """A value without what stands deep in it, which is looked at by itself: jsonschema walks it by recursion."""
+def _alone(value: object) -> object:
+    """What stands under a keyword, its schemas empty: they are looked at by themselves, and jsonschema goes into them by recursion."""
     if isinstance(value, Mapping):
-        return {key: _pruned(inner, depth - 1) for key, inner in value.items()} if depth else {}
-    if isinstance(value, list):
-        return [_pruned(inner, depth - 1) for inner in value] if depth else []
-    return value
+        return {name: {} if isinstance(inner, Mapping) else inner for name, inner in value.items()}
+    return [{} if isinstance(inner, Mapping) else inner for inner in value] if isinstance(value, list) else value
