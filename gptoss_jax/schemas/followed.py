@@ -61,19 +61,21 @@ class _Simplifier:
         self._prover = Prover(self._targets)
         self._moved: dict[int, dict] = {}  # a schema whose reference now stands in another
         self._narrowed: dict[tuple, dict] = {}
+        self._seen: dict[int, dict] = {}
         self._kept: list[object] = []  # so that no id is given twice
 
     def references(self) -> list[Reference]:
-        return [(self._moved.get(id(part), part), key, target) for part, key, target in self._found]
+        """Those of what was said, as it stands now."""
+        return [(self._moved.get(id(part), part), key, target) for part, key, target in self._found if id(part) in self._seen]
 
     def take(self, schema: dict) -> None:
-        todo, seen = [(Path(), schema)], set()
+        """Says a schema and what it refers to, and drops the definitions that nothing refers to: they may hold anything."""
+        todo = [(Path(), schema)]
         while todo:
             here, part = todo.pop()
-            if not isinstance(part, dict) or id(part) in seen:
+            if not isinstance(part, dict) or id(part) in self._seen:
                 continue
-            seen.add(id(part))
-            self._kept.append(part)
+            self._seen[id(part)] = part
             self._say(part, here)
             if "$ref" in part and id(part) not in self._targets:
                 raise ValueError(
@@ -84,11 +86,15 @@ class _Simplifier:
             todo.append((Path(part["$ref"]) if isinstance(part.get("$ref"), str) else here, target))
             inner = {key: value for key, value in part.items() if key not in _PLACES}
             todo += reversed(list(children(inner, here)))
+        for part in self._seen.values():
+            for key in _PLACES:
+                if key in part:
+                    part[key] = {name: inner for name, inner in part[key].items() if id(inner) in self._seen}
 
     def _say(self, part: dict, here: Path) -> None:
         """Says one schema, itself and not what stands in it."""
-        for key in ("then", "else", "minContains", "maxContains", "contentSchema"):
-            if key in ("then", "else") and "if" not in part or key.endswith("Contains") and "contains" not in part:
+        for key, beside in (("then", "if"), ("else", "if"), ("minContains", "contains"), ("maxContains", "contains")):
+            if beside not in part:
                 part.pop(key, None)
         if "then" not in part and "else" not in part:
             part.pop("if", None)
