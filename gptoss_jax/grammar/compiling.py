@@ -51,6 +51,11 @@ class Grammar:
         self._library = self._compiled()
         self._walk()
 
+    @property
+    def is_json(self) -> bool:
+        """Whether its texts are JSON."""
+        return self._format.kind == "json"
+
     def begin(self) -> tuple[LLMatcher, int]:
         """A text at the beginning, and the generation of the automaton that it shares with those begun before."""
         with self._lock:

@@ -11,6 +11,7 @@ from typing import Protocol
 from llguidance import LLMatcher
 import numpy as np
 
+from gptoss_jax.grammar.numbers import Numbers
 from gptoss_jax.grammar.refusals import OF_ONE_TEXT, said
 from gptoss_jax.grammar.vocabulary import Vocabulary
 
@@ -19,6 +20,10 @@ NO_MORE = "the grammar allows no further token"
 
 class Source(Protocol):
     """Where a text gets its grammar from: `compiling.Grammar`."""
+
+    @property
+    def is_json(self) -> bool:
+        """Whether its texts are JSON."""
 
     def begin(self) -> tuple[LLMatcher, int]:
         """A text at the beginning, and the generation of the automaton that it shares."""
@@ -41,6 +46,7 @@ class Matcher:
         self._library, self._generation = grammar.begin()
         self._alone = alone
         self._taken: list[int] = []
+        self._numbers = Numbers() if grammar.is_json else None
         self.problem = ""
 
     @property
@@ -57,9 +63,13 @@ class Matcher:
             return True
         if token not in self._vocabulary:
             return False
+        numbers = self._numbers and self._numbers.after(self._vocabulary.bytes_of(token))
+        if self._numbers and numbers is None:
+            return False
         for _ in range(2):
             if self._ask(lambda library: library.try_consume_tokens([token])):
                 self._taken.append(token)
+                self._numbers = numbers
                 return True
             alone = self._alone
             mask = np.zeros(self._vocabulary.words, np.uint32)
@@ -79,6 +89,8 @@ class Matcher:
         if self.problem or self._library.is_error():
             part[:] = 0
         part &= self._vocabulary.text
+        if self._numbers:
+            self._numbers.forbid(part, self._vocabulary.dangerous)
         return bool(part.any())
 
     def copy(self) -> "Matcher":

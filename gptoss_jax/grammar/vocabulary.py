@@ -5,6 +5,7 @@ import functools
 from llguidance import LLTokenizer, TokenizerWrapper
 import numpy as np
 
+from gptoss_jax.grammar.numbers import Dangerous
 from gptoss_jax.tokenizer import Tokenizer
 
 _PIECE = 10_000  # characters of one call of a tokenizer, which refuses long runs of one kind
@@ -16,6 +17,7 @@ class Vocabulary:
     Attributes:
         words: of a mask over the tokenizer's ids, 32 ids each.
         text: such a mask, of the ids that stand for at least one byte. Control tokens and unused ids do not.
+        dangerous: tokens that can make a number of JSON too large.
         library: llguidance's own object.
     """
 
@@ -23,11 +25,17 @@ class Vocabulary:
         source = _Source(tokenizer)
         self.words = -(-tokenizer.vocab_size // 32)
         self.text = bits(np.array([bool(data) for data in source.tokens]))
+        self._bytes = source.tokens
+        self.dangerous = Dangerous(source.tokens)
         self.library = LLTokenizer(TokenizerWrapper(source))
 
     def __contains__(self, token: int) -> bool:
         """Whether the id stands for at least one byte."""
         return 0 <= token < 32 * self.words and bool(self.text[token // 32] >> (token % 32) & 1)
+
+    def bytes_of(self, token: int) -> bytes:
+        """What an id of it stands for."""
+        return self._bytes[token]
 
 
 class _Source:
