@@ -30,11 +30,13 @@ def loads(
         deepest: lists and objects in each other; None for as many as Python can read.
         whole: makes a value of a whole number's text; Python's int if None.
         pairs: makes a value of an object's names and values; a dict if None.
-        unicode: an escaped half of a surrogate pair, which JSON can spell and UTF-8 cannot, becomes U+FFFD; else it stays.
+        unicode: half of a surrogate pair, which JSON can spell and UTF-8 cannot, becomes U+FFFD; else it stays.
 
     Raises:
         ValueError: it is no JSON, holds a number that no float can, or one of more than 4,300 digits, or is nested too deeply.
     """
+    if unicode:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if unicode and "\\u" in text:
         text = _HALVES.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
     try:

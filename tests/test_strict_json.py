@@ -98,6 +98,7 @@ def test_the_last_of_equal_names_counts():
         (r'"\\ud800"', r"\ud800"),
         (r'"\\\ud800\n"', "\\\ufffd\n"),
         (r'"\ud800\ud83d\ude00"', "\ufffd\U0001f600"),
+        ('"\ud800\ud83d\ude00"', "\ufffd\U0001f600"),
     ],
 )
 def test_lone_surrogates_become_what_utf8_can_hold(text, read):

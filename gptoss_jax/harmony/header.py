@@ -70,7 +70,10 @@ class _Whole:
         self._spare: list[str] = []  # channels and recipients that stand elsewhere
         self._left: list[str] = []
         for i, (marker, text) in enumerate(pieces):
-            self._piece(marker, words.without_control(text), asks_role=not i and role is None)
+            bare = words.without_control(text)
+            if bare != text:
+                self._problem("a header spells control tokens out")
+            self._piece(marker, bare, asks_role=not i and role is None)
         self._leftover()
         self._choose_channel(sum(marker == "<|channel|>" for marker, _ in pieces))
         self._choose_role()
@@ -133,12 +136,13 @@ class _Whole:
         if function := words.function_in(word):
             self._problem(f"a function stands where the channel belongs, {word[:40]!r}")
             self._spare.append(function)
+            self._said(words.known(words.without_function(word)))
         elif known:
             self._problem(f"a channel is written {word[:40]!r}")
             self._said(known)
         else:
             self._problem(f"no channel is called {word[:40]!r}")
-            if meant := _nearest(word, CHANNELS):
+            if meant := next((one for one in CHANNELS if word.casefold().startswith(one)), _nearest(word, CHANNELS)):
                 self._channels.append(meant)
             else:
                 self._unknown = self._unknown or word
@@ -167,7 +171,7 @@ class _Whole:
         """Words that stand behind the first of their piece: a call's type, or whatever was meant by them."""
         left, header = self._left, self.header
         call = header.recipient is not None and not header.content_type
-        if call and len(left) == 1 and words.CONTENT_TYPE.fullmatch(left[0]) and not (set(words.known(left[0])) - set(words.TYPES)):
+        if call and len(left) == 1 and words.is_type(left[0]):
             header.content_type, left = left[0], []
         if not left:
             return

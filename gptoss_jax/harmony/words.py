@@ -84,6 +84,16 @@ def function_in(word: str) -> str | None:
     return recipient(found[0]) if found else None
 
 
+def without_function(word: str) -> str:
+    """A word without what `function_in` found in it."""
+    return _FUNCTION.sub("", word)
+
+
+def is_type(word: str) -> bool:
+    """Whether a word behind a recipient can be the content type."""
+    return bool(CONTENT_TYPE.fullmatch(word)) and not function_in(word) and not set(known(word)) - set(TYPES)
+
+
 def known(word: str) -> list[str]:
     """The known words that a word consists of, in small letters: of "commentaryjson?" two; [] if there is anything else in it."""
     return [one.casefold() for one in _ONE.findall(word)] if len(word) <= _LONGEST and _GLUED.fullmatch(word) else []

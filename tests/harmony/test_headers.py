@@ -167,6 +167,8 @@ NEARLY_ANSWERS = [
     "C!finaljsonM!fortyR!",
     "C!final |jsonM!fortyR!",
     "C!final answerM!fortyR!",
+    "C!finalanswerM!fortyR!",
+    "C!final <|json|>M!fortyR!",
     "C!finalfinalM!fortyR!",
     "C!finalC!finalM!fortyR!",
     "C!analysisC!finalM!fortyR!",
@@ -237,6 +239,14 @@ def test_a_tools_result_is_no_call(small, stream):
     parsed = parse(small, written(small, stream), role=None)
     (result,) = parsed.messages
     assert (result.role, result.text) == ("tool", "ok") and not result.tool_call and not result.answers and not parsed.malformed
+
+
+def test_a_name_of_the_history_may_be_written_with_its_namespace(small):
+    for name in ("f", "functions.f", "functions.functions.f"):
+        call = {"id": "1", "function": {"name": name, "arguments": "NaN"}}
+        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": [call]}]
+        again = parse(small, render(small, [*messages, {"role": "tool", "name": name, "content": "ok"}]), role=None)
+        assert [(one.name, one.arguments) for one in again.tool_calls] == [("f", "NaN")] and again.messages[-1].name == "functions.f"
 
 
 NAMES = [
