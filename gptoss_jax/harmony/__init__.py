@@ -12,6 +12,16 @@ from gptoss_jax.harmony.parsed import Delta, Message, Parsed, ToolCall
 from gptoss_jax.harmony.render import render
 
 __all__ = [
-    *("Continued", "Delta", "Function", "Message", "Parsed", "StreamParser", "ToolCall", "continued", "parse", "read_functions", "render"),
+    "Continued",
+    "Delta",
+    "Function",
+    "Message",
+    "Parsed",
+    "StreamParser",
+    "ToolCall",
+    "continued",
+    "parse",
+    "read_functions",
+    "render",
     "to_conversation",
 ]
