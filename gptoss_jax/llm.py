@@ -79,6 +79,11 @@ class LLM:
     def __repr__(self) -> str:
         return f"LLM({self.model!r}, slots={self.engine.slots}, context={self.engine.context})"
 
+    def __reduce_ex__(self, protocol):
+        raise TypeError(
+            "an LLM cannot be copied or pickled, for its engine belongs to this process; pass the checkpoint's path, and make an LLM there."
+        )
+
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer. Raises ValueError where its checkpoint has none."""
@@ -180,11 +185,13 @@ class LLM:
     ) -> Stream:
         """As `chat`, piece by piece: iterate for pieces with `.text` and `.channel`; then `.reply` is the whole turn.
 
-        Everything is checked before this returns. Letting the stream go, or closing it, ends the generation; `.reply` then holds what came.
+        Everything is checked before this returns. `with llm.stream(...) as stream:` ends the generation where the block is left, as `close`
+        does, and letting the stream go; `.reply` then holds what came, "cancelled". After a bare `break` out of a stream that is kept a
+        dispatch or two more are drawn; then it stands still until it is read on, and gives its place to requests that wait.
         """
         given = {"reasoning_effort": reasoning_effort, "tools": tools, "tool_choice": tool_choice, "response_format": response_format}
-        job = streams.begin(self, tasks.chat(messages, sampling, priority=priority, time_limit=time_limit, **given, **options))
-        return Stream(self.engine.run(job.requests), job.builders[0])
+        task = tasks.chat(messages, sampling, priority=priority, time_limit=time_limit, **given, **options)
+        return Stream(self.engine, streams.begin(self, task))
 
     def run(self, jobs: Iterable[Task]) -> Iterator[Outcome]:
         """What becomes of each task, in the order in which they are done: conversations and prompts side by side in the slots.
@@ -233,7 +240,7 @@ class LLM:
         rest = [ids_of(self, one) for one in ([continuations] if single else continuations)]
         if not all(rest):
             raise ValueError("a continuation needs at least one token; got none; pass some text or token ids.")
-        scores = [one.logprobs[len(prompt) - 1 :] for one in self._score([[*prompt, *ids] for ids in rest])]
+        scores = [one.logprobs[len(prompt) - 1 :] for one in scoring.run(self.engine, [[*prompt, *ids] for ids in rest], compiled=self._scores)]
         return scores[0] if single else scores
 
     def prompt_logprobs(self, prompts: Prompt | Sequence[Prompt], top: int = 0) -> PromptLogprobs | list[PromptLogprobs]:
@@ -245,19 +252,9 @@ class LLM:
         """
         check_top("top", top)
         single = is_one_prompt(prompts)
-        found = self._score([ids_of(self, one) for one in ([prompts] if single else prompts)], top)
+        sequences = [ids_of(self, one) for one in ([prompts] if single else prompts)]
+        found = scoring.run(self.engine, sequences, top, compiled=self._scores)
         return found[0] if single else found
-
-    def _score(self, sequences: list[list[int]], top: int = 0) -> list[PromptLogprobs]:
-        engine = self.engine
-        engine.check_process()
-        for ids in sequences:
-            engine.check(ids, room=0)
-        told = {"sizes": engine.sizes, "cache_dtype": engine.programs.cache_dtype, "top": top}
-        if bool(top) not in self._scores:  # here, not in the engine's thread, which others wait for
-            scoring.compile(engine.params, engine.config, **told)
-            self._scores.add(bool(top))
-        return engine.work(scoring.dispatches(engine.params, engine.config, sequences, **told))
 
     def replay(
         self,

@@ -73,6 +73,9 @@ class Engine:
         self._thread = EngineThread(self._rounds, freely=not self._several)
         self._order = itertools.count()
 
+    def __reduce_ex__(self, protocol):
+        raise TypeError("an Engine cannot be copied or pickled, for its thread belongs to this process; make another one there.")
+
     @property
     def stats(self) -> Stats:
         """What has been done so far."""

@@ -21,7 +21,7 @@ from gptoss_jax.parallel import processes
 
 BUSY_STEPS = 8  # most decode steps a dispatch while somebody waits for a slot
 LEAST_STEPS = 4
-PACE = (5, 21)  # fewest and most decode steps a dispatch for one that is paced: a third of what was read of it, within these
+PACE = (BUSY_STEPS, 21)  # fewest and most decode steps a dispatch for one that is paced: a third of what was read of it, within these
 GRACE = 0.25  # seconds that it may stand still in its slot while others wait
 READS = 8  # most dispatches of prompts between two of decode steps, while all slots want for requests
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from gptoss_jax.config import Config
 from gptoss_jax.engine.device import decode
+from gptoss_jax.engine.engine import Engine
 from gptoss_jax.engine.sizes import Sizes
 from gptoss_jax.model.cache import Cache, make_cache, ring_blocks
 from gptoss_jax.model.params import Params
@@ -104,6 +105,25 @@ def score(params: Params, config: Config, sequences: Sequence[Sequence[int]], **
             next(steps)
         except StopIteration as stop:
             return stop.value
+
+
+def run(engine: Engine, sequences: Sequence[Sequence[int]], top: int = 0, *, compiled: set[bool]) -> list[PromptLogprobs]:
+    """As `dispatches`, in the thread and the sizes of an engine.
+
+    Args:
+      compiled: of the programs without and with the most probable tokens, those that are compiled; written to.
+
+    Raises:
+      ValueError: token ids that `requests.check_prompt` refuses.
+    """
+    engine.check_process()
+    for ids in sequences:
+        engine.check(ids, room=0)
+    told = {"sizes": engine.sizes, "cache_dtype": engine.programs.cache_dtype, "top": top}
+    if bool(top) not in compiled:  # here, not in the engine's thread, which others wait for
+        compile(engine.params, engine.config, **told)
+        compiled.add(bool(top))
+    return engine.work(dispatches(engine.params, engine.config, sequences, **told))
 
 
 def compile(params: Params, config: Config, *, sizes: Sizes, top: int = 0, cache_dtype=None) -> None:

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 import functools
+import threading
 import time
+from typing import Self
 
 from gptoss_jax.engine.readers import AsyncReader
 from gptoss_jax.engine.requests import Piece
@@ -13,25 +15,62 @@ from gptoss_jax.turns.reply import Reply, ReplyBuilder, ReplyPiece
 from gptoss_jax.turns.tasks import Task
 
 SECONDS_PER_PIECE = 0.1  # how long a stream may stay silent, where the model is fast enough
+COPIED = "{} cannot be copied or pickled, for what it reads belongs to one engine; take its reply, or the pieces that came."
 _BEGINNERS = 4  # threads that begin what event loops ask for
 
 
 class Stream(Iterator[ReplyPiece]):
-    """A turn on its way; see `LLM.stream`. The engine goes on while it is held: leave the loop, and `close` it or let it go."""
+    """A turn on its way; see `LLM.stream`.
 
-    def __init__(self, pieces: Iterator[Piece], builder: ReplyBuilder):
-        self._pieces, self._builder, self._ready = pieces, builder, []
+        with llm.stream("...") as stream:
+            for piece in stream:
+                ...
+
+    The generation ends with the `with`, with `close`, or where the stream is let go. A bare `break` ends it where nothing else holds the
+    stream; one that is kept, and may be read on, costs a dispatch or two and then stands still until it is read.
+    """
+
+    def __init__(self, engine, job: tasks.Job):
+        [self._request], [self._builder] = job.requests, job.builders
+        self._pieces: Iterator[Piece] = engine.run(job.requests)
+        self._ready: list[ReplyPiece] = []
+        self._reading, self._over = threading.Lock(), False
 
     def __next__(self) -> ReplyPiece:
-        while not self._ready:
-            piece = next(self._pieces)
-            self._ready = self._builder.add(piece)
-        return self._ready.pop(0)
+        if not self._reading.acquire(blocking=False):
+            raise RuntimeError("a stream must be read by one thread at a time; another waits for its next piece; give each its own stream.")
+        try:
+            while not self._ready and not self._over:
+                piece = next(self._pieces)
+                self._ready = self._builder.add(piece)
+            if self._over:
+                raise StopIteration
+            return self._ready.pop(0)
+        finally:
+            self._reading.release()
 
     def close(self) -> None:
-        """Ends the generation; `reply` holds what was read, and nothing more comes."""
-        self._pieces.close()
-        self._ready.clear()
+        """Ends the generation; `reply` holds what was read, and nothing more comes. May be called twice, and from any thread."""
+        self._over = self._request.cancelled = True  # where another thread waits for the next piece, that one gets the end
+        if self._reading.acquire(blocking=False):
+            try:
+                self._pieces.close()
+                self._ready.clear()
+            finally:
+                self._reading.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def __del__(self):
+        if hasattr(self, "_reading"):  # it was begun
+            self.close()
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(COPIED.format("a Stream"))
 
     @property
     def reply(self) -> Reply:
@@ -40,7 +79,14 @@ class Stream(Iterator[ReplyPiece]):
 
 
 class AsyncStream(AsyncIterator[ReplyPiece]):
-    """A turn on its way, on an event loop; see `LLM.astream`. Cancelling the task that reads ends the generation."""
+    """A turn on its way, on an event loop; see `LLM.astream`.
+
+        async with llm.astream("...") as stream:
+            async for piece in stream:
+                ...
+
+    The generation ends as a `Stream`'s does (with `async with`, with `aclose`), and where the task that reads is cancelled.
+    """
 
     def __init__(self, llm, task: Task):
         self._llm, self._task, self._since = llm, task, time.monotonic()
@@ -81,6 +127,15 @@ class AsyncStream(AsyncIterator[ReplyPiece]):
         self._ready.clear()
         if self._reader is not None:
             self._reader.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        await self.aclose()
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(COPIED.format("an AsyncStream"))
 
     @property
     def reply(self) -> Reply:

@@ -1,7 +1,6 @@
 """What goes wrong with one request's text, task or task's iterable is its own; and the same calls on an event loop."""
 
 import asyncio
-import contextlib
 import dataclasses
 import itertools
 import time
@@ -168,48 +167,6 @@ def test_bad_turns_are_refused_on_an_event_loop_too(llm):
         ):
             with pytest.raises(ValueError, match=message):
                 await ask()
-
-    asyncio.run(main())
-
-
-def test_streams_that_are_left_give_back_what_they_had(llm):
-    long = dataclasses.replace(GREEDY, max_tokens=250)
-
-    async def main():
-        for leave in ("close", "break", "cancel"):
-            stream = llm.astream("x", long)
-            if leave == "cancel":
-                task = asyncio.create_task(anext(stream))
-                await asyncio.sleep(0.01)
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                    await task
-                continue
-            async for _ in stream:
-                break
-            if leave == "close":
-                await stream.aclose()
-                assert stream.reply.tokens and stream.reply.finish_reason == "cancelled"
-                assert [piece async for piece in stream] == []
-
-    asyncio.run(main())
-    stream = llm.stream("x", long)
-    for _ in stream:
-        break
-    stream.close()
-    assert stream.reply.tokens and stream.reply.finish_reason == "cancelled" and list(stream) == []
-    assert llm.engine.wait_idle()
-
-
-def test_a_stream_is_read_by_one_task_and_says_where_it_was_dropped(llm):
-    async def main():
-        stream = llm.astream("x", GREEDY)
-        first, second = await asyncio.gather(anext(stream), anext(stream), return_exceptions=True)
-        assert first.text and isinstance(second, RuntimeError) and "one task at a time" in str(second)
-        dropped = llm.astream("x", GREEDY)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(anext(dropped), 1e-4)
-        assert [piece async for piece in dropped] == []
 
     asyncio.run(main())
 
