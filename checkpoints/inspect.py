@@ -20,7 +20,7 @@ def table(path: str) -> str:
         ValueError: a file is damaged.
     """
     place = Path(os.path.expanduser(path))
-    place = place if place.is_file() else locate.checkpoint(path)
+    place = place if os.path.isfile(place) else locate.checkpoint(path)
     if locate.is_store(place):
         store.read_index(place)
         found, home = store.scan(place), lambda array: array.piece.name

@@ -135,12 +135,16 @@ class SentencePiece(Tokenizer):
             raise FileNotFoundError(f"no SentencePiece model at {path}; pass the path of a tokenizer.model")
         if (size := Path(path).stat().st_size) > _LARGEST:
             raise ValueError(f"{path} must have at most {_LARGEST:,} bytes; it has {size:,}; copy it again or train it anew")
+        with open(path, "rb") as file:
+            if file.read(100).startswith(b"version https://git-lfs"):
+                raise ValueError(f"{path} is a git-lfs pointer, not the file itself; run `git lfs pull` there, or download it again.")
         import sentencepiece
 
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        except (RuntimeError, OSError) as error:
-            raise ValueError(f"{path} is not a SentencePiece model ({error}); copy it again or train it anew") from error
+        except (RuntimeError, OSError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path} is not a SentencePiece model ({reason}); copy it again or train it anew") from error
         self.vocab_size = self._model.get_piece_size()
         self.special = {name: self._model.piece_to_id(name) for name in CONTROL}
         if missing := [name for name, i in self.special.items() if not self._model.is_control(i)]:

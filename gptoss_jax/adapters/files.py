@@ -21,12 +21,12 @@ from gptoss_jax.adapters.patterns import Patterns
 from gptoss_jax.config import Config
 from gptoss_jax.config.fields import Field, Flag, Many, Number, Text, Whole, read_json, take
 from gptoss_jax.quoting import quoted
-from gptoss_jax.weights import headers, safetensors
+from gptoss_jax.weights import foreign, headers, locate, safetensors
 from gptoss_jax.weights.headers import Stored
 from gptoss_jax.weights.orbax.whole import appearing
 from gptoss_jax.weights.watching import Watch
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS = foreign.ADAPTER
 _ATTENTION = re.compile(r"(?:base_model\.model\.)?model\.layers\.([0-9]{1,4})\.self_attn\.([qkvo]_proj)\.lora_([AB])\.weight")
 _EXPERTS = re.compile(r"(?:base_model\.model\.)?model\.layers\.([0-9]{1,4})\.mlp\.experts((?:\.base_layer)*)\.lora_([AB])\.weight")
 _ALPHA = Number(1e9, positive=False)
@@ -64,15 +64,14 @@ def load(directory: str | os.PathLike, config: Config) -> dict[str, Factors]:
         Factors by name, in the files' dtype, float16 as float32.
 
     Raises:
-        FileNotFoundError: a file is missing.
+        FileNotFoundError: a file is missing; what there is is said.
         ValueError: it is not LoRA, asks for something that is not computed here, is for another model, or a file is damaged: a value that
             is not finite, an expression in alpha_pattern that does not come to an end.
     """
-    directory = Path(os.path.expanduser(directory))
-    for name in (CONFIG, WEIGHTS):
-        if not os.path.lexists(directory / name):
-            held = ", ".join(sorted(entry.name for entry in directory.iterdir())[:5]) if directory.is_dir() else "no directory"
-            raise FileNotFoundError(f"{directory} must hold {CONFIG} and {WEIGHTS}, as PEFT's save_pretrained writes them; it is {held}.")
+    directory = foreign.path_of(directory, "an adapter")
+    if not isinstance(config, Config):
+        raise ValueError(f"config must be the geometry of the adapter's model; got {quoted(config)}; pass model.config.")
+    _check_files(directory)
     settings = _settings_of(directory / CONFIG)
     path = directory / WEIGHTS
     stored = {each.name: each for each in headers.header(path)}
@@ -82,6 +81,25 @@ def load(directory: str | os.PathLike, config: Config) -> dict[str, Factors]:
     adapter = _read(tensors, settings, config, directory)
     check(config, adapter, f"the adapter in {path}")
     return adapter
+
+
+def _check_files(directory: Path) -> None:
+    """Raises FileNotFoundError where there is no adapter, ValueError where there is a file; both say what there is."""
+    must = f"{directory} must be a directory with {CONFIG} and {WEIGHTS}, as PEFT's save_pretrained writes them"
+    if not os.path.isdir(directory):
+        if os.path.exists(directory):
+            raise ValueError(f"{must}; it is a file; {foreign.of_file(directory, directory.name)}.")
+        raise FileNotFoundError(f"{must}; there is no such directory; check the path.")
+    missing = [name for name in (CONFIG, WEIGHTS) if not os.path.lexists(directory / name)]
+    if not missing:
+        return
+    if len(missing) == 2 and (locate.is_store(directory) or safetensors.has_shards(directory)):
+        raise FileNotFoundError(f"{must}; it holds a checkpoint; load that with gptoss_jax.load, and name the adapter's directory here.")
+    inner = [name for name in sorted(os.listdir(directory)) if os.path.lexists(directory / name / CONFIG)]
+    if len(missing) == 2 and inner:
+        raise FileNotFoundError(f"{must}; it holds {len(inner)} in its subdirectories; pass one of them, such as {directory / inner[0]}.")
+    pickled = "with safe_serialization=True" if os.path.lexists(directory / "adapter_model.bin") else "again"
+    raise FileNotFoundError(f"{must}; {missing[0]} is absent, {foreign.held(directory)}; save the adapter {pickled}.")
 
 
 def save(adapter: Adapter, directory: str | os.PathLike, *, base: str = "openai/gpt-oss-20b") -> None:

@@ -4,6 +4,7 @@ Whatever such a file holds, what comes out is values that have been checked, or 
 is spent: ValueError, or FileNotFoundError where there is none. Knows no field of its own.
 """
 
+import codecs
 from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
@@ -17,6 +18,7 @@ from gptoss_jax.quoting import quoted
 
 DESCRIPTION = 1 << 20  # bytes that a description of a model or an adapter may have; published ones have some thousand
 INDEX = 16 << 20  # bytes that an index, or the header of a file of tensors, may have: some hundred thousand entries
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _DIGITS = 40  # of an integer; no field has more
 _DEPTH = 32  # of lists and objects in each other
 
@@ -58,13 +60,16 @@ def read_json(path: str | os.PathLike, most: int = DESCRIPTION) -> Any:
 
 def parse(data: bytes, where: str | os.PathLike) -> Any:
     """The value of JSON text. Raises ValueError, which names where it comes from."""
+    refuse_pointer(data, where)
     try:
+        if data.startswith(_MARKS):
+            raise ValueError("a byte order mark, which JSON does not begin with")
         text = data.decode()
         value = strict_json.loads(text, deepest=_DEPTH, whole=_integer, pairs=_object)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no character
     except ValueError as error:  # the decoders' and ours alike
-        raise ValueError(f"{where} must be JSON; reading it stopped at: {str(error)[:200]}; download it again.") from None
+        raise ValueError(f"{where} must be JSON; reading it stopped at: {' '.join(str(error)[:200].split())}; download it again.") from None
     return value
 
 
@@ -77,10 +82,23 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def refuse_pointer(data: bytes, where: str | os.PathLike) -> None:
+    """Raises ValueError where there is what git-lfs puts in a file's place until it is fetched."""
+    if data.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{where} must be the file itself; it is a git-lfs pointer to it; run `git lfs pull` there, or download it again.")
+
+
 def _integer(text: str) -> int:
     if len(text) > _DIGITS:
         raise ValueError(f"an integer of {len(text):,} digits")
     return int(text)
+
+
+def called(value: Any) -> str:
+    """What JSON calls a value."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return "a text" if isinstance(value, str) else "a list" if isinstance(value, list) else "a number"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +225,7 @@ def take(values: Any, fields: Mapping[str, Field], where: str | os.PathLike) -> 
         ValueError: it is no object, or values are not what the fields allow: one error names every one.
     """
     if not isinstance(values, dict):
-        raise ValueError(f"{where} must hold a JSON object; got {type(values).__name__}; download it again.")
+        raise ValueError(f"{where} must hold a JSON object; got {called(values)}; download it again.")
     if wrong := problems(values, fields):
         raise ValueError(f"{where} must hold values that it can have; {'; '.join(wrong)}; download it again.")
     return {name: field.default if values.get(name) is None else values[name] for name, field in fields.items()}

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from gptoss_jax.config import geometry
-from gptoss_jax.config.fields import Field, Flag, Many, Number, Text, problems, take
+from gptoss_jax.config.fields import Field, Flag, Many, Number, Text, called, problems, take
 from gptoss_jax.config.geometry import FIELDS, TOKEN_IDS
 from gptoss_jax.quoting import quoted
 
@@ -61,7 +61,7 @@ _GENERATION = {"eos_token_id": Field()}
 def read(values: Any, where: str) -> dict[str, Any]:
     """What a parsed config.json says of each field of `Config`; where is its file. Raises ValueError as `Config.from_dict`."""
     if not isinstance(values, dict):
-        raise ValueError(f"{where} must hold a JSON object; got {type(values).__name__}; use that of a gpt-oss checkpoint.")
+        raise ValueError(f"{where} must hold a JSON object; got {called(values)}; use that of a gpt-oss checkpoint.")
     original = "rope_scaling_factor" in values and "model_type" not in values
     found = _take(values, _ORIGINAL, where) if original else _from_hugging_face(values, where)
     more = {name: found.pop(name, None) for name in ("layer_types", "max_position_embeddings", "eos_token_ids")}

@@ -1,6 +1,7 @@
 """What a plan is made for: a model, GPUs as published, and how the engine shall run on them. Compiles nothing."""
 
 import dataclasses
+import os
 from pathlib import Path
 import re
 
@@ -119,11 +120,11 @@ def read_config(model: str) -> Config:
     name = model.removeprefix("openai/")
     if name in PUBLISHED:
         return PUBLISHED[name]
-    path = Path(model).expanduser()
-    if not path.exists():
-        names = ", ".join(PUBLISHED)
-        raise FileNotFoundError(f"model must be one of {names}, a config.json or a directory that holds one; there is no {model}.")
-    return Config.from_json(path / "config.json" if path.is_dir() else path)
+    path = Path(os.path.expanduser(model))
+    if not os.path.exists(path):
+        names, given = ", ".join(PUBLISHED), quoted(model)[1:-1]
+        raise FileNotFoundError(f"model must be one of {names}, a config.json or a directory that holds one; there is no {given}.")
+    return Config.from_json(path / "config.json" if os.path.isdir(path) else path)
 
 
 def card(gpu: str) -> Card:

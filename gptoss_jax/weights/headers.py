@@ -11,7 +11,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gptoss_jax.config.fields import INDEX, Many, Text, Whole, opened, parse, read_json, take
+from gptoss_jax.config.fields import INDEX, Many, Text, Whole, opened, parse, read_json, refuse_pointer, take
 from gptoss_jax.quoting import quoted
 
 # Names of the format -> bits of a value.
@@ -28,7 +28,7 @@ _TENSOR = {
     "data_offsets": Many(Whole(0, _BYTES), "offsets", most=2),
 }
 _WEIGHT_MAP = {"weight_map": Many(Text(), "file names", most=1_000_000, named=True)}
-_REMEDY = "download it again, or run `git lfs pull` if it is a git-lfs pointer."
+_REMEDY = "download it again."
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ def header(file: Path) -> Iterator[Stored]:
     """
     with opened(file) as opened_file:
         size = os.fstat(opened_file.fileno()).st_size
+        refuse_pointer(opened_file.read(100), file)
+        opened_file.seek(0)
         length = int.from_bytes(opened_file.read(8), "little")
         if not 2 <= length <= min(INDEX, size - 8):
             raise ValueError(f"{file} is not a safetensors file (a header of {length:,} bytes in a file of {size:,}); {_REMEDY}")
@@ -94,7 +96,7 @@ def shards(index: Path) -> list[Path]:
         ValueError: it is no index, or names a file elsewhere.
     """
     names = take(read_json(index, INDEX), _WEIGHT_MAP, index)["weight_map"]
-    if names is None:
+    if not names:
         raise ValueError(f"{index} must hold a weight_map of tensor names to file names; download it again.")
     names = sorted(set(names.values()))
     if len(names) > _SHARDS:
@@ -102,8 +104,7 @@ def shards(index: Path) -> list[Path]:
     files = [inside(index.parent, name, index) for name in names]
     if missing := [file.name for file in files if not os.path.lexists(file)]:
         raise FileNotFoundError(
-            f"{index.name} names {len(files)} shards; absent from {index.parent}: {quoted(', '.join(missing))[1:-1]}; download the "
-            "missing files."
+            f"{index} names {len(files)} shards; absent from its directory: {quoted(', '.join(missing))[1:-1]}; download the missing files."
         )
     return files
 

@@ -4,11 +4,12 @@ import os
 from pathlib import Path
 import re
 
-from gptoss_jax.weights import safetensors
+from gptoss_jax.weights import foreign, safetensors
 
 # The published repositories hold the same weights two or three times; this is what of them is read.
 _WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.model"]
 _DUPLICATES = ["original/*", "metal/*"]
+_EXAMPLE, _NOT = "openai/gpt-oss-20b", "'original/*' 'metal/*'"
 
 INDEX = "index.json"  # of an Orbax directory, under params/
 
@@ -22,19 +23,23 @@ def checkpoint(path: str | os.PathLike) -> Path:
 
     Raises:
         FileNotFoundError: there is no such checkpoint, or it holds no weights.
-        ValueError: path is a file.
+        ValueError: path is a file, none at all, or a directory of something else: of a LoRA adapter.
     """
     directory = _directory(path)
     if is_store(directory):
         return directory
+    if foreign.is_adapter(directory):
+        raise ValueError(
+            f"{directory} must hold a gpt-oss checkpoint; it holds a LoRA adapter, which is a part of none; load the model that it was "
+            "trained on, then gptoss_jax.adapters.load(directory, model.config) and adapters.attach."
+        )
     for candidate in (directory, directory / "original"):
         if candidate.is_dir() and safetensors.has_shards(candidate):
             return candidate
-    held = sorted(entry.name for entry in directory.iterdir())
-    what = f"it holds {', '.join(held[:5])}{', ...' if len(held) > 5 else ''}" if held else "it is empty"
+    told = foreign.told(directory)
+    more = f": {told}." if told else f"; download one with `hf download {_EXAMPLE} --exclude {_NOT} --local-dir gpt-oss-20b`."
     raise FileNotFoundError(
-        f"{directory} must hold the safetensors files and the config.json of a gpt-oss checkpoint; {what}; download one with "
-        "`hf download openai/gpt-oss-20b --exclude 'original/*' 'metal/*' --local-dir gpt-oss-20b`."
+        f"{directory} must hold the safetensors files and the config.json of a gpt-oss checkpoint; {foreign.held(directory)}{more}"
     )
 
 
@@ -44,14 +49,14 @@ def is_store(directory: Path) -> bool:
 
 
 def _directory(path: str | os.PathLike) -> Path:
+    directory = foreign.path_of(path, "a checkpoint")
     if str(path) == "nano":
         return _bundled()
-    directory = Path(os.path.expanduser(path))
-    if directory.is_dir():
+    if os.path.isdir(directory):
         return directory
-    if directory.exists():
-        raise ValueError(f"a checkpoint is a directory; got the file {directory}; pass the directory that holds it.")
-    if isinstance(path, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]*\w", path) and not directory.parent.is_dir():
+    if os.path.exists(directory):
+        raise ValueError(f"a checkpoint is a directory; got the file {directory}; {foreign.of_file(directory, directory.name)}.")
+    if isinstance(path, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]*\w", path) and not os.path.isdir(directory.parent):
         return _fetch(path)
     raise FileNotFoundError(f"there is no checkpoint directory {directory}; check the path, or pass 'nano' for the bundled one.")
 
@@ -73,6 +78,6 @@ def _fetch(name: str) -> Path:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise FileNotFoundError(
             f"there is no local directory {name}, and fetching it from the Hugging Face hub failed: {reason}; check the name, or, "
-            f"where there is a network, run `hf download {name} --exclude 'original/*' 'metal/*' --local-dir {name.split('/')[1]}` "
+            f"where there is a network, run `hf download {name} --exclude {_NOT} --local-dir {name.split('/')[1]}` "
             "and pass that directory."
         ) from error

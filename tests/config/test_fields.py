@@ -90,7 +90,7 @@ def test_every_type_says_what_it_must_be():
             assert len(str(caught.value)) < 500
     with pytest.raises(ValueError, match="whole must be .*got 'x'; flag must be true or false, got 5; download"):
         take({"flag": 5, "whole": "x"}, fields, "F")
-    with pytest.raises(ValueError, match="F must hold a JSON object; got list"):
+    with pytest.raises(ValueError, match="F must hold a JSON object; got a list"):
         take([], fields, "F")
 
 

@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 
 from gptoss_jax.parallel import processes
+from gptoss_jax.weights import foreign
 
 
 @contextlib.contextmanager
@@ -22,17 +23,17 @@ def appearing(directory: str | os.PathLike) -> Iterator[Path]:
         directory: what is to be.
 
     Raises:
-        ValueError: there is something of that name, and it is not an empty directory.
+        ValueError: there is something of that name, and it is not an empty directory; or it cannot be made.
     """
     out = _absolute(directory)
     with processes.together(f"write {out}"):
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
             raise ValueError(f"{out} must not exist yet, and it does; give another directory, or delete it first.")
     token = processes.broadcast(np.frombuffer(os.urandom(4), np.uint8)).tobytes().hex()
     partial = out.with_name(f"{out.name}.partial-{token}")
     try:
         if processes.is_first():
-            partial.mkdir(parents=True)
+            _make(partial, out)
         processes.meet(f"{partial} is made")
         yield partial
         processes.meet(f"{partial} is written")
@@ -45,6 +46,13 @@ def appearing(directory: str | os.PathLike) -> Iterator[Path]:
     processes.meet(f"{out} is there")
 
 
+def _make(partial: Path, out: Path) -> None:
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(f"{out} must be a directory that can be made; got: {error.strerror}; name another.") from None
+
+
 def stopped(directory: str | os.PathLike) -> list[Path]:
     """What killed processes have left of this directory, or running ones have so far."""
     out = _absolute(directory)
@@ -52,4 +60,4 @@ def stopped(directory: str | os.PathLike) -> list[Path]:
 
 
 def _absolute(directory: str | os.PathLike) -> Path:
-    return Path(os.path.abspath(os.path.expanduser(directory)))
+    return Path(os.path.abspath(foreign.path_of(directory, "what is written")))
