@@ -240,7 +240,8 @@ class LLM:
         rest = [ids_of(self, one) for one in ([continuations] if single else continuations)]
         if not all(rest):
             raise ValueError("a continuation needs at least one token; got none; pass some text or token ids.")
-        scores = [one.logprobs[len(prompt) - 1 :] for one in scoring.run(self.engine, [[*prompt, *ids] for ids in rest], compiled=self._scores)]
+        found = scoring.run(self.engine, [[*prompt, *ids] for ids in rest], compiled=self._scores)
+        scores = [one.logprobs[len(prompt) - 1 :] for one in found]
         return scores[0] if single else scores
 
     def prompt_logprobs(self, prompts: Prompt | Sequence[Prompt], top: int = 0) -> PromptLogprobs | list[PromptLogprobs]:

@@ -8,8 +8,6 @@ import numpy as np
 from gptoss_jax.grammar.numbers import Dangerous
 from gptoss_jax.tokenizer import Tokenizer
 
-_PIECE = 10_000  # characters of one call of a tokenizer, which refuses long runs of one kind
-
 
 class Vocabulary:
     """The ids of one tokenizer for grammars. Get one from `vocabulary`.
@@ -50,8 +48,7 @@ class _Source:
         self._encode = tokenizer.encode
 
     def __call__(self, data: bytes) -> list[int]:
-        text = data.decode()
-        return [i for begin in range(0, len(text), _PIECE) for i in self._encode(text[begin : begin + _PIECE])]
+        return self._encode(data.decode())
 
 
 @functools.lru_cache(maxsize=8)
