@@ -53,8 +53,9 @@ def _function(tool: Mapping, where: str) -> Function:
     if not isinstance(function, Mapping):
         raise ValueError(f'{where} must be {{"name", "description", "parameters"}}, alone or as a "function"; got {shown(tool)}')
     name = function_name(function.get("name"), where)
-    description = text_of(function.get("description") or "", f"{where}: description")
-    where, parameters = f"{where}: parameters", function.get("parameters")
+    description, parameters = function.get("description"), function.get("parameters")
+    description = "" if description is None else text_of(description, f"{where}: description")
+    where = f"{where}: parameters"
     parameters = None if parameters is None else _schema(parameters, where)
     words = declaration(name, description, parameters, where)
     return Function(name=name, description=description, parameters=parameters, declaration=words)
