@@ -211,11 +211,11 @@ def balanced(text):
 
 def missing(schema):
     """What a schema says and the prompt does not, between the braces of its namespace."""
-    text = o200k().decode(render(o200k(), [{"role": "user", "content": "Hi"}], tools=[{"name": "f", "parameters": schema}]))
-    text = text.partition("namespace functions {")[2].partition("} // namespace functions<|end|>")[0]
+    ids = render(o200k(), [{"role": "user", "content": "Hi"}], tools=[{"name": "f", "parameters": schema}])
+    text = o200k().encoding.decode(ids).partition("namespace functions {")[2].partition("} // namespace functions<|end|>")[0]
     said = {word: json.dumps(word, ensure_ascii=False)[1:-1] for word in sayings(schema)}
     text = text.replace('"type":"integer"', '"type":"number"')  # in comments, where schemas stay JSON
-    lost = [word for word, quoted in said.items() if word not in text and quoted not in text and json.dumps(quoted)[1:-1] not in text]
+    lost = [word for word, quoted in said.items() if word not in text and quoted not in text]
     return lost + ([] if balanced(text) else [f"not balanced: {text}"])
 
 
