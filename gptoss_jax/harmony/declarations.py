@@ -41,7 +41,10 @@ def declaration(name: str, description: str, parameters: Mapping | None, where: 
     above = comment(description) if description else ""
     if parameters is None:
         return f"{above}type {name} = () => any;"
-    said = _Writer(parameters, where).arguments()
+    try:
+        said = _Writer(parameters, where).arguments()
+    except RecursionError as error:
+        raise ValueError(f"{where} must not be nested as deeply as Python's recursion limit; got more; flatten it") from error
     notes = "".join(comment(note) for note in said.about)
     end = "\n" if said.commented else ""
     return f"{above}type {name} = (_: {notes}{said.text}{end}) => any;"

@@ -1,5 +1,8 @@
 """Functions as the prompt shows them: golden texts of what openai_harmony says well, and of what it leaves out."""
 
+import inspect
+import sys
+
 import pytest
 
 from gptoss_jax.grammar import for_chat
@@ -227,6 +230,17 @@ def test_what_doubles_at_every_reference_stays_short_or_is_refused(step):
 def test_parameters_that_are_refused(parameters, says):
     with pytest.raises(ValueError, match=says):
         read_functions([{"name": "f", "parameters": parameters}])
+
+
+def test_what_is_nested_deeply_is_refused_where_the_stack_is_deep_already():
+    parameters = {"$ref": "#/$defs/0", "$defs": {str(i): record(x={"$ref": f"#/$defs/{i + 1}"}) for i in range(100)} | {"100": {}}}
+
+    def within(frames):
+        return within(frames - 1) if frames else read_functions([{"name": "f", "parameters": parameters}])
+
+    assert within(0)[0].declaration.count("x?:") == 100
+    with pytest.raises(ValueError, match="must not be nested as deeply as Python's recursion limit"):
+        within(sys.getrecursionlimit() - len(inspect.stack(0)) - 200)
 
 
 def test_a_grammar_holds_the_model_to_the_schema_that_is_shown(small):
