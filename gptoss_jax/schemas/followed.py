@@ -105,6 +105,12 @@ class _Simplifier:
             part.pop("uniqueItems", None)
         if part.get("not") is False:
             del part["not"]
+        required = set(part.get("required", ()))
+        if part.get("minProperties", 0) <= len(required):
+            part.pop("minProperties", None)
+        if part.get("additionalProperties") is False and not part.get("patternProperties"):
+            if part.get("maxProperties", 0) >= len(required | part.get("properties", {}).keys()):
+                part.pop("maxProperties", None)
         if part.get("format") not in FORMATS:
             part.pop("format", None)
         _say_unevaluated(part)

@@ -34,6 +34,11 @@ SAID = [
     ({"type": "array", "uniqueItems": True, "maxItems": 1}, {"type": "array", "maxItems": 1}),
     ({"not": False, "if": TEXT, "contentSchema": {}, "deprecated": True, "minContains": 2}, {}),
     ({"then": TEXT, "else": NULL}, {}),
+    ({"required": ["a"], "minProperties": 1, "maxProperties": 9}, {"required": ["a"], "maxProperties": 9}),
+    (
+        {"properties": {"a": {}, "b": {}}, "maxProperties": 2, "additionalProperties": False},
+        {"properties": {"a": {}, "b": {}}, "additionalProperties": False},
+    ),
     ({"type": "object", "propertyNames": {"type": "string", "description": "d"}}, {"type": "object"}),
     (
         {"propertyNames": {"enum": ["a", "b"]}, "properties": {"a": NULL, "c": NULL}, "additionalProperties": INTEGER},
