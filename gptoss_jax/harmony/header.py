@@ -202,21 +202,25 @@ class _Whole:
             return
         base, _, name = word.partition(":")
         call = header.recipient not in (None, *PEOPLE)
-        known = words.known(word)
-        if base in _AUTHORS:
+        function = words.function_in(word)
+        known = words.known(words.without_function(word) if function else word)
+        if base in _AUTHORS and base != "assistant" and (self._channels or call):
+            self._problem(f"a message of the {base} is on a channel, or calls a tool, as the assistant's are")
+        elif base in _AUTHORS:
             header.role, header.name = base, name or None
         elif known:
             self._problem(f"a role is written {word[:40]!r}")
             header.role = next((one for one in known if one in _AUTHORS), "assistant")
             channels = [one for one in known if one in CHANNELS]
             header.channel = header.channel or (channels[-1] if channels else None)
+            header.recipient = header.recipient or function
         elif words.TOOL.fullmatch(word) and not call and (header.recipient or self._is_result(word)):
             header.role, header.name = "tool", word
         elif "." not in word and _nearest(word, ("assistant",)):
             self._problem(f"a role is written {word[:40]!r}")
         else:
             self._problem(f"no role is called {word[:40]!r}")
-            header.recipient = header.recipient or (words.function_in(word) if header.channel != "final" else None)
+            header.recipient = header.recipient or (function if header.channel != "final" else None)
 
     def _is_result(self, author: str) -> bool:
         """Whether a tool of this name speaks, though it does not say to whom: to no human, and it has no type, as calls have."""
