@@ -15,8 +15,9 @@ from gptoss_jax.research import scoring
 from gptoss_jax.research.scoring import PromptLogprobs
 from gptoss_jax.sampling.options import Sampling, check_top
 from gptoss_jax.tokenizer import Tokenizer
-from gptoss_jax.turns import streams, tasks
+from gptoss_jax.turns import replays, streams, tasks
 from gptoss_jax.turns.completion import Completion
+from gptoss_jax.turns.doors import FURTHER, door
 from gptoss_jax.turns.prompts import Prompt, ids_of, is_one_prompt
 from gptoss_jax.turns.reply import Reply
 from gptoss_jax.turns.streams import AsyncStream, Stream
@@ -26,6 +27,7 @@ from gptoss_jax.weights.loading import Model, load
 CONTEXT = 8192
 
 
+@door()
 class LLM:
     """One model, ready to answer.
 
@@ -64,17 +66,9 @@ class LLM:
             context = min(CONTEXT, model.config.max_position_embeddings)
         self.model = model
         self._scores: set[bool] = set()  # programs of `score` that are compiled: without and with the most probable tokens
-        self.engine = Engine(
-            *(model.params, model.config),
-            eos_token_ids=model.eos_token_ids,
-            slots=slots,
-            context=context,
-            chunk=chunk,
-            cache_tokens=cache_tokens,
-            prefix_reuse=prefix_reuse,
-            cache_dtype=cache_dtype,
-            routed_experts=routed_experts,
-        )
+        sizes = {"slots": slots, "context": context, "chunk": chunk, "cache_tokens": cache_tokens}
+        how = {"prefix_reuse": prefix_reuse, "cache_dtype": cache_dtype, "routed_experts": routed_experts}
+        self.engine = Engine(model.params, model.config, eos_token_ids=model.eos_token_ids, **sizes, **how)
 
     def __repr__(self) -> str:
         return f"LLM({self.model!r}, slots={self.engine.slots}, context={self.engine.context})"
@@ -98,6 +92,7 @@ class LLM:
         """
         self.engine.prepare(progress=progress)
 
+    @door()
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -132,6 +127,7 @@ class LLM:
             jobs.add(piece)
         return jobs.results()
 
+    @door(*FURTHER)
     def chat(
         self,
         messages: Messages,
@@ -163,6 +159,7 @@ class LLM:
         Raises:
           ValueError: messages, tools or options are not valid, the conversation does not fit the context, or nothing can be like
             response_format.
+          TypeError: a keyword is none of these; it says what may be meant.
         """
         given = {"reasoning_effort": reasoning_effort, "tools": tools, "tool_choice": tool_choice, "response_format": response_format}
         job = tasks.begin(self, tasks.chat(messages, sampling, priority=priority, time_limit=time_limit, **given, **options))
@@ -170,6 +167,7 @@ class LLM:
             job.add(piece)
         return job.builders[0].result()
 
+    @door(*FURTHER)
     def stream(
         self,
         messages: Messages,
@@ -202,18 +200,21 @@ class LLM:
         """
         return tasks.run(self, jobs)
 
+    @door(*generate.takes)
     async def agenerate(self, prompts: Prompt | Sequence[Prompt], sampling: Sampling | Sequence[Sampling] | None = None, **options):
         """`generate` on the running event loop, with its arguments and results. Cancelling the asyncio task ends the generation."""
         jobs = await streams.begun(tasks.Jobs, self, prompts, sampling, options, since=time.monotonic())
         await streams.feed(self, jobs)
         return jobs.results()
 
+    @door(*chat.takes)
     async def achat(self, messages: Messages, sampling: Sampling | None = None, **options) -> Reply:
         """`chat` on the running event loop, with its arguments. Cancelling the asyncio task ends the generation."""
         job = await streams.begun(tasks.begin, self, tasks.chat(messages, sampling, **options), since=time.monotonic())
         await streams.feed(self, job)
         return job.builders[0].result()
 
+    @door(*chat.takes)
     def astream(self, messages: Messages, sampling: Sampling | None = None, **options) -> AsyncStream:
         """`stream` on the running event loop, with its arguments: `async for piece in llm.astream(...)`; then `.reply` is the whole turn.
 
@@ -221,6 +222,7 @@ class LLM:
         """
         return AsyncStream(self, tasks.chat(messages, sampling, **options))
 
+    @door()
     def score(self, prompt: Prompt, continuations: Prompt | Sequence[Prompt]) -> np.ndarray | list[np.ndarray]:
         """Natural-log probability of every token of each continuation after the prompt; what they begin with in common is computed once.
 
@@ -244,6 +246,7 @@ class LLM:
         scores = [one.logprobs[len(prompt) - 1 :] for one in found]
         return scores[0] if single else scores
 
+    @door()
     def prompt_logprobs(self, prompts: Prompt | Sequence[Prompt], top: int = 0) -> PromptLogprobs | list[PromptLogprobs]:
         """What the model says of every token of a prompt after the first, as `score` does; with the `top` most probable ones in its place.
 
@@ -257,6 +260,7 @@ class LLM:
         found = scoring.run(self.engine, sequences, top, compiled=self._scores)
         return found[0] if single else found
 
+    @door()
     def replay(
         self,
         prompt: Prompt | Sequence[Prompt],
@@ -283,9 +287,10 @@ class LLM:
           ValueError: as for `generate`; tokens are missing, not of the vocabulary, too many for the context; not as many lists as prompts.
         """
         single = is_one_prompt(prompt)
-        found = tasks.replay(self, [prompt] if single else prompt, [tokens] if single else tokens, top_logprobs)
+        found = replays.replay(self, [prompt] if single else prompt, [tokens] if single else tokens, top_logprobs)
         return found[0] if single else found
 
+    @door(*FURTHER, "reasoning_effort", "tools")
     def render(self, messages: Messages, **options) -> list[int]:
         """The token ids of the prompt that `chat` would make of messages. Options as for `chat`."""
         if isinstance(messages, str):

@@ -13,13 +13,14 @@ ROOT = Path(__file__).parent.parent
 # What each wing, or file beside the wings, may import of the others. A new one is written below all that it imports: there is no way up.
 MAY_IMPORT = {
     "quoting": "",
+    "keywords": "",
     "strict_json": "",
     "config": "strict_json",
     "tokenizer": "",
     "compile_cache": "",
     "parallel": "config",
     "model": "config parallel",
-    "sampling": "parallel",
+    "sampling": "keywords parallel",
     "engine": "config parallel model sampling",
     "weights": "config tokenizer parallel model",
     "adapters": "config parallel model weights",
@@ -27,7 +28,7 @@ MAY_IMPORT = {
     "schemas": "",
     "harmony": "strict_json tokenizer schemas",
     "grammar": "tokenizer schemas harmony",
-    "turns": "tokenizer sampling engine harmony grammar",
+    "turns": "keywords tokenizer sampling engine harmony grammar",
     "llm": "tokenizer sampling engine weights research harmony turns",
     "batch": "strict_json compile_cache parallel sampling weights turns llm",
     "chat": "strict_json compile_cache parallel sampling weights harmony turns llm",
@@ -37,8 +38,8 @@ EVERY_WING_MAY = {"quoting"}  # errors quote the caller's values everywhere; it 
 KERNELS = {"model", "engine", "weights", "adapters", "plan"}  # wings that may call them
 JAX = {"jax", "jaxlib", "flax", "chex", "optax", "orbax"}
 NO_JAX = (
-    "quoting", "strict_json", "config", "tokenizer", "sampling.options", "sampling.ids", "engine.requests", "engine.pages", "engine.live",
-    "weights.locate", "weights.safetensors", "schemas", "harmony", "grammar", "turns",
+    "quoting", "keywords", "strict_json", "config", "tokenizer", "sampling.options", "sampling.ids", "engine.requests", "engine.pages",
+    "engine.live", "weights.locate", "weights.safetensors", "schemas", "harmony", "grammar", "turns",
 )  # fmt: skip
 SEE_MESSAGES_AND_ARRAYS = {"llm", "chat", "batch.__main__"}
 JITS = {

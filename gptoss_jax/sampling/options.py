@@ -7,14 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import numbers
 
+from gptoss_jax.keywords import own_words
 from gptoss_jax.quoting import quoted
 from gptoss_jax.sampling.ids import plain
 
 MAX_LOGPROBS = 20  # as in OpenAI's API
 MAX_STOPS, MAX_STOP_LETTERS = 64, 1024  # stop strings, and characters of one
 _MAX_INTEGER = 2**63 - 1
+_ELSEWHERE = dict.fromkeys(
+    ("n", "messages", "tools", "tool_choice", "reasoning_effort", "response_format", "priority", "time_limit"),
+    "{name} is an argument of the call itself, of chat or generate",
+)
 
 
+@own_words(elsewhere=_ELSEWHERE)
 @dataclass(frozen=True)
 class Sampling:
     """How the tokens of one request are chosen and when it ends; the defaults are the gpt-oss model card's.

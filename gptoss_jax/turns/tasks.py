@@ -3,17 +3,19 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import numbers
 import time
 from typing import Any
 
 from gptoss_jax.engine.requests import Constraint, Piece, Request
 from gptoss_jax.harmony import Continued, continued
+from gptoss_jax.keywords import UnknownKeyword, own_words, refuse
 from gptoss_jax.quoting import quoted, said
-from gptoss_jax.sampling.ids import flat
-from gptoss_jax.sampling.options import Sampling, check_top
+from gptoss_jax.sampling.options import Sampling
 from gptoss_jax.tokenizer import STOP
 from gptoss_jax.turns.completion import Completion, CompletionBuilder
-from gptoss_jax.turns.prompts import Prompt, check_listed, ids_of, is_one_prompt, per_prompt, sampling_of
+from gptoss_jax.turns.doors import ELSEWHERE, FURTHER
+from gptoss_jax.turns.prompts import Prompt, ids_of, is_one_prompt, per_prompt, sampling_of
 from gptoss_jax.turns.reply import Reply, ReplyBuilder
 
 Messages = str | Sequence[Mapping]
@@ -23,6 +25,7 @@ PRIORITIES = 1 << 31
 LONGEST = 10**9  # seconds
 
 
+@own_words(elsewhere=ELSEWHERE)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
     """Messages to be answered as `LLM.chat` does, or a prompt to be continued as `LLM.generate` does: one of the two.
@@ -31,7 +34,7 @@ class Task:
       key: the caller's own; not looked at.
       messages, reasoning_effort, tools, tool_choice, response_format, options: as for `LLM.chat` (`options` are its further keywords).
       prompt: text or token ids.
-      sampling: how.
+      sampling: how; None is `Sampling()`.
       n: how many answers. Those after the first have the seeds after `sampling.seed`.
       priority: of the tasks that wait, those with the lowest come first.
       time_limit: seconds from when the task is asked for, those of waiting too, until it is ended with what it has; None for no limit.
@@ -40,7 +43,7 @@ class Task:
     key: Any = None
     messages: Messages | None = None
     prompt: Prompt | None = None
-    sampling: Sampling = Sampling()
+    sampling: Sampling | None = Sampling()
     n: int = 1
     priority: int = 0
     time_limit: float | None = None
@@ -48,7 +51,7 @@ class Task:
     tools: Sequence[Mapping] | None = None
     tool_choice: str | None = None
     response_format: Mapping | None = None
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] | None = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +106,8 @@ def chat(
 ) -> Task:
     """The task that the arguments of `LLM.chat` stand for."""
     given = {"reasoning_effort": reasoning_effort, "tools": tools, "tool_choice": tool_choice, "response_format": response_format}
+    if messages is None:
+        raise ValueError('messages must be a list of messages or a string; got None; pass [{"role": "user", "content": "..."}].')
     how = {"sampling": sampling_of(sampling), "priority": priority, "time_limit": time_limit}
     return Task(messages=messages, options=options, **given, **how)
 
@@ -115,21 +120,22 @@ def begin(llm, task: Task, *, since: float | None = None) -> Job:
 
     Raises:
       ValueError: it cannot be done.
+      TypeError: its options hold a keyword that a chat does not take.
     """
     since = time.monotonic() if since is None else since
-    _check_options(task)
+    sampling = _checked(task)
     if (task.messages is None) == (task.prompt is None):
         raise ValueError("a task must have either messages or a prompt; pass one of them.")
     if task.prompt is not None:
-        ids, sampling, tools, begun = ids_of(llm, task.prompt), task.sampling, None, None
+        ids, tools, begun = ids_of(llm, task.prompt), None, None
         if sampling.stop and llm.model.tokenizer is None:
             raise ValueError("stop strings need a tokenizer, and this checkpoint has none; use stop_token_ids.")
     else:
-        ids, sampling, tools, begun = _chat_prompt(llm, task)
+        ids, sampling, tools, begun = _chat_prompt(llm, task, sampling)
     requests, builders = [], []
     for i in range(task.n):
         own = sampling if sampling.seed is None or i == 0 else dataclasses.replace(sampling, seed=(sampling.seed + i) % 2**63)
-        requests.append(Request(ids, own, priority=task.priority, constraint=_constraint(llm, task, tools, begun)))
+        requests.append(Request(ids, own, priority=task.priority, constraint=_constraint(llm, task, sampling, tools, begun)))
         if task.prompt is not None:
             builders.append(CompletionBuilder(requests[-1], llm.model.tokenizer))
         else:
@@ -169,6 +175,12 @@ class Jobs:
 
 def run(llm, tasks: Iterable[Task]) -> Iterator[Outcome]:
     """See `LLM.run`."""
+    if isinstance(tasks, Task | str | bytes | Mapping) or not isinstance(tasks, Iterable):
+        raise ValueError(f"run takes an iterable of Tasks; got {type(tasks).__name__}; put brackets around a Task.")
+    return _run(llm, tasks)
+
+
+def _run(llm, tasks: Iterable[Task]) -> Iterator[Outcome]:
     refused: deque[Outcome] = deque()
     jobs: dict[Request, Job] = {}
     left: dict[Request, int] = {}  # requests of a job that have not ended, by its first
@@ -178,9 +190,9 @@ def run(llm, tasks: Iterable[Task]) -> Iterator[Outcome]:
             try:
                 job = begin(llm, task)
                 llm.engine.check_request(job.requests[0])
-            except MemoryError:
+            except (MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
                 raise
-            except Exception as error:
+            except BaseException as error:  # also a library's panic, which is no Exception
                 refused.append(_refused(task, error))
                 yield None  # so that it is told now
                 continue
@@ -206,70 +218,55 @@ def run(llm, tasks: Iterable[Task]) -> Iterator[Outcome]:
         pieces.close()
 
 
-def _refused(task: Task, error: Exception) -> Outcome:
+def _refused(task: Task, error: BaseException) -> Outcome:
     """What is refused says why; whatever else was raised is a fault that nobody thought of, and no other task's."""
-    if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
+    if isinstance(error, ValueError | UnknownKeyword) and not isinstance(error, UnicodeError):
         return Outcome(task, (), 0, str(error))
     return Outcome(task, (), 0, f"the task could not be begun: {said(error)}.", failed=True)
 
 
-def replay(llm, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], top_logprobs: int | None) -> list[Completion]:
-    """See `LLM.replay`."""
-    check_top("top_logprobs", top_logprobs)
-    if len(tokens) != len(prompts):
-        raise ValueError(f"there must be one list of tokens for each prompt; got {len(tokens)} for {len(prompts)}; pass as many.")
-    builders: dict[Request, CompletionBuilder] = {}
-    for prompt, one in zip(prompts, tokens, strict=True):
-        if isinstance(one, str):
-            raise ValueError(f"tokens must be token ids; got the text {quoted(one, 20)}; pass the tokens of what was generated.")
-        check_listed(one)
-        one = flat("a replay", one)
-        # The draw is overruled: only what ends a request and what is reported matters.
-        sampling = Sampling(temperature=0, ignore_eos=True, max_tokens=max(1, len(one)), logprobs=top_logprobs or 0)
-        request = Request(ids_of(llm, prompt), sampling, forced=one)
-        builders[request] = CompletionBuilder(request, llm.model.tokenizer)
-    special = {} if llm.model.tokenizer is None else llm.model.tokenizer.special
-    ends = {*llm.model.eos_token_ids, *(special[name] for name in STOP if name in special)}
-    for piece in llm.engine.run(list(builders)):
-        builders[piece.request].add(_ended(piece, ends))
-    return [builder.result() for builder in builders.values()]
-
-
-def _ended(piece: Piece, ends: set[int]) -> Piece:
-    """A piece of a replay, which has ended with "stop" where its last token ends a turn."""
-    stopped = piece.finish_reason == "length" and piece.tokens and piece.tokens[-1] in ends
-    return dataclasses.replace(piece, finish_reason="stop") if stopped else piece
-
-
-def _check_options(task: Task) -> None:
+def _checked(task: Task) -> Sampling:
+    """Its sampling. Raises where another of its fields cannot be what it is."""
     if not isinstance(task, Task):
         raise ValueError(f"a task must be a gptoss_jax.Task; got {quoted(task)}; make one of messages or a prompt.")
-    sampling_of(task.sampling)
+    sampling = sampling_of(task.sampling)
     for name, least, most in (("n", 1, MOST_ANSWERS), ("priority", -PRIORITIES, PRIORITIES)):
         value = getattr(task, name)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= value <= most:
             raise ValueError(f"{name} must be a whole number, {least:,} to {most:,}; got {quoted(value)}.")
     limit = task.time_limit
-    number = isinstance(limit, int | float) and not isinstance(limit, bool)
+    number = isinstance(limit, numbers.Real) and not isinstance(limit, bool)
     if limit is not None and not (number and 0 <= limit <= LONGEST):
         raise ValueError(f"time_limit must be a number of seconds, 0 to {LONGEST:,}, or None; got {quoted(limit)}.")
     choice = task.tool_choice
     if not (choice is None or isinstance(choice, str) and choice in ("auto", "none")):
         raise ValueError(f'tool_choice must be "auto" or "none", the model chooses by itself; got {quoted(choice)}; leave it out.')
+    if not isinstance(task.options, Mapping | None):
+        raise ValueError(f"options must be a dict of keywords of chat; got {quoted(task.options)}; leave it out for none.")
+    fields = dict.fromkeys(Task.__dataclass_fields__, "it is a field of Task: pass Task({name}={value})")
+    refuse("Task(options=...)", task.options or {}, FURTHER, ELSEWHERE | fields)
+    extra = [name for name in ("tools", "tool_choice", "options") if not _empty(getattr(task, name))]
+    if task.prompt is not None and extra:
+        raise ValueError(f"{extra[0]} needs messages; a prompt is continued as it stands; leave it out, or pass messages.")
+    return sampling
 
 
-def _chat_prompt(llm, task: Task) -> tuple[list[int], Sampling, Sequence[Mapping] | None, Continued | None]:
+def _empty(value: object) -> bool:
+    return value is None or (isinstance(value, list | tuple | Mapping) and not value)
+
+
+def _chat_prompt(llm, task: Task, sampling: Sampling) -> tuple[list[int], Sampling, Sequence[Mapping] | None, Continued | None]:
     """Token ids of the prompt, the sampling that also ends where a turn does, the tools that the prompt names, what it has begun."""
     tools = None if task.tool_choice == "none" else task.tools
-    ids = llm.render(task.messages, reasoning_effort=task.reasoning_effort, tools=tools, **task.options)
-    sampling, special = task.sampling, llm.tokenizer.special
+    ids = llm.render(task.messages, reasoning_effort=task.reasoning_effort, tools=tools, **task.options or {})
+    special = llm.tokenizer.special
     if not sampling.ignore_eos:
         ends = dict.fromkeys((*sampling.stop_token_ids, *(special[name] for name in STOP)))
         sampling = dataclasses.replace(sampling, stop_token_ids=tuple(ends))
-    return ids, sampling, tools, continued(task.messages, task.options.get("continue_final_message", False))
+    return ids, sampling, tools, continued(task.messages, (task.options or {}).get("continue_final_message", False))
 
 
-def _constraint(llm, task: Task, tools: Sequence[Mapping] | None, begun: Continued | None) -> Constraint | None:
+def _constraint(llm, task: Task, sampling: Sampling, tools: Sequence[Mapping] | None, begun: Continued | None) -> Constraint | None:
     """What the tokens of one request must be like, if anything is asked of them."""
     size = llm.model.config.vocab_size
     strict = [tool for tool in tools or () if tool.get("function", tool).get("strict")]
@@ -277,10 +274,10 @@ def _constraint(llm, task: Task, tools: Sequence[Mapping] | None, begun: Continu
         return None
     from gptoss_jax import grammar
 
-    if task.sampling.ignore_eos:
+    if sampling.ignore_eos:
         raise ValueError("ignore_eos and a form of the answer contradict each other: it ends when it is complete; leave ignore_eos out.")
     if task.prompt is not None:
-        ends = tuple(llm.model.eos_token_ids) + task.sampling.stop_token_ids
+        ends = tuple(llm.model.eos_token_ids) + sampling.stop_token_ids
         return grammar.for_text(llm.tokenizer, task.response_format, end_ids=ends, vocab_size=size)
     tools = tools if task.response_format else strict
     return grammar.for_chat(llm.tokenizer, task.response_format, tools, vocab_size=size, continued=begun)
