@@ -52,7 +52,7 @@ def _by_library(schema: Mapping) -> Iterator[Reference]:
                 continue
             try:
                 found = drafts.lookup_recursive_ref(here) if key == "$recursiveRef" else here.lookup(part[key])
-            except (exceptions.Unresolvable, ValueError, AttributeError):  # the last of a list as `items`, which its newest draft has not
+            except (exceptions.Unresolvable, ValueError, AttributeError, TypeError):  # the last two of lists and bools that a draft has not
                 continue
             if isinstance(found.contents, Mapping | bool):
                 yield part, key, found.contents

@@ -2,8 +2,8 @@
 
 import json
 import random
-import re
 
+from brackets import balanced
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import openai_harmony as oh
@@ -192,21 +192,6 @@ def sayings(root):
             todo += part.get(key, [])
         for key in ("properties", "patternProperties"):
             todo += part.get(key, {}).values()
-
-
-BETWEEN = re.compile(r'"(?:[^"\\]|\\.)*"|// .*|//$', re.MULTILINE)
-"""A string or a comment."""
-
-
-def balanced(text):
-    """Whether brackets close each other outside strings and comments."""
-    open_ones = []
-    for sign in re.findall(r"[()\[\]{}]", BETWEEN.sub("", text)):
-        if sign in "([{":
-            open_ones.append(sign)
-        elif not open_ones or open_ones.pop() + sign not in ("()", "[]", "{}"):
-            return False
-    return not open_ones
 
 
 def missing(schema):
