@@ -1,6 +1,6 @@
 """A JSON schema at the door: plain, valid data of which some value can be written; every refusal says where.
 
-llguidance refuses most of what it cannot honour, in `matcher.py`. Here is refused what it would let through.
+llguidance refuses what is left that it cannot honour, in `compiling.py`. Here is refused what it would let through.
 """
 
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ _LOOKS = 200_000  # at schemas for an end
 
 
 def canonical(schema: object, where: str) -> str:
-    """The schema as compact JSON text. The order of keys is kept: properties are written in it.
+    """The schema as compact JSON text in the keywords that a grammar follows. Properties are written in their order.
 
     Args:
-        schema: a JSON schema, draft 2020-12.
+        schema: a JSON schema of the draft that it names, see `schemas.drafts`.
         where: what the caller calls it, for the refusals.
 
     Raises:

@@ -174,8 +174,12 @@ class _Simplifier:
         return found
 
     def _target(self, schema: object) -> dict | None:
-        """What a schema is that may be a reference and nothing else; None if it is one and more, or no object."""
-        while isinstance(schema, dict) and "$ref" in schema and schema.keys() <= {"$ref", "title", "description"}:
+        """What a schema is that may be a reference and nothing else; None if it is one and more, no object, or leads back to itself."""
+        passed = set()
+        while (
+            isinstance(schema, dict) and "$ref" in schema and schema.keys() <= {"$ref", "title", "description"} and id(schema) not in passed
+        ):
+            passed.add(id(schema))
             schema = self._targets.get(id(schema), True)
         return schema if isinstance(schema, dict) and "$ref" not in schema else None
 

@@ -5,11 +5,21 @@ Patterns are the library's to judge that enforces them: Python has another langu
 
 from collections.abc import Iterable, Mapping
 import json
+from urllib.parse import urlsplit
 
+from gptoss_jax.quoting import quoted
 from gptoss_jax.schemas.drafts import NEWEST, UNNAMED
 from gptoss_jax.schemas.pointers import LISTS, MAPS, SINGLE, Path
 
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+
+
+def _is_address(value: str) -> bool:
+    try:
+        urlsplit(value)
+        return True
+    except ValueError:
+        return False
 
 
 def _is_text(value: object) -> bool:
@@ -102,6 +112,9 @@ def fault(parts: Iterable[tuple[Path, Mapping, str]]) -> str:
             odd = {key: value for key, value in odd.items() if not (isinstance(value, bool) and _BOUNDS.get(key) in part)}
         elif draft == "draft-04":
             odd |= {key: part[key] for key, bound in _BOUNDS.items() if key in part and bound not in part}
+        name = "id" if draft == "draft-04" else "$id"
+        if isinstance(part.get(name), str) and not _is_address(part[name]):
+            return f"at {here}.{name}: {quoted(part[name])}, which is no address"
         if isinstance(part.get("items"), list) and "prefixItems" in part:
             return f"at {here}.items: a list, beside prefixItems"
         later = {key: value for key, value in odd.items() if key not in _OTHERWISE}

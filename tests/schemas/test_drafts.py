@@ -81,6 +81,11 @@ SAID_ANEW = [
     ({"$dynamicAnchor": "node", "items": {"$dynamicRef": "#node"}}, {"items": {"$ref": "#"}}),
     ({"items": {"$ref": "#/$defs/Page<größe ~0>"}, "$defs": {"Page<größe ~>": {}}}, None),
     ({"$ref": "https://elsewhere/x"}, {"$ref": "https://elsewhere/x"}),
+    ({"$ref": "#a/b", "minItems": 1}, {"$ref": "#a/b", "minItems": 1}),
+    (
+        {"allOf": [{"$ref": "#/minItems/x"}, {"$ref": "#t"}], "minItems": 1},
+        {"allOf": [{"$ref": "#/minItems/x"}, {"$ref": "#t"}], "minItems": 1},
+    ),
 ]
 
 
@@ -109,6 +114,7 @@ REFUSED = [
     ({"$schema": D4, "$ref": 3}, "3 is not of type 'string'"),
     ({"$schema": D20, "items": [TEXT]}, r"at \$.items: \[.*\] is not of type 'object', 'boolean'"),
     ({"$schema": 7}, "7 is not of type 'string'"),
+    ({"properties": {"a": {"$id": "http://[::1", "$ref": "#"}}}, r"at \$.properties.a.\$id: 'http://\[::1', which is no address"),
     ({"exclusiveMinimum": True}, "True is not of type 'number'"),
     ({"items": [TEXT], "prefixItems": [TEXT]}, r"at \$.items: a list, beside prefixItems"),
     ({"items": [TEXT], "additionalItems": 3}, "3 is not of type 'object', 'boolean'"),

@@ -118,6 +118,10 @@ REFUSED = [
     ({"oneOf": [{"const": 1}, {"const": 1.0}]}, "which may both hold"),
     ({"oneOf": [{"required": ["a"]}, {"required": ["b"]}]}, "which may both hold"),  # any text satisfies both
     ({"oneOf": [part("a"), part("a")]}, "which may both hold"),
+    (
+        {"oneOf": [{"$ref": "#/oneOf/1"}, {"$ref": "#/oneOf/0"}], "discriminator": {"propertyName": "k"}},
+        "which may both hold",
+    ),
 ]
 
 
