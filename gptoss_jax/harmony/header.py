@@ -214,7 +214,7 @@ class _Whole:
             channels = [one for one in known if one in CHANNELS]
             header.channel = header.channel or (channels[-1] if channels else None)
             header.recipient = header.recipient or function
-        elif words.TOOL.fullmatch(word) and not call and (header.recipient or self._is_result(word)):
+        elif words.NAME.fullmatch(word) and not call and (header.recipient or self._is_result(word)):
             header.role, header.name = "tool", word
         elif "." not in word and _nearest(word, ("assistant",)):
             self._problem(f"a role is written {word[:40]!r}")
@@ -277,7 +277,7 @@ def _skip_role(header: Header, text: str, role: str | None, alone: bool) -> str:
         header.role = role or next((one for one in known if one in _AUTHORS), "assistant")
         header.channel = next((one for one in known if one in CHANNELS), None)
         return text[match.end() :]
-    if words.TOOL.fullmatch(word) and "." in word:
+    if words.NAME.fullmatch(word) and "." in word:
         header.role, header.name = "tool", word
         return text.lstrip()[len(word) :]
     return "" if alone else text

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 import json
 import re
 
+from gptoss_jax.harmony import words
 from gptoss_jax.quoting import quoted
 from gptoss_jax.tokenizer import clean
 
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it stands in a header: no blank, no dot, nothing to forge with
 _NAMESPACE = re.compile(r"^(?:functions\.)+(?=.)")
-_CALLED = re.compile(r"[\w-](?:[\w.:/@+-]{0,254}[\w-])?")  # what parsing takes for the name of a call
 
 
 def text_of(text: object, where: str) -> str:
@@ -39,8 +39,8 @@ def function_name(name: object, where: str) -> str:
 def recipient_of(name: object, where: str) -> str:
     """Whom a call of the history is for: a function, or what else a model once called, such as "browser.search", as it stands."""
     base = _NAMESPACE.sub("", name) if isinstance(name, str) else ""
-    if not _CALLED.fullmatch(base):
-        raise ValueError(f"{where}: a call's name must be 1 to 256 letters, digits or _-.:/@+, as in a call; got {shown(name)}")
+    if len(base) > words.LONGEST or not words.NAME.fullmatch(base):
+        raise ValueError(f"{where}: a call's name must be 1 to 256 letters or signs without blanks, quotes and brackets; got {shown(name)}")
     return base if base == name and "." in name else f"functions.{base}"
 
 

@@ -8,22 +8,25 @@ import re
 from typing import NamedTuple
 
 TYPES = ("json", "code", "text")  # known content types; others are taken where they stand alone
-_LONGEST = 256  # characters of a name
+LONGEST = 256  # characters of a name
 MOST = 16  # recipients in one piece of a header, and words that are looked at
 _KNOWN = ("assistant", "developer", "system", "user", "analysis", "commentary", "final", *TYPES)
 _ONE = re.compile("|".join(_KNOWN), re.IGNORECASE)
 _GLUED = re.compile(rf"[^a-z]*(?:(?:{'|'.join(_KNOWN)})[^a-z]*)+", re.IGNORECASE)
 _CONTROL = re.compile(r"<\|\w{1,40}\|>")
 _PREFIX = re.compile(r"(?:functions[.:/]+)+(?=.)", re.IGNORECASE)
-_FUNCTION = re.compile(r"functions[.:/]+[\w-]+", re.IGNORECASE)
-_NAME = r"[\w-](?:[\w.:/@+-]*[\w-])?"
+# What no name holds: blanks, quotes, brackets, marks that end a sentence, what cannot be seen.
+_NO_NAME = r"\s\"'`‘’“”«»<>(){}\[\]|,;=*?!…–—，。：；！？、\x00-\x1f\x7f\u200b-\u200f\u2060\ufeff\ufffd\ud800-\udfff"
+_WORD = rf"[^{_NO_NAME}.:/]"
+_NAME = rf"{_WORD}(?:[^{_NO_NAME}]*{_WORD})?"
+_FUNCTION = re.compile(rf"functions[.:/]+{_WORD}+", re.IGNORECASE)
 _BEHIND = "".join(rf"|(?<={word})" for word in _KNOWN)
 
 _TO = rf"to\s*=\s*[\"'`‘“«<*OPEN]*(?P<name>{_NAME})?[\"'`’”»)\]>*,;:.!?]*"
 _ANYWHERE = re.compile(rf"(?:(?<![^\W_]){_BEHIND}){_TO.replace('OPEN', '({[')}", re.IGNORECASE)
 RECIPIENT = re.compile(rf"\s*{_TO.replace('OPEN', '')}", re.IGNORECASE)  # brackets open arguments, where no <|message|> does
-_FUNCTIONS_ALONE = re.compile(r"[\s.]*([\w-]+)(?!\S)")
-TOOL = re.compile(r"[\w-]+(?:[.:/][\w-]+)*")
+_FUNCTIONS_ALONE = re.compile(rf"[\s.]*({_WORD}+)(?!\S)")
+NAME = re.compile(_NAME)
 CHANNEL = re.compile(rf"[\s?.,:*–—-]*((?i:analysis|commentary|final))(?:(?=(?i:{'|'.join(TYPES)}|to\s*=))|(?![a-z]))[?.,:]*")
 BEGINNING = re.compile(rf"\s*((?i:{'|'.join(_KNOWN)})+)(?![a-z])[?.,:]*")
 CONTENT_TYPE = re.compile(r"[\w.+/-]*")
@@ -70,7 +73,7 @@ def recipient(name: str) -> str | None:
         name = f"functions.{base}"
     elif name.casefold() in (*_KNOWN, "all"):
         name = name.casefold()
-    return name if 0 < len(base) <= _LONGEST else None
+    return name if 0 < len(base) <= LONGEST else None
 
 
 def bare(recipient: str) -> bool:
@@ -96,7 +99,7 @@ def is_type(word: str) -> bool:
 
 def known(word: str) -> list[str]:
     """The known words that a word consists of, in small letters: of "commentaryjson?" two; [] if there is anything else in it."""
-    return [one.casefold() for one in _ONE.findall(word)] if len(word) <= _LONGEST and _GLUED.fullmatch(word) else []
+    return [one.casefold() for one in _ONE.findall(word)] if len(word) <= LONGEST and _GLUED.fullmatch(word) else []
 
 
 def without_control(text: str) -> str:

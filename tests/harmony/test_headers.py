@@ -267,6 +267,12 @@ NAMES = [
     "x" * 256,
     "-",
     "f_",
+    "मौसम",
+    "nai\u0308ve",
+    "get$weather",
+    "f#1",
+    "f~",
+    "\\n",
     "functions",
     "assistant",
 ]
@@ -335,3 +341,15 @@ def test_who_is_called_and_what_answers():
     assert (
         not answers("assistant", "final", "functions.f") and not answers("assistant", "analysis", None) and not answers("user", None, None)
     )
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12))
+def test_whatever_name_a_model_invents_can_be_answered(text):
+    tokenizer = small_vocabulary()
+    parsed = read(tokenizer, f"C!commentary to=functions.{text} K!jsonM!{{}}A!")
+    for call in parsed.tool_calls:
+        result = {"role": "tool", "tool_call_id": "call_0", "content": "ok"}
+        history = [{"role": "user", "content": "?"}, *parsed.to_chat_messages(), result]
+        again = parse(tokenizer, render(tokenizer, history), role=None)
+        assert again.tool_calls == (call,) and again.messages[-1].name == again.messages[-2].recipient and not again.malformed
