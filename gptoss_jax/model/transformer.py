@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from gptoss_jax.config import Config
-from gptoss_jax.model import fused, rope, views
+from gptoss_jax.model import fused, inputs, rope, views
 from gptoss_jax.model.attention import HEADS, KV_HEADS, ROWS, attention_block
 from gptoss_jax.model.cache import Cache, own_pages, pages_axes, places, write
 from gptoss_jax.model.hooks import Hook, carried, tap
@@ -30,6 +30,8 @@ def _without(run: Callable) -> Callable:
 
     @functools.wraps(run)
     def traced(params, *args, **options):
+        if not isinstance(params, Params):
+            raise ValueError(f"params must be Params; got {type(params).__name__}; pass model.params, and behind them model.config.")
         with dispatch.without(params.without):
             return run(params, *args, **options)
 
@@ -53,7 +55,12 @@ def forward(
       remat: for derivatives: keep the residual stream before each layer only, and compute the layer again on the way back.
       segment_ids: for rows packed with several sequences: a token sees its own segment only.
       hook: see `gptoss_jax.model.hooks`.
+
+    Raises:
+      ValueError: params and config are not one model's; tokens or segment_ids are no such arrays, or, where their values are known (not
+        under a trace), ids are not of the vocabulary.
     """
+    inputs.check(params, config, tokens, segment_ids)
     B, T = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None, :], (B, T))
 
