@@ -18,9 +18,9 @@ from typing import Any, get_args
 
 from absl import app, flags
 import jax
-from tqdm import tqdm
 
 from checkpoints import writer
+from gptoss_jax.bars import Bar
 from gptoss_jax.config import Config
 from gptoss_jax.config.fields import read_json
 from gptoss_jax.model.params import Params, abstract_params, expert_width, is_spec
@@ -140,8 +140,10 @@ def _write_orbax(source: Source, out: str, dtype: str) -> None:
     pieces = store.split(arrays(source, source.experts, dtype))
 
     def read() -> Iterator[tuple[str, Any]]:
-        for name, piece in tqdm(pieces.items(), desc=f"writing {out}", unit="piece", disable=not processes.is_first()):
-            yield name, jax.tree.map(lambda make: make(), piece)
+        with Bar(len(pieces), shown=processes.is_first(), desc=f"writing {out}", unit="piece") as bar:
+            for name, piece in pieces.items():
+                yield name, jax.tree.map(lambda make: make(), piece)
+                bar.update()
 
     width = expert_width(source.config, source.experts, source.partition)
     files = _companions(source) | {"config.json": _json(description)}

@@ -13,8 +13,8 @@ import jax
 import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
-from tqdm import tqdm
 
+from gptoss_jax.bars import Bar
 from gptoss_jax.config import Config
 from gptoss_jax.weights import layouts
 
@@ -55,7 +55,7 @@ def write(
     shards = _plan(sources, max_shard_bytes)
     names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))] if len(shards) > 1 else ["model.safetensors"]
     files = {}
-    with tqdm(total=sum(map(_nbytes, sources)), unit="B", unit_scale=True, desc=f"writing {out}", disable=not progress) as bar:
+    with Bar(sum(map(_nbytes, sources)), shown=progress, unit="B", unit_scale=True, desc=f"writing {out}") as bar:
         for name, members in zip(names, shards, strict=True):
             parts: dict[str, np.ndarray] = {}
             for i in members:

@@ -9,6 +9,7 @@ On several devices with --mesh, and in several processes (`gptoss_jax.parallel.l
 from collections.abc import Mapping
 import datetime
 import gc
+import io
 import sys
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,8 @@ _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache", "default", "Folder that keeps compiled programs; 'default' is in the user's cache folder, 'off' keeps none."
 )
 launch.define_flags()
+
+_NARROWEST, _WIDEST = 10, 10_000  # columns that a terminal may have
 
 _HELP = """/new      forget the conversation
 /effort   low, medium or high: how much the model reasons from now on
@@ -125,15 +128,24 @@ def main(argv: list[str]) -> None:
         mesh = launch.start()
         if len(argv) < 2 and processes.count() > 1:
             raise ValueError("several processes cannot share a keyboard; give the question on the command line.")
-        console = Console(highlight=False, quiet=not processes.is_first())
+        console = _console(quiet=not processes.is_first())
         conversation = _start(console, mesh)
         if len(argv) == 2:
             conversation.say({"role": "user", "content": argv[1]})
             return
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:  # also where standard output cannot be written
         sys.exit(f"error: {error}")
     finally:
         gc.enable()
+    try:
+        _talk(conversation)
+    except OSError as error:
+        sys.exit(f"error: {error}")
+
+
+def _talk(conversation: Conversation) -> None:
+    """Reads lines until the input ends, or /quit."""
+    console = conversation.console
     console.print(Text(f"{conversation.llm.model!r}\n/help lists the commands.", style="dim"))
     while (line := _read(console, "> ")) is not None:
         if not line.strip():
@@ -146,6 +158,15 @@ def main(argv: list[str]) -> None:
                 _turn(line, conversation)
         except ValueError as error:
             console.print(Text(f"error: {error}", style="red"))
+
+
+def _console(quiet: bool) -> Console:
+    """The terminal, whatever it can show: of a width that is none it has 80 columns, and a letter that it has no sign for is "?"."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    console = Console(highlight=False, quiet=quiet)
+    return console if _NARROWEST <= console.width <= _WIDEST else Console(highlight=False, quiet=quiet, width=80)
 
 
 def _start(console: Console, mesh: "jax.sharding.Mesh | None") -> Conversation:

@@ -1,6 +1,7 @@
 """JAX's persistent compilation cache, for the entry points: programs, lowered (`engine.lowered`) and compiled, outlive the process."""
 
 import logging
+import os
 from pathlib import Path
 
 import jax
@@ -11,7 +12,8 @@ def enable(folder: str = "default") -> Path | None:
     """Keeps programs in a folder; 'default' is the user's cache folder, 'off' turns this off. Call it before anything is compiled.
 
     A JAX_COMPILATION_CACHE_DIR that the user has set wins over 'default'. What lies there is run: a new folder, and the default one, are
-    their owner's alone. Where 'default' cannot be made, in a container without a home, nothing is kept, and a logged sentence says so.
+    their owner's alone. Where 'default' cannot be made, in a container without a home, nothing is kept, and a logged sentence says so;
+    of what cannot be written or read later JAX says so, and goes on.
 
     Returns:
       The folder; None for none, or for one that is no local folder ("gs://..."), which JAX alone uses.
@@ -31,18 +33,24 @@ def enable(folder: str = "default") -> Path | None:
     if "://" in wanted:
         jax.config.update("jax_compilation_cache_dir", wanted)
         return None
-    path = Path(wanted).expanduser()
+    path = own if wanted == str(own) else Path(os.path.expanduser(wanted))
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path == own:
-            path.chmod(0o700)
-    except OSError as error:
+        _make(path, own=path == own)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         if folder != "default":
-            raise ValueError(
-                f"the compilation cache must be a folder; {path} cannot be one ({error.strerror}); name another, or 'off'."
-            ) from None
-        logging.getLogger(__name__).warning("No compiled programs are kept: %s cannot be made (%s).", path, error.strerror)
+            raise ValueError(f"the compilation cache must be a folder; {path} cannot be one ({reason}); name another, or 'off'.") from None
+        logging.getLogger(__name__).warning("No compiled programs are kept: %s cannot be made (%s).", path, reason)
         jax.config.update("jax_enable_compilation_cache", False)
         return None
     jax.config.update("jax_compilation_cache_dir", str(path))
     return path
+
+
+def _make(path: Path, *, own: bool) -> None:
+    """Makes a folder where there is none, the owner's alone if it is our `own`. Raises OSError or ValueError where it cannot be."""
+    if own and not path.is_absolute():
+        raise ValueError("there is no home folder")
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if own:
+        path.chmod(0o700)

@@ -2,13 +2,17 @@
 
 import io
 import json
+from pathlib import Path
 import sys
+import types
 
 from absl import flags
 from absl.testing import flagsaver
 import jax
+import platformdirs
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from gptoss_jax import chat, compile_cache
 from gptoss_jax.llm import LLM
@@ -158,3 +162,43 @@ def test_a_home_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch, capl
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
+
+
+@pytest.mark.parametrize("home", ["~/.cache/gptoss-jax", "no/where"])
+def test_nobodys_home_stops_nothing(home, tmp_path, monkeypatch, caplog):
+    """Of a user of whom the system knows no home `platformdirs` gives a path that begins nowhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda *_: Path(home))
+    before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", "jax_enable_compilation_cache")}
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        assert compile_cache.enable() is None and "there is no home folder" in caplog.text and not list(tmp_path.iterdir())
+        with pytest.raises(ValueError, match="the compilation cache must be a folder"):
+            compile_cache.enable("a\0b")
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+@pytest.mark.parametrize("width", ["0", "1", "99999999", "x", "-1"])
+def test_a_terminal_of_any_width_shows_the_answer(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setenv("TERM", "nonsense")
+    chat._console(quiet=False).print(Text("8 + 5 = 13"), soft_wrap=True)
+    assert "8 + 5 = 13" in capsys.readouterr().out
+
+
+def test_a_terminal_without_a_sign_for_a_letter_shows_a_question_mark(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii", write_through=True))
+    chat._console(quiet=False).print(Text("caf\u00e9"))
+    assert raw.getvalue() == b"caf?\n"
+
+
+def test_an_answer_that_cannot_be_written_is_one_sentence(monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(chat, "_start", lambda *_: types.SimpleNamespace(say=fail))
+    with flagsaver.flagsaver(compilation_cache="off"), pytest.raises(SystemExit, match="error: .*No space left on device"):
+        chat.main(["chat", "What is 8 + 5?"])

@@ -8,6 +8,7 @@ all results are written, those of refused requests too; 75 a signal ended it, st
 """
 
 from collections.abc import Mapping
+import contextlib
 import logging as standard_logging
 import os
 from pathlib import Path
@@ -26,6 +27,7 @@ from gptoss_jax.batch.progress import Progress
 from gptoss_jax.batch.shards import Shard
 from gptoss_jax.llm import LLM
 from gptoss_jax.parallel import launch
+from gptoss_jax.quoting import said
 from gptoss_jax.sampling.options import Sampling
 from gptoss_jax.weights.loading import load
 
@@ -88,7 +90,7 @@ def _work(given: flags.FlagValues, draining: Draining) -> int:
     if os.path.realpath(journal) in (os.path.realpath(files[0]), str(replaced(output))):
         raise ValueError(f"--input and --output must be other files than {journal}, which keeps the results on the way; give another name.")
     if output.exists() and not given.overwrite and not journal.exists():
-        print(f"{output} is there already, nothing is done; pass --overwrite to do it again.")
+        _say(f"{output} is there already, nothing is done; pass --overwrite to do it again.")
         return 0
     settings = {name: getattr(given, name) for name in _MATTERS} | {"temperature": defaults.temperature}
     given_lines = source.survey(files[0], given.max_line_bytes)
@@ -101,18 +103,36 @@ def _work(given: flags.FlagValues, draining: Draining) -> int:
             logging.info("%s goes on: %d of its requests are done", output, job.journal.totals.done)
         summary = _answer(job, given, draining) if job.journal.missing else "all requests were done"
         if draining.asked and job.journal.missing:
-            print(f"stopped: {summary}; start the same command again to go on", flush=True)
+            _say(f"stopped: {summary}; start the same command again to go on")
             return UNFINISHED
         job.finish()
-    print(f"{output}: {summary}", flush=True)
+    _say(f"{output}: {summary}")
     return 0
+
+
+def _say(text: str) -> None:
+    """Prints a sentence; where standard output cannot be written it is lost, and the job is what it was."""
+    try:
+        print(text, flush=True)
+    except (OSError, ValueError) as error:
+        logging.warning("%s (standard output cannot be written: %s)", text, said(error))
+        with contextlib.suppress(OSError, ValueError):  # or the interpreter would try once more, and give its exit status for it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _on_terminal() -> bool:
+    """Whether standard error is a terminal; it may be closed."""
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 def _answer(job: Job, given: flags.FlagValues, draining: Draining) -> str:
     """Answers what is missing; returns what there is to say about it."""
     compile_cache.enable(given.compilation_cache)
     llm = _llm(given, launch.start(given))
-    log = None if sys.stderr.isatty() else logging.info
+    log = None if _on_terminal() else logging.info
     totals, stats = job.journal.totals, llm.engine.stats
     requests = totals.done + job.journal.missing
     with Progress(totals, requests, generated=lambda: stats.generated, log=log, seconds=given.log_seconds) as progress:
@@ -121,7 +141,7 @@ def _answer(job: Job, given: flags.FlagValues, draining: Draining) -> str:
 
 
 def _llm(given: flags.FlagValues, mesh: jax.sharding.Mesh | None) -> LLM:
-    shown = sys.stderr.isatty()
+    shown = _on_terminal()
     how = {"dtype": given.dtype, "experts": given.experts, "kernels": given.kernels}
     model = load(given.checkpoint, mesh=mesh, **how, progress=shown)
     optional = {} if given.cache_tokens is None else {"cache_tokens": given.cache_tokens}
@@ -140,7 +160,7 @@ def _left_over(job: Job) -> int:
             "that, or remove one of the two."
         )
     job.journal.remove()
-    print(f"{job.path} is there already, nothing is done; pass --overwrite to do it again.")
+    _say(f"{job.path} is there already, nothing is done; pass --overwrite to do it again.")
     return 0
 
 

@@ -5,8 +5,7 @@ import dataclasses
 import threading
 import time
 
-import tqdm
-
+from gptoss_jax.bars import Bar
 from gptoss_jax.batch.journal import Totals
 
 _REDRAW = 0.5  # seconds
@@ -29,7 +28,7 @@ class Progress:
         self._before, self._tokens_before = dataclasses.replace(totals), generated()
         self._began, self._seconds, self._ended = time.monotonic(), None, threading.Event()
         self._pause = _REDRAW if log is None else seconds
-        self._bar = tqdm.tqdm(total=requests, initial=totals.done, unit="request", dynamic_ncols=True) if log is None else None
+        self._bar = Bar(requests, initial=totals.done, unit="request", dynamic_ncols=True) if log is None else None
         self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
 
     def __enter__(self) -> "Progress":
@@ -76,9 +75,7 @@ class Progress:
         if self._bar is None:
             self._log(self.line())
             return
-        self._bar.set_postfix_str(f"{self._tokens_per_second():,.0f} tokens/s, {self._totals.errors:,} errors", refresh=False)
-        self._bar.update(self._totals.done - self._bar.n)
-        self._bar.refresh()
+        self._bar.show(self._totals.done, f"{self._tokens_per_second():,.0f} tokens/s, {self._totals.errors:,} errors")
 
 
 def _duration(seconds: float) -> str:

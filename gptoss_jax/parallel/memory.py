@@ -9,7 +9,10 @@ def available(device: jax.Device) -> int | None:
     """Bytes that a device can still give out, the host's for a CPU; None where it does not tell."""
     if device.platform == "cpu":
         return host() or None
-    stats = device.memory_stats() or {}
+    try:
+        stats = device.memory_stats() or {}
+    except Exception:  # a backend that does not know of it says so in words of its own
+        return None
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
 
 
@@ -18,9 +21,9 @@ def host() -> int:
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
+    except (OSError, StopIteration, ValueError, IndexError):  # there is none, or one of another form
         pass
     try:  # not Linux: all of it
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return max(0, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, OSError, ValueError):
         return 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gptoss_jax.research import canvas
 from gptoss_jax.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -239,19 +240,11 @@ def _checked(name: str, values, ndim: int, shape: str) -> np.ndarray:
     return values
 
 
-def _pyplot():
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError("plots need Matplotlib, which is not installed; pip install 'gptoss-jax[notebooks]'") from error
-    return plt
-
-
 def _expert_colours(count: int):
     """A colour for each expert: ones that are told apart as long as there are such."""
     from matplotlib.colors import ListedColormap
 
-    get = _pyplot().get_cmap
+    get = canvas.pyplot().get_cmap
     return ListedColormap(get("tab10" if count <= 10 else "tab20").colors[:count]) if count <= 20 else get("turbo", count)
 
 
@@ -259,8 +252,7 @@ def _heat(ax: "Axes | None", values: np.ndarray, meaning: str, *, tall: float = 
     """An image of values [rows, columns] with its colour bar; `tall` and `wide` are inches of a cell where no `ax` is given."""
     rows, columns = values.shape
     if ax is None:
-        size = (min(16, 2.4 + wide * columns), min(12, 1.3 + tall * rows))
-        _, ax = _pyplot().subplots(figsize=size, layout="constrained")
+        ax = canvas.axes(min(16, 2.4 + wide * columns), min(12, 1.3 + tall * rows))
     image = ax.imshow(values, aspect="auto", interpolation="nearest", **({"vmin": 0, "cmap": "viridis"} | options))
     ax.figure.colorbar(image, ax=ax, label=meaning)
     for axis in (ax.xaxis, ax.yaxis):

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from gptoss_jax import tokenizer
+from gptoss_jax.bars import Bar
 from gptoss_jax.config import Config, published
 from gptoss_jax.config.fields import read_json
 from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, form_of, is_spec, param_bytes
@@ -216,7 +216,7 @@ def _read(directory: Path, sources: Params, stored: dict[str, safetensors.Stored
     partition, table = table.partition, table.replace(partition=None)  # as `sources` are, or they could not be mapped together
     sizes = jax.tree.map(lambda source, entry: placing.nbytes(source, stored, entry, partition), sources, table)
     total = sum(jax.tree.leaves(sizes))
-    with tqdm(total=total, unit="B", unit_scale=True, desc=f"loading {directory.name}", disable=not progress) as bar:
+    with Bar(total, shown=progress, unit="B", unit_scale=True, desc=f"loading {directory.name}") as bar:
 
         def place(source, size, entry):
             array = jax.block_until_ready(placing.place(source, stored, entry, partition, watch))

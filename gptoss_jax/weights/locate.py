@@ -1,5 +1,7 @@
 """From what a caller calls a checkpoint (a directory, "nano", a name on the Hugging Face hub) to the directory that holds it."""
 
+import contextlib
+import logging
 import os
 from pathlib import Path
 import re
@@ -10,6 +12,8 @@ from gptoss_jax.weights import foreign, safetensors
 _WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.model"]
 _DUPLICATES = ["original/*", "metal/*"]
 _EXAMPLE, _NOT = "openai/gpt-oss-20b", "'original/*' 'metal/*'"
+
+_log = logging.getLogger(__name__)
 
 INDEX = "index.json"  # of an Orbax directory, under params/
 
@@ -69,13 +73,28 @@ def _bundled() -> Path:
     raise FileNotFoundError(f"the bundled checkpoint 'nano' is missing beside {here}; install gptoss-jax again or run it from a clone.")
 
 
+def _is_whole(directory: Path) -> bool:
+    """Whether a snapshot in the hub's cache has every file that is read."""
+    try:
+        safetensors.scan(directory)
+    except (ValueError, FileNotFoundError):
+        return False
+    return (directory / "config.json").is_file()
+
+
 def _fetch(name: str) -> Path:
     import huggingface_hub
 
+    wanted = {"allow_patterns": _WANTED, "ignore_patterns": _DUPLICATES}
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_DUPLICATES))
+        return Path(huggingface_hub.snapshot_download(name, **wanted))
     except Exception as error:  # offline, no such repository, no permission: the hub's errors share no base class
-        reason = str(error).strip().split("\n")[0].rstrip(".")
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
+        with contextlib.suppress(Exception):  # a disk that is full or for reading only, a proxy's page: what is there may be all
+            found = Path(huggingface_hub.snapshot_download(name, local_files_only=True, **wanted))
+            if _is_whole(found):
+                _log.warning("The Hugging Face hub cannot be asked for %s (%s); its cache's copy is loaded: %s.", name, reason, found)
+                return found
         raise FileNotFoundError(
             f"there is no local directory {name}, and fetching it from the Hugging Face hub failed: {reason}; check the name, or, "
             f"where there is a network, run `hf download {name} --exclude {_NOT} --local-dir {name.split('/')[1]}` "

@@ -57,7 +57,8 @@ class Key:
 
 def folder() -> Path:
     """Where verdicts lie, in the user's cache."""
-    return platformdirs.user_cache_path("gptoss-jax") / "kernels"
+    cache = platformdirs.user_cache_path("gptoss-jax")
+    return (cache if cache.is_absolute() else Path(os.devnull)) / "kernels"  # without a home there is none, and nothing can be kept
 
 
 def key(device_kind: str, platform_version: str) -> Key:

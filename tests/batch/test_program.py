@@ -1,8 +1,10 @@
 """`python -m gptoss_jax.batch` with a stand-in for the model: its flags, its words, its exit status."""
 
+import io
 import json
 import signal
 import stat
+import sys
 
 from absl import flags
 from fake_llm import FakeLLM
@@ -49,6 +51,26 @@ def test_a_job_and_the_same_command_again(batch, tmp_path, capsys):
     assert batch() == 0 and "is there already, nothing is done" in capsys.readouterr().out
     assert batch("--overwrite", "--seed=4", "--temperature=0.5", llm=FakeLLM()) == 0
     assert "at 0.5" in results(tmp_path)[0]["text"]
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left on device"), ValueError("closed file")])
+def test_what_cannot_be_printed_costs_no_job(error, batch, tmp_path, monkeypatch):
+    class Broken(io.StringIO):
+        def write(self, text):
+            raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Broken())
+        assert batch(llm=FakeLLM()) == 0 and batch() == 0
+    assert len(results(tmp_path)) == 10
+
+
+@pytest.mark.parametrize("stderr", [None, object()], ids=["none", "no file"])
+def test_without_a_standard_error_there_is_no_bar(stderr, batch, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr)
+        assert batch(llm=FakeLLM()) == 0
+    assert len(results(tmp_path)) == 10
 
 
 def test_a_job_that_cannot_begin_leaves_nothing(batch, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from gptoss_jax.research import plots
+from gptoss_jax.research import canvas, plots
 
 rng = np.random.default_rng(0)
 
@@ -205,3 +205,15 @@ def test_a_strip_refuses_what_does_not_belong_together(small):
         plots.token_strip(ids, [-1.0] * 3, small, top_logprobs=[{}, {}])
     with pytest.raises(ValueError, match="lowest must be a log-probability below 0; got 0"):
         plots.token_strip(ids, [-1.0] * 3, small, lowest=0)
+
+
+def test_without_a_window_a_figure_can_still_be_saved(monkeypatch, caplog, tmp_path):
+    def fail(*_, **__):
+        raise RuntimeError("no display name and no $DISPLAY environment variable")
+
+    monkeypatch.setattr(canvas.pyplot(), "figure", fail)
+    ax = canvas.axes(4, 3)
+    ax.plot([1, 2])
+    ax.figure.savefig(tmp_path / "saved.png")
+    assert (tmp_path / "saved.png").stat().st_size > 1000
+    assert "Matplotlib's backend cannot be used (RuntimeError: no display name" in caplog.text

@@ -1,5 +1,6 @@
 """What a checkpoint may be called, and where it is looked for."""
 
+from pathlib import Path
 import shutil
 
 import huggingface_hub
@@ -45,6 +46,25 @@ def test_a_name_that_cannot_be_fetched_says_how(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     refused("openai/gpt-oss-none", "hf download openai/gpt-oss-none")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_copy_in_the_hubs_cache_is_enough(whole, tiny, tmp_path, monkeypatch, caplog):
+    """Whatever fails beside it: the network, a proxy, the size of a file, a disk that is full. A part of a copy is not."""
+    copy = Path(shutil.copytree(tiny, tmp_path / "copy", ignore=shutil.ignore_patterns("original", "adapter*")))
+    if not whole:
+        (copy / "model-00001-of-00002.safetensors").unlink()
+
+    def fetch(name, local_files_only=False, **_):
+        if not local_files_only:
+            raise OSError(28, "No space left on device")
+        return str(copy)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    if whole:
+        assert locate.checkpoint("openai/gpt-oss-20b") == copy and "its cache's copy is loaded" in caplog.text
+    else:
+        refused("openai/gpt-oss-20b", "No space left on device")
 
 
 def test_a_wrong_path_is_no_name_on_the_hub(tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ from jax.sharding import SingleDeviceSharding
 import jaxlib
 import numpy as np
 
+from gptoss_jax.quoting import said
 import pallas_kernels
 from pallas_kernels import dispatch
 
@@ -64,18 +65,22 @@ def lower(function: Callable, arguments: tuple, options: Mapping[str, Any], *, d
     if folder is None:
         return plain().compile
     program = _Program(function, arguments, options, donated, result)
-    path = folder / program.key
+    try:
+        path = folder / program.key
+    except Exception as error:  # a source that cannot be read, say
+        _once("Programs cannot be kept in %s (%s).", folder, said(error))
+        return plain().compile
     if (kept := _read(path)) is not None:
         try:
             return program.of_trees(program.call(kept))
         except Exception as error:  # of another make, in spite of its name: as good as none
-            _log.warning("The program kept in %s cannot be used (%s); it is traced again.", path, str(error).split("\n")[0][:200])
+            _log.warning("The program kept in %s cannot be used (%s); it is traced again.", path, said(error))
     try:
         traced = program.lower()
     except Exception as error:  # what is wrong with the function itself is said below, as without a folder
-        _log.warning("%s cannot be kept in %s (%s).", function.__name__, folder, str(error).split("\n")[0][:200])
+        _log.warning("%s cannot be kept in %s (%s).", function.__name__, folder, said(error))
         return plain().compile
-    _write(path, traced.serialize(vjp_order=0))
+    _write(path, traced)
     return program.of_trees(program.call(traced))
 
 
@@ -219,12 +224,22 @@ def _folder() -> Path | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
-        _log.warning("Programs cannot be kept in %s: %s.", folder, error.strerror)
+        _once("Programs cannot be kept in %s (%s).", folder, said(error))
         return None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        _log.warning("Programs kept in %s are not run: the folder must be yours alone; `chmod 700` it, or delete it.", folder)
+        _once("Programs kept in %s are not run: the folder must be yours alone; `chmod 700` it, or delete it.", folder)
         return None
     return folder
+
+
+_said: set[tuple] = set()
+
+
+def _once(*words: Any) -> None:
+    """Logs a sentence that holds for every program, and is said of the first."""
+    if words not in _said:
+        _said.add(words)
+        _log.warning(*words)
 
 
 def _read(path: Path) -> export.Exported | None:
@@ -240,7 +255,7 @@ def _read(path: Path) -> export.Exported | None:
             raise ValueError("it is damaged, or another's")
         return export.deserialize(bytearray(body))
     except Exception as error:  # whatever a file can hold
-        _log.warning("The program kept in %s cannot be read (%s); it is traced again.", path, str(error).split("\n")[0][:200])
+        _log.warning("The program kept in %s cannot be read (%s); it is traced again.", path, said(error))
         return None
 
 
@@ -249,20 +264,22 @@ def _digest(path: Path, body: bytes) -> bytes:
     return hashlib.sha256(path.name.encode() + body).digest()
 
 
-def _write(path: Path, body: bytes) -> None:
+def _write(path: Path, traced: export.Exported) -> None:
     """Puts a program there, whole or not at all, and makes room if the folder is full."""
     try:
+        body = traced.serialize(vjp_order=0)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:  # which nobody else may read
             try:
                 file.write(_MAGIC + _digest(path, body) + body)
                 file.close()
                 os.replace(file.name, path)
             except BaseException:
-                os.unlink(file.name)
+                with contextlib.suppress(OSError):
+                    os.unlink(file.name)
                 raise
         _make_room(path)
-    except OSError as error:
-        _log.warning("A program cannot be kept in %s: %s.", path.parent, error.strerror)
+    except Exception as error:
+        _once("A program cannot be kept in %s (%s).", path.parent, said(error))
 
 
 def _make_room(newest: Path) -> None:

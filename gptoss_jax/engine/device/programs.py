@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
+from gptoss_jax.bars import Bar
 from gptoss_jax.config import Config
 from gptoss_jax.engine.device import decode, lowered
 from gptoss_jax.engine.sizes import STEPS, Sizes
@@ -77,7 +77,7 @@ class Programs:
     def _compile(self, progress: bool) -> None:
         self._state = self.empty_state()
         calls = self._calls()
-        bar = tqdm(total=len(calls), desc="compiling", unit="program", disable=not progress, leave=False)
+        bar = Bar(len(calls), shown=progress, desc="compiling", unit="program", leave=False)
         with bar, ThreadPoolExecutor(len(calls)) as pool:
             with sharding.at(self._place):
                 futures = {name: pool.submit(_lowered(self._state, *call)) for name, call in calls.items()}

@@ -11,8 +11,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
+from gptoss_jax.bars import Bar
 from gptoss_jax.model.params import Experts, ExpertsForm, Params, Spec, abstract_params, is_spec
 from gptoss_jax.parallel.sharding import Axes, Partition
 from gptoss_jax.weights import forms
@@ -50,7 +50,7 @@ def restore(
     watch, table = watch or Watch(verify=True), abstract_params(source.config, dtype, form, partition)
     reader, total = Reader(source, partition, watch), sum(stored.nbytes for stored in source.arrays.values())
     pieces = {}
-    with tqdm(total=total, unit="B", unit_scale=True, desc=f"loading {source.directory.name}", disable=not progress) as bar:
+    with Bar(total, shown=progress, unit="B", unit_scale=True, desc=f"loading {source.directory.name}") as bar:
         for piece, entries in store.split(table).items():
             begun = [reader.begin(store.name_of(piece, key), entry) for key, entry in store.named_leaves(entries, _is_entry)]
             tree = jax.tree.structure(entries, is_leaf=_is_entry)

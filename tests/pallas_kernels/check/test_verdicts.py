@@ -1,6 +1,7 @@
 """Verdicts in the user's cache: whole or not there, believed only where they are this user's and of this machine."""
 
 import os
+from pathlib import Path
 import subprocess
 import sys
 import threading
@@ -10,6 +11,8 @@ import pytest
 
 from pallas_kernels import check
 from pallas_kernels.check import CHECKS, KERNELS, Outcome, selection, verdicts, watching
+
+FOLDER = verdicts.folder  # which tests put elsewhere
 
 PASSED = {"verdict": "passed", "why": "", "cases": {"c": {"error": 1e-3, "worst": 1e-2}}}
 HUNG = {"verdict": "hung", "why": "it was not done in 'c' after 20 s", "cases": {}}
@@ -110,6 +113,16 @@ def test_where_nothing_can_be_kept_a_sentence_says_so(key, caplog):
     assert verdicts.add(key, {"unembed": PASSED}) is None and "cannot be kept" in caplog.text
     with verdicts.alone(key, 1):
         pass
+
+
+def test_without_a_home_nothing_is_kept_and_nothing_stopped(key, caplog, tmp_path, monkeypatch):
+    """Of a user of whom the system knows no home `platformdirs` gives a path that begins nowhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(verdicts.platformdirs, "user_cache_path", lambda *_: Path("~/.cache/gptoss-jax"))
+    monkeypatch.setattr(verdicts, "folder", FOLDER)
+    assert verdicts.read(key) == {} and verdicts.add(key, {}) is None and "cannot be kept" in caplog.text
+    with verdicts.alone(key, 1):
+        assert not list(tmp_path.iterdir())
 
 
 def test_the_digest_is_of_the_kernels(monkeypatch):
