@@ -156,7 +156,7 @@ def test_none_is_the_default_in_a_task_as_in_a_call(llm):
 
 def test_unknown_options_are_named_in_the_task_s_own_words(llm):
     for options, words in (
-        ({"foo": 1}, "Task(options=...) takes no foo; it takes instructions, "),
+        ({"foo": 1}, "Task(options=...) takes no foo; it takes "),
         ({"max_tokens": 1}, "takes no max_tokens; it is an option of Sampling: pass sampling=Sampling(max_tokens=1)."),
         ({"tools": 1}, "takes no tools; it is a field of Task: pass Task(tools=1)."),
         ({5: 1}, "takes keywords, which are strings; got 5;"),
