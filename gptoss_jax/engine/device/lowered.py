@@ -68,7 +68,7 @@ def lower(function: Callable, arguments: tuple, options: Mapping[str, Any], *, d
     try:
         path = folder / program.key
     except Exception as error:  # a source that cannot be read, say
-        _once("Programs cannot be kept in %s (%s).", folder, said(error))
+        _once("Programs cannot be kept in %s (%s).", folder, _why(error))
         return plain().compile
     if (kept := _read(path)) is not None:
         try:
@@ -224,7 +224,7 @@ def _folder() -> Path | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
-        _once("Programs cannot be kept in %s (%s).", folder, said(error))
+        _once("Programs cannot be kept in %s (%s).", folder, _why(error))
         return None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         _once("Programs kept in %s are not run: the folder must be yours alone; `chmod 700` it, or delete it.", folder)
@@ -232,14 +232,14 @@ def _folder() -> Path | None:
     return folder
 
 
-_said: set[tuple] = set()
-
-
+@functools.cache
 def _once(*words: Any) -> None:
     """Logs a sentence that holds for every program, and is said of the first."""
-    if words not in _said:
-        _said.add(words)
-        _log.warning(*words)
+    _log.warning(*words)
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or said(error)  # without the name of a file that is another each time
 
 
 def _read(path: Path) -> export.Exported | None:
@@ -279,7 +279,7 @@ def _write(path: Path, traced: export.Exported) -> None:
                 raise
         _make_room(path)
     except Exception as error:
-        _once("A program cannot be kept in %s (%s).", path.parent, said(error))
+        _once("A program cannot be kept in %s (%s).", path.parent, _why(error))
 
 
 def _make_room(newest: Path) -> None:

@@ -90,6 +90,29 @@ def test_on_a_mesh(another_start, traced):
     assert answers(model("tiny", shape=(2, 4))) == first and not traced
 
 
+@pytest.mark.parametrize("what", ["name", "folder is gone", "disk is full", "serialize"])
+def test_what_fails_around_a_program_costs_its_keeping_only(what, kept, tmp_path, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    if what == "name":
+        monkeypatch.setattr(lowered, "_source", fail)
+    elif what == "disk is full":
+        monkeypatch.setattr(lowered.tempfile, "NamedTemporaryFile", fail)
+    elif what == "serialize":
+        monkeypatch.setattr(lowered.export.Exported, "serialize", fail)
+    else:
+        monkeypatch.setattr(lowered, "_folder", lambda: tmp_path / "gone")
+    lowered._once.cache_clear()
+    function = jax.jit(lambda x, y: (x + y,), donate_argnums=0)
+    for _ in range(2):
+        x = jnp.ones(3)
+        program = lowered.lower(function, (x, jnp.ones(3)), {}, donated=x, result=(0,))()
+        assert program(x, jnp.ones(3))[0].tolist() == [2, 2, 2]
+    assert len(caplog.records) == 1 and "cannot be kept in" in caplog.text
+    assert not kept.exists() or not list(kept.iterdir())
+
+
 def keys(**options) -> list[str]:
     """Names of the files of an engine's programs."""
     return [program.key for program in of(make(**options))]
