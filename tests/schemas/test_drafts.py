@@ -224,7 +224,7 @@ def of_draft(draft):
         lambda root, d, e: {"$schema": draft, **(root if isinstance(root, dict) else {}), "definitions": {"d": d, "e": e}},
         again(schemas),
         schemas,
-        schemas,
+        st.builds(lambda parts: {"items": parts}, st.lists(schemas, min_size=1, max_size=2)) | schemas,
     )
 
 
@@ -232,14 +232,14 @@ def accepts(validator, schema, value):
     """Whether a validator takes the value; None if references lead back without a step, or nowhere."""
     try:
         return validator(schema).is_valid(value)
-    except (RecursionError, Unresolvable):
+    except (RecursionError, Unresolvable, TypeError):  # the last is referencing's, of pointers through a bool
         return None
 
 
 @pytest.mark.quick("draft-07, few")
 @pytest.mark.parametrize(
     ("draft", "examples"),
-    [(D7, 50), (D7, 300), (D6, 150), (D4, 300)],
+    [(D7, 50), (D7, 200), (D6, 150), (D4, 200)],
     ids=["draft-07, few", "draft-07", "draft-06", "draft-04"],
 )
 def test_the_newest_form_accepts_what_the_schema_accepts(draft, examples):
