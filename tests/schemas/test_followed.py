@@ -2,12 +2,14 @@
 
 import json
 import re
+from typing import Annotated, Literal, Union
 
 from forms import constraint, of, walk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import jsonschema
 import numpy as np
+import pydantic
 import pytest
 from small_vocabulary import small_vocabulary
 
@@ -91,6 +93,30 @@ def test_schemas_of_a_union_require_the_property_that_tells_them_apart():
     targets = [found["$defs"][ref["$ref"].rpartition("/")[2]] for ref in found["anyOf"]]
     assert [target["required"] for target in targets] == [["x", "kind"], ["y", "kind"]]
     assert targets[0]["properties"]["x"]["anyOf"] == found["anyOf"]
+
+
+class Cat(pydantic.BaseModel, extra="forbid"):
+    kind: Literal["cat"] = "cat"
+    lives: int = pydantic.Field(ge=0, le=9)
+
+
+class Leaf(pydantic.BaseModel, extra="forbid"):
+    kind: Literal["leaf"]
+    value: bool | None
+
+
+class Node(pydantic.BaseModel, extra="forbid"):
+    kind: Literal["node"] = "node"
+    left: Annotated[Union["Node", Leaf, Cat], pydantic.Field(discriminator="kind")]
+    pair: tuple[bool, Cat]
+    named: dict[Literal["x", "y"], bool]
+
+
+def test_pydantic_reads_what_is_written_for_its_models(small):
+    found = texts(small, Node.model_json_schema(), range(12))
+    assert len(found) > 3
+    for text in found:
+        assert Node.model_validate_json(text).kind == "node"
 
 
 def test_one_of_two_properties_leaves_the_other_out(small):
