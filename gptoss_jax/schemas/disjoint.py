@@ -5,7 +5,7 @@ import json
 
 _KINDS = {"number": ("integer", "fraction")}  # a value is of one kind; a whole number is of two types
 _EVERY = frozenset(("null", "boolean", "integer", "fraction", "string", "array", "object"))
-_DEEPEST, _PARTS, _ITEMS, _NAMES, _LOOKS = 8, 64, 16, 64, 20_000  # beyond which nothing is proven
+_DEEPEST, _PARTS, _ITEMS, _NAMES, _LOOKS = 8, 64, 16, 64, 50_000  # beyond which nothing is proven
 
 
 class Prover:

@@ -20,6 +20,7 @@ _FOLLOWED = {
 }
 _PLACES = ("$defs", "definitions")
 _BESIDE = ("$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas")  # what else may look at a property or an item
+_MOST_NARROWED = 100  # schemas of a oneOf, each compared with all others
 _CASES = 'write the cases out in "anyOf"'
 _REFUSED = {
     "not": "say what may be there instead, with enum, anyOf or additionalProperties",
@@ -134,14 +135,18 @@ class _Simplifier:
         if "$ref" in part:
             self._targets[id(shared)] = self._targets.get(id(part), True)
         self._kept.append(shared)
-        if overlap := self._prover.overlap(shared, schemas):
-            narrower = self._narrower(part, schemas)
-            if None in narrower or self._prover.overlap(shared, narrower):
+        overlap = self._prover.overlap(shared, schemas)
+        tag = part["discriminator"].get("propertyName") if isinstance(part.get("discriminator"), Mapping) else None
+        tagged = self._narrower(schemas, tag) if isinstance(tag, str) else None
+        if tagged and not self._prover.overlap(shared, tagged):
+            schemas = tagged
+        elif overlap:
+            schemas = self._narrower(schemas, None)
+            if not schemas or self._prover.overlap(shared, schemas):
                 raise ValueError(
                     f"{self._where} must hold in oneOf schemas of which a value satisfies one at most; got {overlap[0]} and {overlap[1]} "
                     f"at {here}.oneOf, which may both hold; use anyOf, or require in each a property with a const of its own"
                 )
-            schemas = narrower
         if "anyOf" in part:
             del part["oneOf"]
             part["allOf"] = [*part.get("allOf", ()), {"anyOf": [*schemas]}]
@@ -150,17 +155,23 @@ class _Simplifier:
         part.clear()  # and filled again, for properties are written in the order of keywords
         part.update({("anyOf" if key == "oneOf" else key): value for key, value in said.items()})
 
-    def _narrower(self, part: dict, schemas: list) -> list[dict | None]:
-        """References to the schemas of a oneOf, each requiring the discriminator, and without a property that another alone requires."""
-        tag = part["discriminator"].get("propertyName") if isinstance(part.get("discriminator"), Mapping) else None
+    def _narrower(self, schemas: list, tag: str | None) -> list | None:
+        """References to the schemas of a oneOf, each requiring the tag, or without a property that another alone requires.
+
+        None if a schema is no object, or does not have the tag. Those that all require it stay as they are.
+        """
         targets = [self._target(schema) for schema in schemas]
-        needs = [set(target.get("required", ())) if target else set() for target in targets]
-        found: list[dict | None] = []
+        if None in targets or (tag is not None and not all(tag in target.get("properties", ()) for target in targets)):
+            return None
+        needs = [set(target.get("required", ())) for target in targets]
+        if tag is not None and all(tag in own for own in needs):
+            return schemas
+        if tag is None and len(schemas) > _MOST_NARROWED:
+            return None
+        found = []
         for schema, target, own in zip(schemas, targets, needs, strict=True):
-            if target is None:
-                return [None]
-            never = [] if isinstance(tag, str) else sorted({min(other - own) for other in needs if other - own})
-            more = [tag] if isinstance(tag, str) else []
+            never = [] if tag is not None else sorted({min(other - own) for other in needs if other - own})
+            more = [] if tag is None else [tag]
             key = id(target), *more, "", *never
             if key not in self._narrowed:
                 self._narrowed[key] = {name: value for name, value in target.items() if name not in _PLACES}

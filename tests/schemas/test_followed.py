@@ -211,6 +211,8 @@ def test_many_schemas_are_told_apart_by_their_constants():
     assert Prover({}).overlap({}, [{"const": f"name {i}"} for i in range(3000)]) is None
     assert Prover({}).overlap({"type": "object"}, [kind(f"k{i}", "a", "kind") for i in range(1000)]) is None
     assert Prover({}).overlap({}, [{"const": i % 9} for i in range(10)]) == (0, 9)
+    with pytest.raises(ValueError, match=r"got 0 and 1 at \$.oneOf, which may both hold"):
+        followed({"oneOf": [part(f"p{i}") for i in range(4000)]}, "s")
 
 
 # What is written is of the schema as the caller wrote it
