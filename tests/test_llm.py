@@ -97,6 +97,13 @@ def test_token_ids_in_arrays_of_any_library(llm, make):
     assert llm.replay(make(ids), make(rest)) == llm.replay(make([ids]), make([rest]))[0] == llm.replay(ids, rest)
 
 
+def test_texts_in_an_array_are_prompts(llm):
+    wanted = llm.generate(["a", "bc"], GREEDY)
+    for texts in (np.array(["a", "bc"]), np.array(["a", "bc"], object), np.array([[97], [98, 99]], object)):
+        assert llm.generate(texts, GREEDY) == wanted
+    assert llm.generate(np.array([97], object), GREEDY) == wanted[0]
+
+
 def test_other_sequences_of_token_ids(llm):
     ids = list(range(5, 9))
     assert llm.generate(range(5, 9), GREEDY) == llm.generate(tuple(ids), GREEDY) == llm.generate(ids, GREEDY)
@@ -290,6 +297,7 @@ def test_nano_s_answer_ends_before_a_stop_string(nano):
         (np.zeros((0, 5), int), None, "there must be a prompt; got an empty list"),
         (np.zeros((2, 2, 2), int), None, "an array of prompts has one dimension or two; got 3"),
         ((i for i in (1, 2)), None, "a prompt must be a string or a list of token ids; got generator"),
+        (memoryview(b"ab"), None, "a prompt must be a string or a list of token ids; got memoryview"),
         ({1, 2}, None, "a prompt must be a string or a list of token ids; got set"),
         ([[1.5]], None, "flat sequence of integers"),
         (np.array([1.5]), None, "flat sequence of integers"),
@@ -338,4 +346,11 @@ def test_a_model_without_a_tokenizer_takes_token_ids_only():
     assert llm.generate([7, 8], GREEDY).text == ""
     for ask in (lambda: llm.generate("x"), lambda: llm.chat("x"), lambda: llm.generate([7], gj.Sampling(stop="x"))):
         with pytest.raises(ValueError, match="tokenizer"):
+            ask()
+
+
+@pytest.mark.parametrize("tokens", [5, None, "text", b"x", [1.5], [True], np.array(3), {3}], ids=repr)
+def test_bad_replays_are_refused(llm, tokens):
+    for ask in (lambda: llm.replay("x", tokens), lambda: llm.replay(["x"], tokens), lambda: llm.replay(["x"], [tokens])):
+        with pytest.raises(ValueError, match="must be "):
             ask()

@@ -41,7 +41,7 @@ def is_one_prompt(prompts: Prompt | Sequence[Prompt]) -> bool:
     check_listed(prompts)
     if (dimensions := getattr(prompts, "ndim", 0)) > 2:
         raise ValueError(f"an array of prompts has one dimension or two; got {dimensions}; pass a prompt, or one in each row.")
-    if dimensions == 1:
+    if dimensions == 1 and getattr(getattr(prompts, "dtype", None), "kind", "i") not in "OSTU":  # of numbers, not of texts
         return True
     if len(prompts) == 0:
         raise ValueError("there must be a prompt; got an empty list; pass text, token ids, or a list of prompts.")
@@ -51,7 +51,7 @@ def is_one_prompt(prompts: Prompt | Sequence[Prompt]) -> bool:
 def check_listed(prompt) -> None:
     """Raises ValueError for what is neither a sequence nor an array with dimensions: of NumPy, JAX, torch."""
     dimensions = getattr(prompt, "ndim", None)
-    if hasattr(prompt, "tolist") and isinstance(dimensions, int):
+    if hasattr(prompt, "tolist") and isinstance(dimensions, int) and not isinstance(prompt, memoryview):
         if dimensions == 0:
             raise ValueError(
                 f"a prompt must be a string or a list of token ids; got {type(prompt).__name__} without dimensions; put brackets around it."

@@ -15,13 +15,12 @@ from gptoss_jax.turns.prompts import Prompt, check_listed, ids_of
 def replay(llm, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], top_logprobs: int | None) -> list[Completion]:
     """See `LLM.replay`."""
     check_top("top_logprobs", top_logprobs)
+    _check_listed(tokens)
     if len(tokens) != len(prompts):
         raise ValueError(f"there must be one list of tokens for each prompt; got {len(tokens)} for {len(prompts)}; pass as many.")
     builders: dict[Request, CompletionBuilder] = {}
     for prompt, one in zip(prompts, tokens, strict=True):
-        if isinstance(one, str):
-            raise ValueError(f"tokens must be token ids; got the text {quoted(one, 20)}; pass the tokens of what was generated.")
-        check_listed(one)
+        _check_listed(one)
         one = flat("a replay", one)
         # The draw is overruled: only what ends a request and what is reported matters.
         sampling = Sampling(temperature=0, ignore_eos=True, max_tokens=max(1, len(one)), logprobs=top_logprobs or 0)
@@ -32,6 +31,12 @@ def replay(llm, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], top_
     for piece in llm.engine.run(list(builders)):
         builders[piece.request].add(_ended(piece, ends))
     return [builder.result() for builder in builders.values()]
+
+
+def _check_listed(tokens) -> None:
+    if isinstance(tokens, str):
+        raise ValueError(f"tokens must be token ids; got the text {quoted(tokens, 20)}; pass the tokens of what was generated.")
+    check_listed(tokens)
 
 
 def _ended(piece: Piece, ends: set[int]) -> Piece:
