@@ -135,9 +135,13 @@ class SentencePiece(Tokenizer):
             raise FileNotFoundError(f"no SentencePiece model at {path}; pass the path of a tokenizer.model")
         if (size := Path(path).stat().st_size) > _LARGEST:
             raise ValueError(f"{path} must have at most {_LARGEST:,} bytes; it has {size:,}; copy it again or train it anew")
-        with open(path, "rb") as file:
-            if file.read(100).startswith(b"version https://git-lfs"):
-                raise ValueError(f"{path} is a git-lfs pointer, not the file itself; run `git lfs pull` there, or download it again.")
+        try:
+            with open(path, "rb") as file:
+                pointer = file.read(100).startswith(b"version https://git-lfs")
+        except OSError as error:
+            raise ValueError(f"{path} must be a file that can be read; got: {error.strerror}; put the file there") from None
+        if pointer:
+            raise ValueError(f"{path} is a git-lfs pointer, not the file itself; run `git lfs pull` there, or download it again.")
         import sentencepiece
 
         try:

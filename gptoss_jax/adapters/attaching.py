@@ -23,6 +23,8 @@ def attach(params: Params, config: Config, adapter: Adapter) -> Params:
     Raises:
         ValueError: the adapter's names or shapes are not those of the model, or there is one already.
     """
+    if not isinstance(params, Params):
+        raise ValueError(f"params must be a model's parameters; got a {type(params).__name__}; pass model.params.")
     check(config, adapter)
     place = sharding.home(params.partition, params.embedding)
     adapter = jax.tree.map(lambda x: sharding.moved(x, place), dict(adapter))

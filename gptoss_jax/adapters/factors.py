@@ -95,8 +95,18 @@ def shape(config: Config, name: str, what: str = "an adapter") -> tuple[int, ...
     return shapes[target]
 
 
+def check_type(adapter: Adapter) -> None:
+    """Raises ValueError where it is no adapter of any model."""
+    if not isinstance(adapter, Mapping) or not all(isinstance(name, str) and isinstance(one, Factors) for name, one in adapter.items()):
+        got = f"a {type(adapter).__name__}"
+        raise ValueError(f"an adapter must be a dictionary of names and Factors; got {got}; make it with adapters.load or adapters.init.")
+
+
 def check(config: Config, adapter: Adapter, what: str = "the adapter") -> None:
     """Raises one ValueError that lists every matrix of an adapter, which the error calls so, that is not one of the model's."""
+    if not isinstance(config, Config):
+        raise ValueError(f"config must be the geometry of a model; got a {type(config).__name__}; pass model.config.")
+    check_type(adapter)
     problems = []
     for name, factors in adapter.items():
         *experts, out, width = shape(config, name, what)

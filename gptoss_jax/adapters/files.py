@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.flax import save_file
 
-from gptoss_jax.adapters.factors import ATTENTION, EXPERTS, TARGETS, Adapter, Factors, check
+from gptoss_jax.adapters.factors import ATTENTION, EXPERTS, TARGETS, Adapter, Factors, check, check_type
 from gptoss_jax.adapters.patterns import Patterns
 from gptoss_jax.config import Config
 from gptoss_jax.config.fields import Field, Flag, Many, Number, Text, Whole, read_json, take
@@ -70,7 +70,7 @@ def load(directory: str | os.PathLike, config: Config) -> dict[str, Factors]:
     """
     directory = foreign.path_of(directory, "an adapter")
     if not isinstance(config, Config):
-        raise ValueError(f"config must be the geometry of the adapter's model; got {quoted(config)}; pass model.config.")
+        raise ValueError(f"config must be the geometry of the adapter's model; got a {type(config).__name__}; pass model.config.")
     _check_files(directory)
     settings = _settings_of(directory / CONFIG)
     path = directory / WEIGHTS
@@ -95,7 +95,7 @@ def _check_files(directory: Path) -> None:
         return
     if len(missing) == 2 and (locate.is_store(directory) or safetensors.has_shards(directory)):
         raise FileNotFoundError(f"{must}; it holds a checkpoint; load that with gptoss_jax.load, and name the adapter's directory here.")
-    inner = [name for name in sorted(os.listdir(directory)) if os.path.lexists(directory / name / CONFIG)]
+    inner = [name for name in foreign.names_in(directory) if os.path.lexists(directory / name / CONFIG)]
     if len(missing) == 2 and inner:
         raise FileNotFoundError(f"{must}; it holds {len(inner)} in its subdirectories; pass one of them, such as {directory / inner[0]}.")
     pickled = "with safe_serialization=True" if os.path.lexists(directory / "adapter_model.bin") else "again"
@@ -110,6 +110,7 @@ def save(adapter: Adapter, directory: str | os.PathLike, *, base: str = "openai/
         directory: what to make; there must be nothing of that name, or an empty directory.
         base: what PEFT shall take for the model that the adapter belongs to.
     """
+    check_type(adapter)
     if not adapter:
         raise ValueError("the adapter must have at least one matrix; got none.")
     tensors: dict[str, jax.Array] = {}

@@ -31,6 +31,8 @@ def opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
         FileNotFoundError: there is no such file.
         ValueError: it is something else, or not readable.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"a file must be named by a path; got a {type(path).__name__}; pass a string or a pathlib.Path.")
     try:
         file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
     except (FileNotFoundError, NotADirectoryError):

@@ -57,6 +57,9 @@ class Engine:
         cache_dtype: str | None = None,
         routed_experts: bool = False,
     ):
+        if not isinstance(params, Params) or not isinstance(config, Config):
+            got = f"got a {type(params).__name__} and a {type(config).__name__}"
+            raise ValueError(f"a model must be Params and their Config; {got}; pass a Model, as load returns it.")
         place = sharding.home(params.partition, params)
         if chunk is None:
             chunk = CHUNK_CPU if place is not None and sharding.device_of(place).platform == "cpu" else CHUNK

@@ -106,6 +106,8 @@ def home(partition: Partition | None, arrays: Any) -> Place:
         name = jax.tree_util.keystr(path, simple=True, separator=".") or "one"
         if not isinstance(array, jax.Array):
             raise ValueError(f"parameters must be JAX's arrays; {name} is {_article(array)}; put them on a device with jax.device_put.")
+        if array.is_deleted():
+            raise ValueError(f"parameters must be there; {name} is deleted, or was given to a program to write over; load the model again.")
         found = array.sharding.device_set
         if partition is None and len(found) > 1:
             raise ValueError(
@@ -185,7 +187,10 @@ def mesh(data: int = 1, model: int | None = None, *, devices: Sequence[jax.Devic
     Raises:
         ValueError: there are fewer devices than asked for, or a process would have none in the mesh.
     """
-    devices = list(jax.devices() if devices is None else devices)
+    devices = jax.devices() if devices is None else devices
+    if not isinstance(devices, Sequence | np.ndarray) or not len(devices) or not all(hasattr(each, "process_index") for each in devices):
+        raise ValueError(f"devices must be some of jax.devices(), at least one; got {quoted(devices)}.")
+    devices = list(devices)
     for name, value in (("data", data), ("model", 1 if model is None else model)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive integer; got {quoted(value)}.")
@@ -204,16 +209,21 @@ def mesh(data: int = 1, model: int | None = None, *, devices: Sequence[jax.Devic
     return Mesh(np.array(devices[:count]).reshape(data, model), AXES)
 
 
+def check_mesh(mesh: Mesh | None) -> None:
+    """Raises ValueError where it is something else."""
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise ValueError(f"mesh must be a jax.sharding.Mesh; got {type(mesh).__name__}; make it with gptoss_jax.mesh().")
+
+
 def partition(mesh: Mesh | None, config: Config) -> Partition | None:
     """How a model lies on a mesh; None on None, which is one device.
 
     Raises:
         ValueError: the mesh has other axes, or its model axis cannot divide the model.
     """
+    check_mesh(mesh)
     if mesh is None:
         return None
-    if not isinstance(mesh, Mesh):
-        raise ValueError(f"mesh must be a jax.sharding.Mesh; got {type(mesh).__name__}; make it with gptoss_jax.mesh().")
     if set(mesh.axis_names) - set(AXES) or not mesh.axis_names:
         raise ValueError(f"a mesh must have the axes {AXES}, or one of them; got {mesh.axis_names}; make it with gptoss_jax.mesh().")
     data, model = (mesh.shape.get(axis, 1) for axis in AXES)

@@ -32,14 +32,14 @@ def path_of(given: object, what: str) -> Path:
 
 def is_adapter(directory: Path) -> bool:
     """Whether a directory holds a LoRA adapter, and no weights beside it."""
-    names = set(_names(directory))
+    names = set(names_in(directory))
     weights = {name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))}
     return bool(names & {*ADAPTER, "adapter_model.bin"}) and weights <= {ADAPTER[1]}
 
 
 def held(directory: Path) -> str:
     """What a directory holds, for a sentence: "it holds a, b"."""
-    names = _names(directory)
+    names = names_in(directory)
     return f"it holds {quoted(', '.join(names[:_LISTED]))[1:-1]}{', ...' if len(names) > _LISTED else ''}" if names else "it is empty"
 
 
@@ -54,7 +54,7 @@ def of_file(path: Path, shown: str) -> str:
 
 def told(directory: Path) -> str:
     """What that is which a directory holds in a checkpoint's place, and what to do; "" where it cannot be told."""
-    names = _names(directory)
+    names = names_in(directory)
     for inside in (directory, directory.parent):
         if inside.name == "params" and (inside / "index.json").is_file():
             return f"the inside of an Orbax directory; pass {inside.parent}"
@@ -73,12 +73,12 @@ def _checkpoints(directory: Path) -> Iterator[Path]:
     """Directories below that hold safetensors files, or an Orbax checkpoint; not below those."""
     level = [directory]
     for _ in range(_DEPTH):
-        below = [each / name for each in level for name in _names(each)]
+        below = [each / name for each in level for name in names_in(each)]
         level = []
         for each in below[:_LOOKED_AT]:
             if not os.path.isdir(each):
                 continue
-            names = _names(each)
+            names = names_in(each)
             shards = any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names) and not is_adapter(each)
             if shards or os.path.isfile(each / "params" / "index.json"):
                 yield each
@@ -86,7 +86,8 @@ def _checkpoints(directory: Path) -> Iterator[Path]:
                 level.append(each)
 
 
-def _names(directory: Path) -> list[str]:
+def names_in(directory: Path) -> list[str]:
+    """What a directory holds, sorted; nothing where there is none, or where it must not be looked at."""
     try:
         return sorted(os.listdir(directory))
     except OSError:  # no directory, or not for us to read

@@ -49,6 +49,11 @@ class Model:
     params: Params
     tokenizer: tokenizer.Tokenizer | None
 
+    def __post_init__(self):
+        for name, value, kind in (("config", self.config, Config), ("params", self.params, Params)):
+            if not isinstance(value, kind):
+                raise ValueError(f"{name} of a model must be its {kind.__name__}; got a {type(value).__name__}; load one with load.")
+
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """Ids that end an answer, by config.json and generation_config.json."""
@@ -109,6 +114,7 @@ def load(
         ValueError: it is damaged, not gpt-oss, or does not fit its config.json; a value is refused (`check`, `verify`); the mesh cannot
             divide it; processes hold different ones; or an argument is none of the above.
     """
+    sharding.check_mesh(mesh)
     _check_arguments(dtype, experts, check, verify)
     trusted.check_argument(kernels)
     alone = mesh is None or not mesh.is_multi_process
@@ -153,11 +159,11 @@ def _agreed(form: ExpertsForm, without: tuple[str, ...]) -> tuple[ExpertsForm, t
 
 
 def _check_arguments(dtype: str, experts: str, check: str | None, verify: bool) -> None:
-    if dtype not in ("bfloat16", "float32"):
+    if not isinstance(dtype, str | np.dtype) or dtype not in ("bfloat16", "float32"):
         raise ValueError(f"dtype must be 'bfloat16' or 'float32'; got {quoted(dtype)}; use one of these.")
-    if experts not in ("auto", *get_args(ExpertsForm)):
+    if not isinstance(experts, str) or experts not in ("auto", *get_args(ExpertsForm)):
         raise ValueError(f"experts must be one of 'auto', {', '.join(map(repr, get_args(ExpertsForm)))}; got {quoted(experts)}.")
-    if check not in ("auto", "finite", None):
+    if not isinstance(check, str | None) or check not in ("auto", "finite", None):
         raise ValueError(f"check must be 'auto', 'finite' or None; got {quoted(check)}; use one of these.")
     if not isinstance(verify, bool):
         raise ValueError(f"verify must be True or False; got {quoted(verify)}; pass one of them.")
@@ -179,6 +185,8 @@ def save(model: Model, directory: str | os.PathLike) -> None:
     """
     from gptoss_jax.weights.orbax import saving
 
+    if not isinstance(model, Model):
+        raise ValueError(f"model must be a Model, as load returns it; got a {type(model).__name__}; pass gptoss_jax.Model(...).")
     own = isinstance(model.tokenizer, tokenizer.SentencePiece)
     saving.save(directory, model.config, model.params, {"tokenizer.model": model.tokenizer.serialized()} if own else None)
 

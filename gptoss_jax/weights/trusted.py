@@ -16,7 +16,7 @@ _MANY = 32  # experts, above which the shapes of 120b are those to check
 
 def check_argument(kernels: str) -> None:
     """Raises ValueError where it is none of `Kernels`."""
-    if kernels not in ("auto", "on", "off"):
+    if not isinstance(kernels, str) or kernels not in ("auto", "on", "off"):
         raise ValueError(f"kernels must be 'auto', 'on' or 'off'; got {quoted(kernels)}; use one of these.")
 
 

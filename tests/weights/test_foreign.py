@@ -3,7 +3,9 @@
 from pathlib import Path
 import shutil
 
+import jax
 import pytest
+from small_model import small_model
 
 import gptoss_jax as gj
 from gptoss_jax import adapters
@@ -108,3 +110,30 @@ def test_a_pointer_of_git_lfs_is_told_from_the_file(tiny, tmp_path, name):
     (copy / name).write_bytes(POINTER)
     read = (lambda: adapters.load(copy / "adapter", TINY)) if "adapter" in name else lambda: loading.load(copy, progress=False)
     refused(read, str(copy / name), "git-lfs pointer", "run `git lfs pull` there")
+
+
+@pytest.mark.parametrize("odd", [None, True, 5, "x", [], {"a": 1}, b"x", object()], ids=lambda odd: repr(odd)[:9])
+def test_what_is_no_model_adapter_mesh_or_config(odd, tiny, tmp_path):
+    model, adapter = small_model(), adapters.load(tiny / "adapter", TINY)
+    refused(lambda: adapters.attach(odd, model.config, adapter), "params must be a model's parameters; got a ")
+    refused(lambda: adapters.merge(model.params, odd, adapter), "config must be the geometry of a model; got a ")
+    refused(lambda: gj.save(odd, tmp_path / "x"), "model must be a Model")
+    refused(lambda: gj.Model(odd, model.params, None), "config of a model must be its Config; got a ")
+    refused(lambda: gj.Model(model.config, odd, None), "params of a model must be its Params; got a ")
+    if odd != []:
+        refused(lambda: adapters.attach(model.params, model.config, odd), "an adapter must be a dictionary of names and Factors; got a ")
+        refused(lambda: adapters.save(odd, tmp_path / "x"), "an adapter must be a dictionary of names and Factors; got a ")
+    if not isinstance(odd, str):
+        refused(lambda: gj.Config.from_json(odd), "a file must be named by a path; got a ")
+    if odd is not None:
+        refused(lambda: gj.load(tiny, mesh=odd), "mesh must be a jax.sharding.Mesh; got ")
+        refused(lambda: gj.mesh(devices=odd), "devices must be some of jax.devices()")
+    assert not list(tmp_path.iterdir())
+
+
+def test_parameters_that_are_gone():
+    model = small_model()
+    gone = jax.numpy.array(model.params.norm)
+    gone.delete()
+    gone = gj.Model(model.config, model.params.replace(norm=gone), None)
+    refused(lambda: gj.LLM(gone, slots=2, context=96), "norm is deleted", "load the model again")
