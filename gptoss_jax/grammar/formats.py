@@ -34,7 +34,7 @@ ANY_OBJECT = Format("json", '{"type":"object"}')
 def read_format(response_format: object, where: str = "response_format") -> Format | None:
     """The grammar that response_format asks for; None for free text.
 
-    A schema binds whatever "strict" says. What only the library can find wrong with a grammar, `matcher.compiled` refuses.
+    A schema binds whatever "strict" says. What only the library can find wrong with a grammar, `compiling.compiled` refuses.
 
     Args:
         response_format: one of the dicts above, or None for free text.
