@@ -99,7 +99,8 @@ class _Sizes:
             if key in schema:
                 merged.append(_either([self.of(part, depth + 1) for part in schema[key]]))
         if "enum" in schema:
-            merged.append(_Size(here=len(schema["enum"]), within=len(schema["enum"]), schemas=len(schema["enum"])))
+            values = max(1, len(schema["enum"]))
+            merged.append(_Size(here=values, within=values, schemas=values))
         merged += [self.of(part, depth + 1) for part in schema.get("allOf", ())]
         if "$ref" in schema:
             merged.append(self._target(schema["$ref"], depth))

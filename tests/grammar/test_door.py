@@ -66,6 +66,7 @@ BAD_SCHEMAS = [
     ({"const": {1, 2}}, "nothing but JSON; got .*set"),
     ({"type": "object", "x-guidance": {"lenient": True}}, "must not set x-guidance"),
     ({"enum": []}, r"an enum or anyOf that no value satisfies at \$"),
+    ({"enum": [], "pattern": "a", "anyOf": [{}, {}]}, "an enum or anyOf that no value satisfies"),
     ({"type": "integer", "enum": ["a"]}, "incompatible types"),
     (
         object_of(["x"], x={"type": "integer", "minimum": 5, "maximum": 1}),
