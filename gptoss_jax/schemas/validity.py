@@ -108,8 +108,12 @@ def fault(parts: Iterable[tuple[Path, Mapping, str]]) -> str:
             return f"at {here}.$schema: {draft}, which is older than draft-04, the oldest that is read here"
         plain = _PLAIN_IN[draft]
         odd = {key: value for key, value in part.items() if key in plain and not plain[key](value)}
-        if draft == UNNAMED:  # a bool there is of draft-04, if it stands beside what it is about
-            odd = {key: value for key, value in odd.items() if not (isinstance(value, bool) and _BOUNDS.get(key) in part)}
+        if draft == UNNAMED:  # a bool there is of draft-04, true beside what it is about
+            odd = {
+                key: value
+                for key, value in odd.items()
+                if not (key in _BOUNDS and (value is False or value is True and _BOUNDS[key] in part))
+            }
         elif draft == "draft-04":
             odd |= {key: part[key] for key, bound in _BOUNDS.items() if key in part and bound not in part}
         name = "id" if draft == "draft-04" else "$id"

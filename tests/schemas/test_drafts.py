@@ -33,6 +33,7 @@ SAID_ANEW = [
     ({"$schema": D4, "minimum": 1, "exclusiveMinimum": True, "maximum": 9}, {"exclusiveMinimum": 1, "maximum": 9}),
     ({"$schema": D4, "maximum": 1, "exclusiveMaximum": False}, {"maximum": 1}),
     ({"maximum": 1, "exclusiveMaximum": True}, {"exclusiveMaximum": 1}),
+    ({"exclusiveMinimum": False, "minLength": 1}, {"minLength": 1}),
     ({"$schema": D4, "id": "https://x/y", "properties": {"id": TEXT, "$id": TEXT}}, {"properties": {"id": TEXT, "$id": TEXT}}),
     ({"id": "free", "x-order": 3}, {"id": "free", "x-order": 3}),
     ({"dependencies": {"a": ["b"], "c": TEXT}}, {"dependentRequired": {"a": ["b"]}, "dependentSchemas": {"c": TEXT}}),
