@@ -82,6 +82,7 @@ def test_those_that_stand_still_give_way_to_those_that_wait_and_come_back_to_the
     nothing_is_held(engine)
 
 
+@pytest.mark.thorough
 def test_those_that_stand_still_give_their_pages_to_those_that_go_on(wanted):
     engine = make(cache_tokens=128)
     pieces = engine.run([paced(0)])

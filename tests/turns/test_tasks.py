@@ -79,6 +79,7 @@ def odd(name):
     return (i for i in (1, 2)) if name == "generator" else ODD[name]
 
 
+@pytest.mark.quick("messages", "sampling", "options")
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_bad_field_is_one_outcome_and_touches_no_other(llm, good, field):
     """Everything odd in each field, of a chat and of a prompt; between tasks that are right."""
