@@ -28,12 +28,12 @@ def left_out(kernels: Kernels, config: Config, dtype: str, partition: Partition 
     """
     if not on_hopper(partition):
         if kernels == "on":
-            why = hopper.unsupported() or f"JAX runs on {sharding.device_of(partition).device_kind}"
+            why = hopper.unsupported() or f"JAX runs on {_device(partition).device_kind}"
             raise ValueError(f"kernels='on' needs a Hopper GPU (H100, H200), and {why}; pass kernels='auto', which runs XLA's forms here.")
         return ()
     if kernels == "off":
         return dispatch.KERNELS
-    device = sharding.device_of(partition)
+    device = _device(partition)
     if kernels == "on" or dispatch.pretending() or not hopper.is_hopper(device.device_kind) or dtype != "bfloat16":
         return ()  # all; or none will run: none covers float32
     from pallas_kernels import check
@@ -48,3 +48,8 @@ def left_out(kernels: Kernels, config: Config, dtype: str, partition: Partition 
 def on_hopper(partition: Partition | None) -> bool:
     """Whether the model's programs will run on a Hopper GPU."""
     return sharding.device_of(partition).platform == jax.default_backend() and dispatch.for_hopper()
+
+
+def _device(partition: Partition | None) -> jax.Device:
+    """That which is checked."""
+    return sharding.device_of(partition)
