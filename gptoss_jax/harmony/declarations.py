@@ -124,8 +124,10 @@ class _Writer:
         made = [kind for kind in made if kinds is None or kind in kinds]
         if any(key in keywords for key in VALUES):
             found = [keywords["const"]] if "const" in keywords else keywords["enum"]
-            found = [literal(value) for value in found if kinds is None or is_of(value, kinds)]
-            words = Type(self._spent(" | ".join(found) or "never"), union=len(found) > 1, unbracketed=kinds == ["string"])
+            nullable = keywords.get("nullable") is True  # OpenAPI asks for null in the enum as well
+            found = [value for value in found if kinds is None or is_of(value, kinds) or (nullable and value is None)]
+            words = self._spent(" | ".join(map(literal, found)) or "never")
+            words = Type(words, union=len(found) > 1, unbracketed=kinds == ["string"] and None not in found)
             return [words, *(self._made_of(kind, schema, indent) for kind in made)]
         found = []
         for kind in made if kinds is None else kinds:

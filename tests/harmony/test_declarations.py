@@ -62,6 +62,13 @@ NEW = {
     "an enum of integers": ({"type": "integer", "enum": [16, 32]}, "p?: 16 | 32,\n"),
     "an enum of objects": ({"enum": [{"a": [1]}, [2]]}, 'p?: {"a":[1]} | [2],\n'),
     "an enum that may be null": ({"type": ["string", "null"], "enum": ["aa", None]}, 'p?: "aa" | null,\n'),
+    "an enum as OpenAPI has one that may be null": ({"type": "string", "enum": ["a", None], "nullable": True}, 'p?: "a" | null,\n'),
+    "a nullable enum that does not list null": ({"type": "string", "enum": ["a"], "nullable": True}, 'p?: "a" | null,\n'),
+    "a const that is null, and may be": ({"type": "string", "const": None, "nullable": True}, "p?: null,\n"),
+    "an array of them": (
+        {"type": "array", "items": {"nullable": True, "enum": [None, "a"], "type": "string"}},
+        'p?: (null | "a")[],\n',
+    ),
     "an array of numbers to choose": ({"type": "array", "items": {"enum": [1, 2]}}, "p?: (1 | 2)[],\n"),
     "null": ({"type": "null"}, "p?: null,\n"),
     "a map": ({"type": "object", "additionalProperties": {"type": "integer"}}, "p?: {\n    [key: string]: number,\n    },\n"),
