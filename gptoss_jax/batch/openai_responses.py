@@ -24,6 +24,15 @@ _FIXED = {
     **{name: () for name in _NOT_SERVED},
 }
 
+_ITEMS = {
+    "message": ("role", "content", "phase"),
+    "function_call": ("call_id", "name", "arguments"),
+    "function_call_output": ("call_id", "output"),
+    "reasoning": ("content",),
+}
+_ABOUT = ("type", "id", "status")  # of an item; nothing need be done about them
+_PHASES = {"commentary": "commentary", "final_answer": "final"}
+
 
 def given(body: Mapping) -> dict:
     """The body without what is null. Raises Refused for fields and values that are not served."""
@@ -108,14 +117,21 @@ def _output(reply, digest: str, tokenizer, status: str) -> list[dict]:
 
 def _item(item: object, where: str) -> list[dict]:
     kind = item.get("type", "message") if isinstance(item, dict) else None
+    for name, value in item.items() if isinstance(kind, str) and kind in _ITEMS else ():
+        if name not in (*_ABOUT, *_ITEMS[kind]) and value not in (None, False, "", [], {}):
+            raise Refused(
+                f"{where} must hold nothing that is not read; got {quoted(name, 60)}: {quoted(value, 40)}; remove it.",
+                "unknown_field",
+                "input",
+            )
     if kind == "message":
-        return [{"role": item.get("role"), "content": item.get("content")}]
+        return [{"role": item.get("role"), "content": item.get("content")} | _phase(item, where)]
     if kind == "function_call":
         function = {"name": item.get("name"), "arguments": item.get("arguments", "{}")}
         return [{"role": "assistant", "tool_calls": [{"id": item.get("call_id"), "type": "function", "function": function}]}]
     if kind == "function_call_output":
         return [{"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}]
-    if kind == "reasoning" and item.get("encrypted_content") is None:
+    if kind == "reasoning":
         parts = item.get("content") or []
         texts = [part.get("text") if isinstance(part, dict) else None for part in parts] if isinstance(parts, list) else [None]
         if all(isinstance(text, str) for text in texts):
@@ -124,6 +140,16 @@ def _item(item: object, where: str) -> list[dict]:
         f"{where} must be a message, a function_call, a function_call_output or reasoning in plain text; got {quoted(kind)}.",
         field="input",
     )
+
+
+def _phase(item: Mapping, where: str) -> dict:
+    """The channel of an assistant's message that says its phase."""
+    phase = item.get("phase")
+    if phase is None:
+        return {}
+    if not isinstance(phase, str) or phase not in _PHASES:
+        raise Refused(f"{where}: phase must be {' or '.join(_PHASES)}; got {quoted(phase, 60)}.", field="input")
+    return {"channel": _PHASES[phase]}
 
 
 def _format(body: Mapping) -> Mapping | None:

@@ -74,4 +74,4 @@ def continued(messages: Sequence[Mapping], wanted: bool = True) -> Continued | N
             f"with continue_final_message the last message must be text; got one with tool_calls ({where}); append the results of the "
             "calls, or leave continue_final_message out"
         )
-    return Continued(tuple((message.channel, message.content[0].text) for message in assistant_messages(last, where, {})))
+    return Continued(tuple((message.channel, message.content[0].text) for message in assistant_messages(last, where, {}, ())))

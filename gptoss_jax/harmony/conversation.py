@@ -1,12 +1,13 @@
 """OpenAI-style chat messages and tools, checked at the door, to an openai_harmony Conversation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import datetime
 
 import openai_harmony as oh
 
 from gptoss_jax.harmony.functions import read_functions
-from gptoss_jax.harmony.texts import json_text, recipient_of, shown, text_of
+from gptoss_jax.harmony.texts import json_text, only, recipient_of, shown, text_of
+from gptoss_jax.harmony.words import LONGEST, NAME
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 CHANNELS = ("analysis", "commentary", "final")
@@ -14,6 +15,21 @@ EFFORTS = {"low": oh.ReasoningEffort.LOW, "medium": oh.ReasoningEffort.MEDIUM, "
 
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _REASONING = ("reasoning", "thinking", "reasoning_content")
+_READ = {
+    **dict.fromkeys(("system", "developer"), ("role", "content")),
+    "user": ("role", "content", "name"),
+    "assistant": ("role", "content", "channel", "tool_calls", *_REASONING),
+    "tool": ("role", "content", "name", "tool_call_id"),
+}
+_ABOUT = ("id", "annotations")  # of a message that others answered with; the model is shown none of it
+_ABOUT_TEXT = ("annotations", "logprobs", "cache_control")  # so are these
+_OTHERS = {
+    **{key: f"only a message of the {role} has it" for role, keys in reversed(_READ.items()) for key in keys},
+    "name": "write it into the content: the user's messages have one, and the tool's",
+    "function_call": "that is a list, tool_calls, here",
+    "refusal": "write it into the content, as what the assistant said",
+    **dict.fromkeys(("images", "image", "image_url", "audio", "video", "files"), "gpt-oss reads text only: leave it out"),
+}
 
 
 def to_conversation(
@@ -31,9 +47,10 @@ def to_conversation(
     Args:
         messages: dicts with "role" and "content", which is a string or a list of text parts. "system" and "developer" messages
             are instructions (harmony's own system message is made from the options below): the leading ones and the tools make
-            the developer message. An assistant message may have "reasoning" (analysis), "tool_calls" in OpenAI's form, and
-            "channel" where its content is not the final answer; content beside tool calls is commentary. Their arguments stay as the model
-            wrote them, JSON or not. A tool message has the "name" of the function, or the "tool_call_id" of an earlier call.
+            the developer message. A user's message may have the "name" of who wrote it. An assistant message may have "reasoning"
+            (analysis), "tool_calls" in OpenAI's form, and "channel" where its content is not the final answer; content beside tool calls
+            is commentary. Their arguments stay as the model wrote them, JSON or not. A tool message has the "name" of the function, or
+            the "tool_call_id" of an earlier call. Of other keys "id" and "annotations" are let pass, and what is null, false or empty.
         reasoning_effort: "low", "medium" or "high".
         tools: functions that the model may call, {"type": "function", "function": {"name", "description", "parameters"}} or the
             inner dict alone; parameters are a JSON schema of an object.
@@ -58,7 +75,7 @@ def to_conversation(
         knowledge_cutoff=None if knowledge_cutoff is None else text_of(knowledge_cutoff, "knowledge_cutoff"),
     )
     for i, message in enumerate(messages):
-        _check_role(message, f"messages[{i}]")
+        _check(message, f"messages[{i}]")
     leading = next((i for i, m in enumerate(messages) if m["role"] not in ("system", "developer")), len(messages))
     rules = [] if instructions is None else [text_of(instructions, "instructions")]
     rules += [_content(message, f"messages[{i}]") for i, message in enumerate(messages[:leading])]
@@ -70,29 +87,34 @@ def to_conversation(
         out.append(oh.Message.from_role_and_content(oh.Role.DEVELOPER, developer))
     calls: dict[str, str] = {}  # tool_call_id -> recipient, of the calls so far
     for i, message in enumerate(messages[leading:], leading):
-        out += _history(message, f"messages[{i}]", calls)
+        out += _history(message, f"messages[{i}]", calls, {function.name for function in functions})
     return oh.Conversation.from_messages(out)
 
 
-def _history(message: Mapping, where: str, calls: dict[str, str]) -> list[oh.Message]:
+def _history(message: Mapping, where: str, calls: dict[str, str], own: Collection[str]) -> list[oh.Message]:
     """One chat message as harmony messages; an assistant's may be several. Records the ids of its calls in calls."""
     role = message["role"]
     if role in ("system", "developer"):
         return [oh.Message.from_role_and_content(oh.Role.DEVELOPER, oh.DeveloperContent(instructions=_content(message, where)))]
     if role == "user":
-        return [oh.Message.from_role_and_content(oh.Role.USER, _content(message, where))]
+        return [oh.Message.from_author_and_content(oh.Author(role=oh.Role.USER, name=_user(message, where)), _content(message, where))]
     if role == "assistant":
-        return assistant_messages(message, where, calls)
+        return assistant_messages(message, where, calls, own)
     name = message.get("name") or calls.get(str(message.get("tool_call_id")))
     if name is None:
         raise ValueError(f"{where} is a tool result of no known call; give it the tool_call_id of an earlier call, or the function's name")
-    author = oh.Author(role=oh.Role.TOOL, name=recipient_of(name, where))
+    author = oh.Author(role=oh.Role.TOOL, name=recipient_of(name, where, own))
     result = oh.Message.from_author_and_content(author, _content(message, where))
     return [result.with_channel("commentary").with_recipient("assistant")]
 
 
-def assistant_messages(message: Mapping, where: str, calls: dict[str, str]) -> list[oh.Message]:
-    """Analysis, then commentary or the final answer, then the calls; those of the three that the message has."""
+def assistant_messages(message: Mapping, where: str, calls: dict[str, str], own: Collection[str]) -> list[oh.Message]:
+    """Analysis, then commentary or the final answer, then the calls; those of the three that the message has.
+
+    Args:
+        calls: the recipient of each call so far, by its id; those of the message are put in.
+        own: names of the functions that the model may call.
+    """
     out = []
     tool_calls = message.get("tool_calls") or []
     if not isinstance(tool_calls, list | tuple):
@@ -100,23 +122,27 @@ def assistant_messages(message: Mapping, where: str, calls: dict[str, str]) -> l
     channel = message.get("channel") or ("commentary" if tool_calls else "final")
     if channel not in CHANNELS:
         raise ValueError(f"{where}: channel must be one of {', '.join(CHANNELS)}; got {shown(channel)}")
-    reasoning = next((message[key] for key in _REASONING if message.get(key)), None)
-    if reasoning is not None:
-        out.append(_said(text_of(reasoning, f"{where}: reasoning"), "analysis"))
+    thoughts = dict.fromkeys(text_of(message[key], f"{where}: reasoning") for key in _REASONING if message.get(key))
+    if len(thoughts) > 1:
+        raise ValueError(f"{where}: {', '.join(_REASONING)} are names of one text; got two different ones; leave one out")
+    out += [_said(text, "analysis") for text in thoughts]
     if message.get("content") is not None and (message["content"] or not tool_calls):
         out.append(_said(_content(message, where), channel))
     for i, call in enumerate(tool_calls):
-        out.append(_call(call, f"{where}: tool_calls[{i}]", calls))
+        out.append(_call(call, f"{where}: tool_calls[{i}]", calls, own))
     if not out:
         raise ValueError(f"{where} has neither content, reasoning nor tool_calls; give it one of them or leave it out")
     return out
 
 
-def _call(call: Mapping, where: str, calls: dict[str, str]) -> oh.Message:
-    function = call.get("function") if isinstance(call, Mapping) else None
+def _call(call: Mapping, where: str, calls: dict[str, str], own: Collection[str]) -> oh.Message:
+    function = call.get("function") if isinstance(call, Mapping) and call.get("type") in ("function", None) else None
     if not isinstance(function, Mapping):
         raise ValueError(f'{where} must be {{"id", "type": "function", "function": {{"name", "arguments"}}}}; got {shown(call)}')
-    recipient = recipient_of(function.get("name"), where)
+    only(call, ("id", "type", "function", "index"), where, dict.fromkeys(("name", "arguments"), "it belongs into function"))
+    instead = dict.fromkeys(("args", "input", "parameters"), "that is called arguments here")
+    only(function, ("name", "arguments", "parsed_arguments"), f"{where}: function", instead)
+    recipient = recipient_of(function.get("name"), where, own)
     arguments = function.get("arguments", "{}")
     if isinstance(arguments, Mapping):
         arguments = json_text(arguments, f"{where}: arguments")
@@ -130,11 +156,22 @@ def _said(text: str, channel: str) -> oh.Message:
     return oh.Message.from_role_and_content(oh.Role.ASSISTANT, text).with_channel(channel)
 
 
-def _check_role(message: Mapping, where: str) -> None:
+def _check(message: Mapping, where: str) -> None:
     if not isinstance(message, Mapping):
         raise ValueError(f'{where} must be a dict such as {{"role": "user", "content": "..."}}; got {shown(message)}')
     if message.get("role") not in ROLES:
         raise ValueError(f"{where}: role must be one of {', '.join(ROLES)}; got {shown(message.get('role'))}")
+    only(message, (*_READ[message["role"]], *_ABOUT), where, _OTHERS)
+
+
+def _user(message: Mapping, where: str) -> str | None:
+    """Who wrote a user's message, if it says so: <|start|>user:alice."""
+    name = message.get("name")
+    if not name:
+        return None
+    if not isinstance(name, str) or len(name) > LONGEST or not NAME.fullmatch(name):
+        raise ValueError(f"{where}: a name must be 1 to {LONGEST} letters or signs, no blanks, quotes or brackets; got {shown(name)}")
+    return name
 
 
 def _content(message: Mapping, where: str) -> str:
@@ -148,6 +185,7 @@ def _content(message: Mapping, where: str) -> str:
     for i, part in enumerate(content):
         if not isinstance(part, Mapping) or part.get("type") not in _TEXT_PARTS:
             raise ValueError(f'{where}: content[{i}] must be {{"type": "text", "text": "..."}}, gpt-oss reads text only; got {shown(part)}')
+        only(part, ("type", "text", *_ABOUT_TEXT), f"{where}: content[{i}]", {})
         texts.append(text_of(part.get("text"), f"{where}: content[{i}]"))
     return "".join(texts)
 

@@ -7,10 +7,16 @@ import json
 import openai_harmony as oh
 
 from gptoss_jax.harmony.declarations import declaration
-from gptoss_jax.harmony.texts import function_name, shown, text_of
+from gptoss_jax.harmony.texts import function_name, only, shown, text_of
 from gptoss_jax.schemas.checking import as_text, checked
 from gptoss_jax.schemas.merging import UNIONS, merged, types, values
 from gptoss_jax.schemas.targets import Targets
+
+_READ = ("name", "description", "parameters", "strict")
+_INSTEAD = {
+    **dict.fromkeys(("inputSchema", "input_schema", "args_schema", "schema", "json_schema"), "that is called parameters here"),
+    **dict.fromkeys(("outputSchema", "output_schema", "return", "returns"), "the model is shown no results: say it in the description"),
+}
 
 
 class Function(oh.ToolDescription):
@@ -52,6 +58,11 @@ def _function(tool: Mapping, where: str) -> Function:
     function = tool.get("function", tool) if isinstance(tool, Mapping) else None
     if not isinstance(function, Mapping):
         raise ValueError(f'{where} must be {{"name", "description", "parameters"}}, alone or as a "function"; got {shown(tool)}')
+    if function is not tool:
+        only(tool, ("type", "function"), where, dict.fromkeys(_READ, "it belongs into function"))
+    only(function, _READ if function is not tool else ("type", *_READ), where, _INSTEAD)
+    if not isinstance(function.get("strict"), bool | None):
+        raise ValueError(f"{where}: strict must be true or false; got {shown(function['strict'])}")
     name = function_name(function.get("name"), where)
     description, parameters = function.get("description"), function.get("parameters")
     description = "" if description is None else text_of(description, f"{where}: description")

@@ -1,6 +1,7 @@
-"""Callers' texts at the door: strings that UTF-8 can hold, JSON, names of functions; each refusal says where."""
+"""Callers' texts at the door: strings that UTF-8 can hold, JSON, names of functions, keys of dicts; each refusal says where."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+import difflib
 import json
 import re
 
@@ -36,12 +37,34 @@ def function_name(name: object, where: str) -> str:
     return name
 
 
-def recipient_of(name: object, where: str) -> str:
-    """Whom a call of the history is for: a function, or what else a model once called, such as "browser.search", as it stands."""
+def recipient_of(name: object, where: str, own: Collection[str] = ()) -> str:
+    """Whom a call of the history is for: a function, or what else a model once called, such as "browser.search", as it stands.
+
+    Args:
+        own: names of the functions that the model may call; python is gpt-oss' own tool where it is none of them.
+    """
+    if name == "python" and name not in own:
+        return name
     base = _NAMESPACE.sub("", name) if isinstance(name, str) else ""
     if len(base) > words.LONGEST or not words.NAME.fullmatch(base):
         raise ValueError(f"{where}: a call's name must be 1 to 256 letters or signs without blanks, quotes and brackets; got {shown(name)}")
     return base if base == name and "." in name else f"functions.{base}"
+
+
+def only(given: Mapping, known: Collection[str], where: str, instead: Mapping[str, str]) -> None:
+    """Raises a ValueError for a key that is not read, unless it says nothing: null, false, empty.
+
+    Args:
+        known: keys that are read, or whose value changes nothing.
+        instead: what to do about others that callers write.
+    """
+    for key, value in given.items():
+        if key in known or value is None or value is False or (isinstance(value, str | list | tuple | Mapping) and not value):
+            continue
+        name = key if isinstance(key, str) and re.fullmatch("[A-Za-z_]{1,40}", key) else quoted(key, 60)
+        near = difflib.get_close_matches(name, known, 1, 0.7)
+        remedy = instead.get(key) or (f"the nearest that is read is {near[0]}" if near else f"drop it; {', '.join(known)} are read")
+        raise ValueError(f"{where} must hold nothing that is not read; got {name}: {quoted(value, 40)}; {remedy}")
 
 
 def shown(value: object) -> str:

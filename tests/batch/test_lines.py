@@ -118,6 +118,7 @@ def test_items_of_a_response_become_messages():
         {"type": "reasoning", "id": "rs_2", "summary": []},
         {"type": "function_call", "call_id": "c1", "name": "get_weather", "arguments": "{}", "status": "completed"},
         {"type": "function_call_output", "call_id": "c1", "output": "sunny"},
+        {"role": "assistant", "phase": "commentary", "content": "So:"},
     ]
     assert openai_responses.messages(items) == [
         {"role": "developer", "content": "Be brief."},
@@ -125,6 +126,7 @@ def test_items_of_a_response_become_messages():
         {"role": "assistant", "reasoning": "Look."},
         {"role": "assistant", "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}]},
         {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+        {"role": "assistant", "content": "So:", "channel": "commentary"},
     ]
 
 
@@ -179,6 +181,9 @@ def test_items_of_a_response_become_messages():
         (responses(input=None), "input must"),
         (responses(input=[{"type": "web_search_call"}]), r"input\[0\] must be a message"),
         (responses(input=[{"type": "reasoning", "encrypted_content": "x"}]), r"input\[0\] must"),
+        (responses(input=[{"type": "reasoning", "summary": [{"type": "summary_text", "text": "x"}]}]), r"input\[0\] must .* got 'summary'"),
+        (responses(input=[{"role": "user", "content": "Hi", "name": "x"}]), r"input\[0\] must hold nothing that .* got 'name': 'x'"),
+        (responses(input=[{"role": "assistant", "content": "Hi", "phase": "x"}]), r"input\[0\]: phase must be commentary or final_answer"),
         (responses(previous_response_id="x"), "previous_response_id must be left out"),
         (responses(reasoning={"effort": "low", "summary": "auto"}), "summary must be left out"),
         (responses(reasoning={"budget": 1}), "budget is no field"),
