@@ -115,9 +115,11 @@ class ReplyBuilder(Builder):
 
     def _reply(self, parsed: harmony.Parsed, reason: str) -> Reply:
         text = self._answer.finish() if self._answer.found else parsed.final
-        messages = parsed.to_chat_messages() if self._continued is None else self._continued.chat_messages(parsed)
-        if self._answer.found and messages:
-            messages[-1]["content"] = (self._continued.text if self._channel == "final" else "") + text
+        said = _cut(parsed, len(text)) if self._answer.found else parsed
+        messages = said.to_chat_messages() if self._continued is None else self._continued.chat_messages(said)
+        if self._answer.found and not text and not (self._channel == "final" and self._continued.text):
+            messages += [] if messages and messages[-1].keys() == {"role", "reasoning"} else [{"role": "assistant"}]
+            messages[-1]["content"] = ""  # the stop string was all of the answer
         return Reply(
             text=text,
             reasoning=parsed.reasoning,
@@ -136,6 +138,17 @@ class ReplyBuilder(Builder):
             return ReplyPiece("", delta.channel, delta.recipient)
         text = self._answer.push(delta.text) if delta.answers else delta.text
         return ReplyPiece(text, delta.channel, delta.recipient if delta.calls else None)
+
+
+def _cut(parsed: harmony.Parsed, length: int) -> harmony.Parsed:
+    """The turn with so many characters of its answers."""
+    messages = []
+    for message in parsed.messages:
+        if message.answers:
+            message = dataclasses.replace(message, text=message.text[:length])
+            length -= len(message.text)
+        messages.append(message)
+    return dataclasses.replace(parsed, messages=tuple(messages))
 
 
 def _ends_with_call(parsed: harmony.Parsed) -> bool:

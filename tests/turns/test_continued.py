@@ -75,6 +75,14 @@ def test_stop_strings_are_looked_for_in_what_is_new(size):
     assert reply.messages == [said(reasoning="One. Two.", content="Three")]
 
 
+def test_a_stop_string_in_a_second_answer_leaves_what_was_begun_in_the_first():
+    reply, _ = built(said(content="One"), ".E!S!assistantC!finalM!Two. ThreeR!", stop=(" Th",))
+    assert (reply.text, reply.messages) == (".Two.", [said(content="One."), said(content="Two.")])
+    for begun, last in ((said(content="One"), "One"), (said(reasoning="r", content=""), "")):
+        reply, _ = built(begun, "xR!", stop=("x",))
+        assert (reply.text, reply.messages) == ("", [begun | {"content": last}])
+
+
 def test_what_breaks_on_the_way_keeps_what_was_begun(monkeypatch):
     last = said(reasoning="Hm", content="It is")
     monkeypatch.setattr(ReplyBuilder, "_show", lambda self, delta: 1 / 0)

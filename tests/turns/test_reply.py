@@ -59,6 +59,19 @@ def test_stop_strings_are_looked_for_in_every_answer(header):
     assert reply.messages[-1]["content"] == "one"
 
 
+@pytest.mark.parametrize(
+    ("stop", "contents"),
+    [("x", ["one.", "two. three"]), ("three", ["one.", "two. "]), ("two", ["one."]), ("e.", ["on"]), ("one", [""])],
+)
+def test_messages_hold_each_answer_once_up_to_the_stop_string(stop, contents):
+    reply, _ = built("C!analysisM!HmE!S!assistantC!finalM!one.E!S!assistantC!finalM!two. threeR!", stop=(stop,), size=2)
+    assert reply.text == "".join(contents)
+    assert reply.messages == [
+        {"role": "assistant", "reasoning": "Hm", "content": contents[0]},
+        *({"role": "assistant", "content": text} for text in contents[1:]),
+    ]
+
+
 def test_arguments_that_are_no_json_are_kept_and_said_to_be_none():
     reply, _ = built('C!commentary to=functions.f K!jsonM!{"x": NaN}A!')
     [call] = reply.tool_calls
