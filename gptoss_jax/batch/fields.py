@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 import dataclasses
 import hashlib
 import json
+import re
 
 from gptoss_jax.quoting import MOST, quoted
 from gptoss_jax.sampling.options import Sampling
@@ -17,6 +18,9 @@ SAMPLING = (
     *("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
     *("logit_bias", "seed", "stop", "stop_token_ids", "ignore_eos"),
 )
+_FIELD = re.compile(r"[a-z_]+(?=[ .:'\[])")  # at the beginning of a sentence about it
+_PYTHON = re.compile(r"""(?<!\w)'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\b(?:None|True|False)\b""")
+_JSON = {"None": "null", "True": "true", "False": "false"}
 SCHEDULING = ("n", "priority", "time_limit")
 
 
@@ -48,6 +52,22 @@ def refusal_of(error: Exception) -> Refused:
     )
 
 
+def blaming(message: str, body: Mapping, names: Mapping[str, str], code: str = "invalid_request") -> Refused:
+    """What a request was refused for, in the words of its form.
+
+    Args:
+        message: a sentence that begins with a field by the name that `Task` and `Sampling` have for it, or with none.
+        names: what begins a sentence, to what it is called in the body; the first that fits counts.
+    """
+    message = _PYTHON.sub(lambda found: _JSON.get(found[0], found[0]), message)
+    for name, here in names.items():
+        if message.startswith(name) and not message[len(name) : len(name) + 1].isidentifier():
+            message = here + message[len(name) :]
+            break
+    found = _FIELD.match(message)
+    return Refused(message, code, found[0] if found and found[0] in body else None)
+
+
 @dataclasses.dataclass(frozen=True)
 class Defaults:
     """For requests that say nothing.
@@ -67,13 +87,21 @@ class Defaults:
         return int.from_bytes(digest, "little") >> 2  # the seeds after it are those of further answers
 
 
-def given(body: Mapping, known: Collection[str], *, without_effect: Collection[str] = (), fixed: Mapping[str, tuple] | None = None) -> dict:
+def given(
+    body: Mapping,
+    known: Collection[str],
+    *,
+    without_effect: Collection[str] = (),
+    fixed: Mapping[str, tuple] | None = None,
+    within: str = "",
+) -> dict:
     """The fields of a body that are not null.
 
     Args:
         known: what the form honours.
         without_effect: what is correct to accept without doing anything.
         fixed: fields of which only these values are served; the first of them is what it is when left out.
+        within: the field of the request that the body is.
 
     Raises:
         Refused: there are other fields, or other values of those that are fixed.
@@ -81,18 +109,27 @@ def given(body: Mapping, known: Collection[str], *, without_effect: Collection[s
     fixed = fixed or {}
     present = {name: value for name, value in body.items() if value is not None}
     for name, value in present.items():
+        shown, blamed = (f"{within}.{name[:MOST]}", within) if within else (name[:MOST], name[:MOST])
         if name in fixed and not any(type(value) is type(one) and value == one for one in fixed[name]):
             served = " or ".join(map(_json_word, fixed[name]))
             raise Refused(
-                f"{name} must be {served or 'left out'}; got {_json_word(value)}, which is not supported.", "unsupported_field", name
+                f"{shown} must be {served or 'left out'}; got {_json_word(value)}, which is not supported.", "unsupported_field", blamed
             )
         if name not in known and name not in without_effect and name not in fixed:
-            raise Refused(f"{name[:MOST]} is no field that is known here; remove it.", "unknown_field", name[:MOST])
+            raise Refused(f"{shown} is no field that is known here; remove it.", "unknown_field", blamed)
     return present
 
 
-def sampling(fields: Mapping, defaults: Defaults, name: str, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
-    """How a request is sampled. Raises Refused where an option is out of range or of the wrong type."""
+def sampling(
+    fields: Mapping,
+    defaults: Defaults,
+    name: str,
+    *,
+    max_tokens: int | None,
+    logprobs: int | None,
+    names: Mapping[str, str] | None = None,
+) -> Sampling:
+    """How a request is sampled. Raises Refused where an option is out of range or of the wrong type, in the words of `names`."""
     options = {key: fields[key] for key in SAMPLING if key in fields}
     options.setdefault("temperature", defaults.temperature)
     options.setdefault("seed", defaults.seed_of(name))
@@ -101,8 +138,7 @@ def sampling(fields: Mapping, defaults: Defaults, name: str, *, max_tokens: int 
     try:
         return Sampling(**options, max_tokens=defaults.max_tokens if max_tokens is None else max_tokens, logprobs=logprobs)
     except ValueError as error:
-        blamed = str(error).partition(" ")[0]
-        raise Refused(str(error), field=blamed if blamed in fields else None) from None
+        raise blaming(str(error), fields, names or {}) from None
 
 
 def scheduling(fields: Mapping) -> dict:

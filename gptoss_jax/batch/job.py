@@ -109,7 +109,7 @@ class Job:
         place, request = outcome.task.key
         try:
             if outcome.error is not None:
-                raise Refused(outcome.error, INTERNAL if outcome.failed else "invalid_request")
+                raise lines.refused(request, outcome.error, INTERNAL if outcome.failed else "invalid_request")
             written = sum(len(answer.tokens) for answer in outcome.answers)
             result = results.answered(request, outcome, tokenizer)
         except Exception as error:

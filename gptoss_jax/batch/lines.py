@@ -18,6 +18,8 @@ _DEEPEST = 100  # lists and objects in each other
 _TOO_DEEP = f"a line must be nested at most {_DEEPEST} deep, lists and objects together; this one is deeper; make it flatter."
 _OPENAI = ("custom_id", "method", "url", "body")
 _URLS: dict[str, Form] = {"/v1/chat/completions": "chat", "/v1/responses": "responses"}
+_FORMS = {"chat": openai_chat, "responses": openai_responses}
+_BOM = b"\xef\xbb\xbf"
 _CONVERSATION = ("reasoning_effort", "tools", "tool_choice", "instructions", "continue_final_message")
 _PLAIN = (
     "id",
@@ -79,6 +81,8 @@ class Request:
 
 def parse(text: bytes, number: int) -> Line:
     """The line's form and id, whatever else is in it."""
+    if text.startswith(_BOM):
+        return _broken(number, "a line must not begin with a byte order mark, but for the first one; take it away.", "invalid_json")
     try:
         content = strict_json.loads(text.decode("utf-8"), deepest=None)
     except UnicodeDecodeError as error:
@@ -126,9 +130,16 @@ def read(line: Line, defaults: Defaults) -> Request:
     body = line.content.get("body")
     if not isinstance(body, dict):
         raise Refused(f"body must be an object; got {_kind(body)}.", field="body")
-    form = {"chat": openai_chat, "responses": openai_responses}[line.form]
+    form = _FORMS[line.form]
     body = form.given(body)
     return Request(line, form.task(body, line.name, defaults), body)
+
+
+def refused(request: Request, message: str, code: str) -> Refused:
+    """Why a request that was read could not be answered, in the words of its form."""
+    form = _FORMS.get(request.line.form)
+    names = form.names(request.body) if form else {}
+    return fields.blaming(message, request.body, names, code)
 
 
 def _plain(body: Mapping, name: str, defaults: Defaults) -> dict:

@@ -29,6 +29,12 @@ def given(body: Mapping) -> dict:
     return fields.given(body, _KNOWN, without_effect=_WITHOUT_EFFECT, fixed=_FIXED)
 
 
+def names(body: Mapping) -> dict[str, str]:
+    """What a body calls what Task and Sampling have other names for."""
+    limit = "max_completion_tokens" if body.get("max_tokens") is None else "max_tokens"
+    return {"max_tokens": limit, "logprobs": "top_logprobs"}
+
+
 def task(body: Mapping, name: str, defaults: Defaults) -> dict:
     """The fields of a Task. Raises Refused where they cannot be made."""
     if not isinstance(body.get("messages"), list):
@@ -39,7 +45,7 @@ def task(body: Mapping, name: str, defaults: Defaults) -> dict:
         raise Refused(
             "max_tokens and max_completion_tokens must be the same; they are two names of one limit; drop one.", field="max_tokens"
         )
-    how = fields.sampling(body, defaults, name, max_tokens=limits[0] if limits else None, logprobs=_logprobs(body))
+    how = fields.sampling(body, defaults, name, max_tokens=limits[0] if limits else None, logprobs=_logprobs(body), names=names(body))
     return fields.scheduling(body) | {
         "messages": body["messages"],
         "sampling": how,

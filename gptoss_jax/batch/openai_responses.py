@@ -30,7 +30,12 @@ _ITEMS = {
     "function_call_output": ("call_id", "output"),
     "reasoning": ("content",),
 }
+_NAMES = {
+    **{"max_tokens": "max_output_tokens", "logprobs": "top_logprobs", "messages": "input", "reasoning_effort": "reasoning.effort"},
+    **{"response_format.json_schema": "text.format", "response_format": "text.format"},
+}
 _ABOUT = ("type", "id", "status")  # of an item; nothing need be done about them
+_NO_SUMMARY = {"summary": (), "generate_summary": ()}
 _PHASES = {"commentary": "commentary", "final_answer": "final"}
 
 
@@ -39,11 +44,19 @@ def given(body: Mapping) -> dict:
     return fields.given(body, _KNOWN, without_effect=_WITHOUT_EFFECT, fixed=_FIXED)
 
 
+def names(body: Mapping) -> dict[str, str]:
+    """What a body calls what Task and Sampling have other names for."""
+    items = body["input"] if isinstance(body.get("input"), list) else []
+    places = [i for i, item in enumerate(items) for _ in _item(item, f"input[{i}]")]
+    listed = {f"messages[{i}]": f"input[{place}]" for i, place in enumerate(places)}
+    return {**listed, **_NAMES}
+
+
 def task(body: Mapping, name: str, defaults: Defaults) -> dict:
     """The fields of a Task. Raises Refused where they cannot be made."""
     fields.text(body, "model")
-    reasoning = fields.given(fields.mapping(body, "reasoning"), ("effort",), fixed={"summary": (), "generate_summary": ()})
-    how = fields.sampling(body, defaults, name, max_tokens=body.get("max_output_tokens"), logprobs=_logprobs(body))
+    reasoning = fields.given(fields.mapping(body, "reasoning"), ("effort",), fixed=_NO_SUMMARY, within="reasoning")
+    how = fields.sampling(body, defaults, name, max_tokens=body.get("max_output_tokens"), logprobs=_logprobs(body), names=_NAMES)
     return fields.scheduling(body) | {
         "messages": messages(body.get("input")),
         "sampling": how,
@@ -154,7 +167,7 @@ def _phase(item: Mapping, where: str) -> dict:
 
 def _format(body: Mapping) -> Mapping | None:
     """text.format as chat's response_format; None for plain text."""
-    text = fields.given(fields.mapping(body, "text"), ("format",), fixed={"verbosity": ("medium",)})
+    text = fields.given(fields.mapping(body, "text"), ("format",), fixed={"verbosity": ("medium",)}, within="text")
     form = dict(fields.mapping(text, "format"))
     if form in ({}, {"type": "text"}):
         return None

@@ -102,7 +102,7 @@ def _history(message: Mapping, where: str, calls: dict[str, str], own: Collectio
         return assistant_messages(message, where, calls, own)
     name = message.get("name") or calls.get(str(message.get("tool_call_id")))
     if name is None:
-        raise ValueError(f"{where} is a tool result of no known call; give it the tool_call_id of an earlier call, or the function's name")
+        raise ValueError(f"{where} is a tool result of no known call; give it the id of an earlier call, or the function's name")
     author = oh.Author(role=oh.Role.TOOL, name=recipient_of(name, where, own))
     result = oh.Message.from_author_and_content(author, _content(message, where))
     return [result.with_channel("commentary").with_recipient("assistant")]

@@ -185,8 +185,8 @@ def test_items_of_a_response_become_messages():
         (responses(input=[{"role": "user", "content": "Hi", "name": "x"}]), r"input\[0\] must hold nothing that .* got 'name': 'x'"),
         (responses(input=[{"role": "assistant", "content": "Hi", "phase": "x"}]), r"input\[0\]: phase must be commentary or final_answer"),
         (responses(previous_response_id="x"), "previous_response_id must be left out"),
-        (responses(reasoning={"effort": "low", "summary": "auto"}), "summary must be left out"),
-        (responses(reasoning={"budget": 1}), "budget is no field"),
+        (responses(reasoning={"effort": "low", "summary": "auto"}), r"^reasoning\.summary must be left out"),
+        (responses(reasoning={"budget": 1}), r"^reasoning\.budget is no field"),
         (responses(truncation="auto"), "truncation must be disabled"),
         (responses(top_logprobs=3), "needs .include"),
         (responses(include=["reasoning.encrypted_content"]), "include must"),
@@ -243,3 +243,51 @@ def test_what_cannot_be_continued_is_refused(content, field, says):
     with pytest.raises(Refused, match=says) as refused:
         read(content)
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("content", "field", "says"),
+    [
+        (responses(max_output_tokens=0), "max_output_tokens", "max_output_tokens must"),
+        (responses(top_logprobs=21, include=["message.output_text.logprobs"]), "top_logprobs", "top_logprobs must .* pass null"),
+        (responses(reasoning={"summary": "auto"}), "reasoning", "reasoning.summary must be left out"),
+        (responses(text={"verbosity": "high"}), "text", "text.verbosity must be medium"),
+        (chat(max_completion_tokens=0), "max_completion_tokens", "max_completion_tokens must"),
+        (chat(max_tokens=0), "max_tokens", "max_tokens must"),
+        (chat(logprobs=True, top_logprobs=21), "top_logprobs", "top_logprobs must .* got 21; pass null"),
+        (chat(stop_token_ids=["x"]), "stop_token_ids", "stop_token_ids.s token id must"),
+        (chat(logit_bias={"word": 1}), "logit_bias", "logit_bias"),
+        ({"id": "a", "prompt": "x", "logprobs": 21}, "logprobs", "logprobs must"),
+    ],
+)
+def test_refusals_name_the_field_that_the_line_has(content, field, says):
+    with pytest.raises(Refused, match=f"^{says}") as refused:
+        read(content)
+    assert refused.value.field == field
+
+
+ITEMS = [{"role": "user", "content": "Hi"}, {"type": "reasoning", "summary": []}, {"type": "function_call_output", "output": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence", "field", "says"),
+    [
+        (responses(input=ITEMS), "messages[1] is a tool result of no known call", "input", "input[2] is a tool result of no known call"),
+        (responses(input=[]), "messages is empty; pass one", "input", "input is empty; pass one"),
+        (
+            responses(reasoning={"effort": "x"}),
+            "reasoning_effort must be low; got 'x'",
+            "reasoning",
+            "reasoning.effort must be low; got 'x'",
+        ),
+        (responses(text={}), "response_format.json_schema must hold a schema", "text", "text.format must hold a schema"),
+        (responses(tools=[]), "tools[0]: name must be", "tools", "tools[0]: name must be"),
+        (responses(), "a prompt must be shorter", None, "a prompt must be shorter"),
+        (chat(messages=[]), "messages[0]: role must be x; got 'None', None", "messages", "messages[0]: role must be x; got 'None', null"),
+        (chat(response_format={}), "response_format.type must", "response_format", "response_format.type must"),
+        ({"id": "a", "messages": [], "reasoning_effort": "x"}, "reasoning_effort must", "reasoning_effort", "reasoning_effort must"),
+    ],
+)
+def test_what_the_model_refuses_is_said_in_the_words_of_the_line(content, sentence, field, says):
+    refused = lines.refused(read(content), sentence, "invalid_request")
+    assert (str(refused), refused.field, refused.code) == (says, field, "invalid_request")
