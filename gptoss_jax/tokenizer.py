@@ -4,12 +4,15 @@ The first and the last station. It knows neither messages nor arrays. Text never
 contains "<|start|>" encodes to ordinary ids that spell it, so that nobody can forge a message header from inside a message.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 import functools
+import operator
 import os
 from pathlib import Path
 import re
 from typing import TYPE_CHECKING
+
+from gptoss_jax.quoting import quoted
 
 if TYPE_CHECKING:
     from openai_harmony import HarmonyEncoding
@@ -68,12 +71,16 @@ class Tokenizer:
         return [i for part in parts for i in ([self.special[part]] if part in self.special else self.encode(part))]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids. Invalid UTF-8 and ids outside the vocabulary read U+FFFD; control tokens are spelled out."""
+        """The text of ids. Invalid UTF-8 and ids outside the vocabulary read U+FFFD; control tokens are spelled out.
+
+        Raises:
+            ValueError: ids are not integers.
+        """
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of ids, exact for ids of text; see `decode` for the others."""
-        return b"".join(self._spell(int(i)) for i in ids)
+        return b"".join(map(self._spell, token_ids(ids)))
 
     def token_bytes(self, token: int) -> bytes | None:
         """The bytes that one id of text stands for; None for a control token and for an id outside the vocabulary."""
@@ -250,6 +257,27 @@ def load(directory: str | os.PathLike, config=None) -> Tokenizer:
             "put the tokenizer.model that the model was trained with beside its config.json"
         )
     return tokenizer
+
+
+def token_ids(ids: Iterable[int]) -> Iterator[int]:
+    """Ids of whatever kind of integer, in a list, an array of one dimension or as they come, as Python's.
+
+    Raises:
+        ValueError: at the first that is none.
+    """
+    if not hasattr(ids, "__iter__") or isinstance(ids, str) or getattr(ids, "ndim", 1) != 1:
+        raise ValueError(f"token ids must be a flat sequence of integers; got {quoted(ids, 60)}; pass a list of them")
+    return map(token_id, ids)
+
+
+def token_id(value: int) -> int:
+    """One id as Python's integer; raises a ValueError if it is none."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except Exception as error:
+        raise ValueError(f"a token id must be an integer; got {quoted(value, 60)}; pass ids as an encoder gives them") from error
 
 
 def clean(text: str) -> str:

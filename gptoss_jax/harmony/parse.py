@@ -8,16 +8,18 @@ noted in `problems`; tokens that cannot belong to a message are kept as spans of
 
 from collections.abc import Iterable
 
+from gptoss_jax.harmony.conversation import CHANNELS, ROLES
 from gptoss_jax.harmony.header import Header, answers, called, read_header
 from gptoss_jax.harmony.parsed import Delta, Message, Parsed
-from gptoss_jax.tokenizer import Tokenizer
+from gptoss_jax.quoting import quoted
+from gptoss_jax.tokenizer import Tokenizer, token_id, token_ids
 
 _ENDS = ("<|end|>", "<|return|>", "<|call|>", "<|endoftext|>")
 _INVALID = b"\xff"  # no UTF-8 holds this byte
 
 
 def parse(tokenizer: Tokenizer, tokens: Iterable[int], *, role: str | None = "assistant", channel: str | None = None) -> Parsed:
-    """All that can be read in tokens. Any integers will do; never raises, never loses one.
+    """All that can be read in tokens. Any integers will do; whatever they are it never raises, and never loses one.
 
     Args:
         tokenizer: the vocabulary of the tokens.
@@ -25,9 +27,12 @@ def parse(tokenizer: Tokenizer, tokens: Iterable[int], *, role: str | None = "as
         role: of the first message, whose `<|start|>role` the prompt ended with; None for a stream that begins with `<|start|>`.
         channel: of the first message, if the prompt ended in the middle of its text: what the tokens add to it is `messages[0]`, also
             where that is nothing.
+
+    Raises:
+        ValueError: tokens are not integers, or there is no such role or channel.
     """
     parser = StreamParser(tokenizer, role=role, channel=channel)
-    for token in tokens:
+    for token in token_ids(tokens):
         parser.push(token)
     return parser.result()
 
@@ -39,6 +44,9 @@ class StreamParser:
     """
 
     def __init__(self, tokenizer: Tokenizer, *, role: str | None = "assistant", channel: str | None = None):
+        for name, one, known in (("role", role, ROLES), ("channel", channel, CHANNELS)):
+            if one is not None and (not isinstance(one, str) or one not in known):
+                raise ValueError(f"{name} must be None or one of {', '.join(known)}; got {quoted(one, 60)}")
         self._tokenizer = tokenizer
         self._tokens: list[int] = []
         self._messages: list[Message] = []
@@ -69,11 +77,11 @@ class StreamParser:
         """Takes the next token; returns the text that it completes, usually one delta or none.
 
         Raises:
-            ValueError: the stream has been finished.
+            ValueError: the stream has been finished, or the token is no integer.
         """
         if self._closed:
             raise ValueError("this stream is finished; make a new StreamParser for the next one")
-        token = int(token)
+        token = token_id(token)
         self._tokens.append(token)
         name, data = self._tokenizer.control_name(token), self._tokenizer.token_bytes(token)
         if name is None and data is None:

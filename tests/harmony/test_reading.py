@@ -1,5 +1,6 @@
 """Reading of answers, well-formed or not: what could be read, what is marked, and that no token is lost."""
 
+import numpy as np
 import pytest
 
 from gptoss_jax.harmony import StreamParser, parse, render
@@ -153,3 +154,25 @@ def test_an_answer_goes_back_into_the_history(tokenizer, stream, dicts, kept):
 
 def test_the_stop_tokens_are_those_of_openai_harmony():
     assert {o200k().special[name] for name in STOP} == set(harmony_encoding().stop_tokens_for_assistant_actions())
+
+
+@pytest.mark.parametrize(
+    "tokens", [None, 5, "abc", [None], ["a"], [1.5], [[5]], [True], np.array([[5]]), np.array([1.0]), np.array(5), [np.array([5])], {"a"}]
+)
+def test_what_is_no_token_is_refused(tokenizer, tokens):
+    for reads in (lambda: parse(tokenizer, tokens), lambda: tokenizer.decode(tokens)):
+        with pytest.raises(ValueError, match="must be a flat sequence of integers; got|must be an integer; got"):
+            reads()
+
+
+def test_tokens_may_be_of_any_kind_of_integer(tokenizer):
+    tokens = written(tokenizer, "C!finalM!HiR!")
+    for kind in (np.array, tuple, iter, lambda ids: [np.int32(i) for i in ids], lambda ids: [np.array(i) for i in ids]):
+        assert parse(tokenizer, kind(tokens)) == parse(tokenizer, tokens)
+        assert tokenizer.decode(kind(tokens)) == tokenizer.decode(tokens)
+
+
+@pytest.mark.parametrize("given", [{"role": "foo"}, {"role": 5}, {"role": ""}, {"channel": 5}, {"channel": "x"}, {"channel": []}])
+def test_roles_and_channels_are_those_that_there_are(tokenizer, given):
+    with pytest.raises(ValueError, match=f"^{next(iter(given))} must be None or one of "):
+        parse(tokenizer, [], **given)
