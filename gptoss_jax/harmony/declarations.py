@@ -87,6 +87,7 @@ class _Writer:
                 self._once.add(id(target))
                 label = comment(f"This is {self._targets.name(target)}.", below if out.listed else indent)
                 out.text = self._spent(label) + out.text
+                out.exact = out.exact and label + out.exact
         return out
 
     def _whole(self, schema: Merged, indent: str, below: str | None) -> Type:
@@ -135,7 +136,7 @@ class _Writer:
             found.append(self._made_of(kind, schema, indent) if whole else Type(self._spent(_WORDS.get(kind, kind))))
         if len(found) < 2:
             return found
-        text = " | ".join(dict.fromkeys(part.text for part in found))
+        text = " | ".join(dict.fromkeys(part.exact or part.text for part in found))
         notes = [note for part in found for note in part.notes]
         described = any(part.described for part in found)
         return [Type(text, notes=notes, union=True, unbracketed="\n" not in text, described=described)]
@@ -188,7 +189,10 @@ class _Writer:
             return Type(f"[{', '.join(part.bracketed for part in first)}]", notes=notes)
         others = self._say(rest, indent)
         notes += [f"items: {note}" for note in others.about]
-        return Type(f"[{', '.join([*(part.bracketed for part in first), f'...{others.array}'])}]" if first else others.array, notes=notes)
+        exact = f"{others.bracketed}[]"
+        if first:
+            return Type(f"[{', '.join([*(part.bracketed for part in first), f'...{exact}'])}]", notes=notes)
+        return Type(others.array, notes=notes, exact="" if others.array == exact else exact)
 
     def _union(self, key: str, variants: Sequence, description: str | None, indent: str, below: str | None) -> Type:
         """Variants, a line each; those of anyOf in one line, if none is longer than its type."""

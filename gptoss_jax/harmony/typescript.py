@@ -20,6 +20,7 @@ class Type:
         unbracketed: but openai_harmony writes [] behind it without.
         commented: its last line ends in a comment.
         listed: the text is lines of variants to stand below a property's name, each with its end.
+        exact: the words of a list with brackets that openai_harmony leaves out, for where it would not write the list at all.
         described: the text holds the description already.
     """
 
@@ -30,6 +31,7 @@ class Type:
     unbracketed: bool = False
     commented: bool = False
     listed: bool = False
+    exact: str = ""
     described: bool = False
 
     @property
@@ -41,6 +43,8 @@ class Type:
     @property
     def bracketed(self) -> str:
         """The words as part of others."""
+        if self.exact:
+            return self.exact
         if not self.union and not self.commented:
             return self.text
         return f"({self.text}\n)" if "\n" in self.text else f"({self.text})"

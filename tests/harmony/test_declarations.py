@@ -69,6 +69,11 @@ NEW = {
         {"type": "array", "items": {"nullable": True, "enum": [None, "a"], "type": "string"}},
         'p?: (null | "a")[],\n',
     ),
+    "an array of types beside another type": (
+        {**record(x={}), "allOf": [{"type": "array", "items": {"type": ["string", "integer"]}}]},
+        "p?: {\n    x?: any,\n    } & (string | number)[],\n",
+    ),
+    "an array of types, or null": ({"type": ["array", "null"], "items": {"type": ["string", "null"]}}, "p?: (string | null)[] | null,\n"),
     "an array of numbers to choose": ({"type": "array", "items": {"enum": [1, 2]}}, "p?: (1 | 2)[],\n"),
     "null": ({"type": "null"}, "p?: null,\n"),
     "a map": ({"type": "object", "additionalProperties": {"type": "integer"}}, "p?: {\n    [key: string]: number,\n    },\n"),
