@@ -71,7 +71,7 @@ class _Writer:
     def _of(self, chain: Sequence[Mapping], schema: object, indent: str, below: str | None = None) -> Type:
         """A schema that is another name of those in chain: their own name, if one of them has been said or is being said."""
         for i, target in enumerate(chain):
-            if id(target) in self._open | self._once:
+            if id(target) in self._open or id(target) in self._once:
                 self._named.add(id(target))
                 return Type(self._spent(self._targets.name(target)), annotations([schema, *chain[:i]]))
         self._level += 1

@@ -1,6 +1,6 @@
 """A schema and all that it is made of, `$ref` and `allOf`, as one set of keywords, as far as one set says the same."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 import dataclasses
 import json
 
@@ -43,9 +43,7 @@ class Merged:
 def merged(schema: object, targets: Targets) -> Merged:
     """The parts of a schema of a root in 2020-12 form, put together. Where it is another name only, of the schema that has that name."""
     chain = targets.chain(schema)
-    out = Merged()
-    for part in [schema, *chain][:-1] if chain else []:
-        _add(out, part)
+    out, taken = Merged(), [schema, *chain][:-1] if chain else []
     todo, seen = [chain[-1] if chain else schema], {id(target) for target in chain}
     while todo:
         part = todo.pop()
@@ -53,6 +51,8 @@ def merged(schema: object, targets: Targets) -> Merged:
         if not isinstance(part, Mapping):
             out.never = out.never or part is False
             continue
+        targets.spend(sum(len(value) for value in out.keywords.values() if isinstance(value, list | dict)))
+        taken.append(part)
         _add(out, part)
         parts = []
         if "$ref" in part:
@@ -63,6 +63,8 @@ def merged(schema: object, targets: Targets) -> Merged:
                 parts.append(target)
                 seen.add(id(target))
         todo += reversed([*parts, *part.get("allOf", ())])
+    out.keywords |= annotations(taken)
+    out.rules = _each_once([rules] for part in taken if (rules := {key: part[key] for key in RULES if key in part}))
     return out
 
 
@@ -100,19 +102,27 @@ def _in_place(schema: object, targets: Targets, above: tuple[object, ...]) -> ob
     return out | {"allOf": [*out.get("allOf", ()), *parts]} if parts else out
 
 
-def annotations(parts: Iterable[Mapping]) -> dict:
+def annotations(parts: Collection[Mapping]) -> dict:
     """What several parts say about the same value."""
     out: dict = {}
-    for part in parts:
-        for key in ANNOTATIONS:
-            if key in part:
-                _annotate(out, key, part[key])
+    for key in ANNOTATIONS:
+        given = [part[key] for part in parts if key in part]
+        if given and key == "examples":
+            out[key] = _each_once(given)
+        elif given:
+            out[key] = _paragraphs(given) if key == "description" else given[0]
     return out
 
 
 def same(one: object, other: object) -> bool:
-    """Whether two values are the same JSON; 1 and true are not."""
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    """Whether two values are the same JSON; 1, 1.0 and true are not. Takes no longer than the smaller of them is large."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return len(one) == len(other) and all(key in other and same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return repr(one) == repr(other) if isinstance(one, float) else one == other
 
 
 def types(keywords: Mapping) -> list[str] | None:
@@ -133,13 +143,7 @@ def is_of(value: object, kinds: Iterable[str]) -> bool:
 
 
 def _add(out: Merged, part: Mapping) -> None:
-    """Takes what a part says itself."""
-    rules = {key: part[key] for key in RULES if key in part}
-    if rules and not any(same(rules, other) for other in out.rules):
-        out.rules.append(rules)
-    for key in ANNOTATIONS:
-        if key in part:
-            _annotate(out.keywords, key, part[key])
+    """Takes which values a part allows itself."""
     shape = {key: part[key] for key in _SHAPE if key in part}
     if _conflict(out.keywords, shape):
         out.more.append(shape)
@@ -148,15 +152,24 @@ def _add(out: Merged, part: Mapping) -> None:
         out.keywords[key] = _both(key, out.keywords[key], value) if key in out.keywords else value
 
 
-def _annotate(keywords: dict, key: str, value: object) -> None:
-    if key == "examples":
-        known = keywords.setdefault(key, [])
-        keywords[key] = known + [example for example in value if not any(same(example, other) for other in known)]
-    elif key == "description" and key in keywords:
-        if value not in keywords[key].split("\n\n"):
-            keywords[key] += f"\n\n{value}" if value else ""
-    else:
-        keywords.setdefault(key, value)
+def _each_once(lists: Iterable[Sequence]) -> list:
+    """The values of several lists, without those that stand in one before."""
+    out, seen = [], set()
+    for values in lists:
+        spelt = [json.dumps(value, sort_keys=True) for value in values]
+        out += [value for value, text in zip(values, spelt, strict=True) if text not in seen]
+        seen.update(spelt)
+    return out
+
+
+def _paragraphs(texts: Sequence[str]) -> str:
+    """Descriptions below each other, without those that stand in others already."""
+    out, seen = [texts[0]], set(texts[0].split("\n\n"))
+    for text in texts[1:]:
+        if text and text not in seen:
+            out.append(text)
+            seen.update(text.split("\n\n"))
+    return "\n\n".join(out)
 
 
 def _both(key: str, one: object, other: object) -> object:
@@ -174,7 +187,9 @@ def _both(key: str, one: object, other: object) -> object:
 
 
 def _all_of(one: object, other: object) -> object:
-    return one if same(one, other) else {"allOf": [one, other]}
+    if same(one, other):
+        return one
+    return {"allOf": [*one["allOf"], other]} if isinstance(one, dict) and list(one) == ["allOf"] else {"allOf": [one, other]}
 
 
 def _common(one: list[str], other: list[str]) -> list[str]:

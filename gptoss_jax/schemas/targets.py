@@ -12,6 +12,7 @@ ANNOTATIONS = ("title", "description", "default", "examples")
 _SAY_NOTHING = (*ANNOTATIONS, "$ref", "$defs", "definitions", "$comment")
 LEVELS = 120
 _LOOKS = 100_000
+_STEPS = 3_000_000  # in putting the parts of schemas together
 _TAKEN = ("any", "array", "boolean", "never", "null", "number", "object", "string", "unknown")
 
 
@@ -31,8 +32,10 @@ class Targets:
         self._found: dict[str, object] = {}
         self._recursive: dict[int, bool] = {}
         self._names: dict[int, str] = {}
+        self._taken: set[str] = set()
+        self._numbers: Counter[str] = Counter()
         self._times: Counter[int] | None = None
-        self.looks = 0
+        self._steps = self.looks = 0
 
     def look(self, level: int = 0) -> None:
         """Counts a look at a schema, below so many references. Raises a ValueError after too many, for they may double at every step."""
@@ -41,6 +44,15 @@ class Targets:
             raise ValueError(f"{self._where} must be nested at most {LEVELS} schemas deep where $ref is followed; got more; flatten it")
         if self.looks > _LOOKS:
             raise ValueError(f"{self._where} must hold at most {_LOOKS:,} schemas where $ref is followed; got more; make it smaller")
+
+    def spend(self, steps: int) -> None:
+        """Counts what it takes to compare a part of a schema with those before it. Raises a ValueError after too much."""
+        self._steps += steps
+        if self._steps > _STEPS:
+            raise ValueError(
+                f"{self._where} must hold fewer schemas that hold together, by allOf and $ref; putting them together takes more than "
+                f"{_STEPS:,} steps; write them as one schema"
+            )
 
     def of(self, ref: str) -> object:
         """The schema that a reference names. Raises a ValueError if there is none in this schema."""
@@ -62,11 +74,11 @@ class Targets:
 
     def chain(self, schema: object) -> list[Mapping]:
         """The schemas of which this is another name, each the next one's, beside which it says no more than annotations do."""
-        found: list[Mapping] = []
-        while (schema := self._plain(schema)) is not None and not any(schema is other for other in found):
+        found: dict[int, Mapping] = {}
+        while (schema := self._plain(schema)) is not None and id(schema) not in found:
             self.look()
-            found.append(schema)
-        return found
+            found[id(schema)] = schema
+        return list(found.values())
 
     def recursive(self, target: object) -> bool:
         """Whether a schema holds itself, through whatever other references."""
@@ -130,9 +142,10 @@ class Targets:
     def _called(self, ref: str) -> str:
         last = unquote(ref.rpartition("/")[2]).replace("~1", "/").replace("~0", "~")
         plain = re.sub(r"\W+", "_", last)[:64] if ref != "#" else "Arguments"
-        name = plain if plain.isidentifier() and plain not in _TAKEN else f"_{plain}"
-        number, taken = 1, set(self._names.values())
-        while name in taken:
-            number += 1
-            name = f"{plain}_{number}" if plain.isidentifier() else f"_{plain}_{number}"
+        plain = plain if plain.isidentifier() and plain not in _TAKEN else f"_{plain}"
+        name = plain
+        while name in self._taken:
+            self._numbers[plain] += 1
+            name = f"{plain}_{self._numbers[plain] + 1}"
+        self._taken.add(name)
         return name

@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+import time
 
 import pytest
 
@@ -220,6 +221,28 @@ def test_what_doubles_at_every_reference_stays_short_or_is_refused(step):
         assert len(of({"$ref": "#/$defs/d0"}, **{"$defs": defs})) < 50_000
     except ValueError as error:
         assert step == "allOf" and "must be shown in at most 500,000 characters" in str(error)
+
+
+MANY = {
+    "rules": {"allOf": [{"minimum": i} for i in range(2000)]},
+    "examples": {"allOf": [{"examples": [i]} for i in range(1500)]},
+    "descriptions": {"allOf": [{"description": f"{i}" * 50} for i in range(1500)]},
+    "one property": {"allOf": [{"properties": {"x": {"minimum": i}}} for i in range(1200)]},
+    "required": {"allOf": [{"required": [f"p{i}"]} for i in range(6000)]},
+    "values": {"allOf": [{"enum": list(range(50_000))}, *({"enum": [i]} for i in range(3000))]},
+    "unions": {"allOf": [{"anyOf": [{"const": f"{i:0100}"} for i in range(3000)]}, *({"anyOf": [{"const": i}]} for i in range(3000))]},
+}
+
+
+@pytest.mark.parametrize("parameters", MANY.values(), ids=MANY)
+def test_schemas_of_many_parts_take_no_longer_than_they_are_long(parameters):
+    """Each once took from five seconds to minutes."""
+    begun = time.process_time()
+    try:
+        assert len(of(parameters)) > 10_000
+    except ValueError as error:
+        assert "must hold fewer schemas that hold together" in str(error)
+    assert time.process_time() - begun < 5
 
 
 # The door
