@@ -15,6 +15,7 @@ from gptoss_jax.schemas.followed import followed
 from gptoss_jax.schemas.pointers import reachable, resolve
 from gptoss_jax.schemas.size import at_most
 
+_FURTHEST = 2**53
 _LOOKS = 200_000  # at schemas for an end
 
 
@@ -44,22 +45,38 @@ _checked: Kept[str] = Kept(256, 4_000_000)
 
 
 def _check(text: str, where: str) -> str:
-    schema = json.loads(text, parse_int=lambda digits: _exact(digits, int, where), parse_float=lambda digits: _exact(digits, float, where))
+    schema = json.loads(text)
     if "x-guidance" in schema:
         raise ValueError(f"{where} must not set x-guidance, which would change the grammar's rules; got it at $; drop it")
     try:
         schema = followed(current(schema, where), where)
+        for _, part in reachable(schema):
+            _narrow(part)
         count_schema(schema, where)
         _refuse_the_endless(schema, where)
     except RecursionError as error:
         raise ValueError(f"{where} must not be nested as deeply as Python's recursion limit; got more; flatten it") from error
-    return json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+    json.loads(text, parse_int=lambda digits: _exact(digits, int, where), parse_float=lambda digits: _exact(digits, float, where))
+    return text
+
+
+def _narrow(part: dict) -> None:
+    """Bounds that are further from 0 than the numbers that llguidance reads exactly become the furthest of those."""
+    for bound, exclusive, sign in (("maximum", "exclusiveMaximum", 1), ("minimum", "exclusiveMinimum", -1)):
+        for key in (bound, exclusive):
+            if sign * part.get(key, 0) > _FURTHEST:
+                del part[key]
+                part.setdefault(bound, sign * _FURTHEST)
+    for key in ("maxLength", "maxItems", "maxProperties"):
+        if part.get(key, 0) > _FURTHEST:  # which nothing reaches
+            del part[key]
 
 
 def _exact(digits: str, kind: type, where: str) -> int | float:
     value, decimal = kind(digits), Decimal(digits).normalize()
     short = kind is int or (len(decimal.as_tuple().digits) <= 15 and abs(decimal.as_tuple().exponent) <= 22)
-    if abs(value) > 2**53 or not short:  # llguidance reads doubles, and reads longer ones a bit wrong
+    if abs(value) > _FURTHEST or not short:  # llguidance reads doubles, and reads longer ones a bit wrong
         raise ValueError(
             f"{where} must hold numbers up to 2**53, fractions of 15 digits, or they would be rounded; got {digits[:40]}; shorten it"
         )

@@ -98,3 +98,20 @@ def test_random_answers_are_json(small, seed):
 
 def test_tokens_of_several_digits_are_forbidden_too():
     assert not writes(o200k(), {}, "[1e999]") and not writes(o200k(), {}, "[" + "9" * 309) and writes(o200k(), {}, "[1e300]")
+
+
+@pytest.mark.parametrize(
+    ("schema", "yes", "no"),
+    [
+        ({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, (2**53, -(2**53), 0), (2**53 + 1, -(2**53) - 1)),
+        ({"type": "integer", "minimum": 0, "exclusiveMaximum": 2**64}, (0, 2**53), (-1, 2**53 + 1)),
+        ({"type": "integer", "exclusiveMaximum": 2**64, "maximum": 5}, (5,), (6,)),
+        ({"type": "number", "minimum": -3.4028235e38, "maximum": 3.4028235e38}, (1.5, 2**53), (2**53 + 1,)),
+        ({"type": "integer", "default": 2**63 - 1, "examples": [0.12345678901234568, 1.7976931348623157e308]}, (2**63 - 1,), (1.5,)),
+        ({"type": "string", "maxLength": 2**63 - 1}, ("a",), (1,)),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"const": 1}, "b": {"const": 2**70}}}, (1,), (2,)),
+    ],
+)
+def test_numbers_that_a_grammar_cannot_keep_bind_nothing_or_are_narrowed(small, schema, yes, no):
+    for value in (*yes, *no):
+        assert writes(small, schema, json.dumps(value)) == (value in yes), value
