@@ -62,18 +62,18 @@ def sizes(
     Raises:
       ValueError: a number is out of its range.
     """
-    tokens = slots * context if cache_tokens is None else cache_tokens
-    for name, value in (("slots", slots), ("context", context), ("chunk", chunk), ("cache_tokens", tokens), ("page", page)):
+    given = {"slots": slots, "context": context, "chunk": chunk, "cache_tokens": 1 if cache_tokens is None else cache_tokens, "page": page}
+    for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive integer; got {quoted(value)}.")
+    tokens = slots * context if cache_tokens is None else cache_tokens
     if context > config.max_position_embeddings:
         raise ValueError(
-            f"context must be at most the model's {config.max_position_embeddings:,} positions; got {context:,}; pass a smaller one."
+            f"context must be at most the model's {config.max_position_embeddings:,} positions; got {quoted(context)}; pass a smaller one."
         )
     if slots % replicas:
-        raise ValueError(
-            f"slots must be a multiple of the mesh's data axis ({replicas}); got {slots}; pass slots={-(-slots // replicas) * replicas}."
-        )
+        nearest = quoted(-(-slots // replicas) * replicas)
+        raise ValueError(f"slots must be a multiple of the mesh's data axis ({replicas}); got {quoted(slots)}; pass slots={nearest}.")
     if tokens < replicas * context:
         raise ValueError(
             f"cache_tokens must hold at least one full context ({context:,} tokens) for each of {replicas} replicas; got {tokens:,}; "

@@ -84,7 +84,7 @@ class Setting:
         for name in ("filled", "prompt"):
             value = getattr(self, name)
             if value is not None and not 0 < value < self.context:
-                raise ValueError(f"{name} must lie between 0 and context ({self.context:,}); got {value:,}; pass a smaller one.")
+                raise ValueError(f"{name} must lie between 0 and context ({self.context:,}); got {quoted(value)}; pass a smaller one.")
 
     @property
     def partition(self) -> Partition | None:

@@ -11,7 +11,8 @@ NESTED = 120  # containers in each other
 def at_most(count: int, most: int, what: str, where: str) -> None:
     """Raises a ValueError if count is above most."""
     if count > most:
-        raise ValueError(f"{where} must hold at most {most:,} {what}; got {count:,}; make it smaller")
+        found = f"{count:,}" if count < 10**15 else "more than 10**15"  # it may have more digits than Python writes
+        raise ValueError(f"{where} must hold at most {most:,} {what}; got {found}; make it smaller")
 
 
 def count_json(value: object, where: str) -> None:

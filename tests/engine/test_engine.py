@@ -224,12 +224,12 @@ def test_sampling_that_names_an_id_outside_the_vocabulary_is_refused(engine):
         engine.run([Request([1], Sampling(stop_token_ids=[320]))])
 
 
-@pytest.mark.parametrize("options", [{"slots": 0}, {"slots": True}, {"slots": 1.0}, {"context": -1}])
+@pytest.mark.parametrize("options", [{"slots": 0}, {"slots": True}, {"slots": 1.0}, {"context": -1}, {"slots": None}, {"context": None}, {"chunk": -(10**5000)}])
 def test_sizes_must_be_positive_integers(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} must be a positive integer; got"):
         make(**options)
 
 
 def test_a_context_past_the_model_s_own_is_refused():
-    with pytest.raises(ValueError, match="context must be at most the model's 1,024 positions; got 1,025; pass a smaller one"):
+    with pytest.raises(ValueError, match="context must be at most the model's 1,024 positions; got 1025; pass a smaller one"):
         make(context=1025)

@@ -55,6 +55,7 @@ BOMBS = {
     "50,000 required names": lambda: of({"type": "object", "required": [f"p{i}" for i in range(50_000)]}),
     "2**18 combinations": lambda: of(combined(18)),
     "2**10 combinations": lambda: of(combined(10)),
+    "3**4900 combinations": lambda: of({"allOf": [{"anyOf": [{"minLength": i}, {"type": "null"}, {"const": i}]} for i in range(4900)]}),
     "2**18 combinations within": lambda: of({"allOf": [{"properties": {"x": part}} for part in combined(18)["allOf"]]}),
     "2**18 enums": lambda: of({"allOf": [{"anyOf": [{"enum": ["a", "b"]}, {"enum": ["a", "c"]}]}] * 18}),
     "copies": lambda: of({"properties": {name: {} for name in NAMES[:2000]}, "anyOf": [{"type": "string"}] * 10_000}),
