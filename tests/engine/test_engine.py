@@ -224,7 +224,10 @@ def test_sampling_that_names_an_id_outside_the_vocabulary_is_refused(engine):
         engine.run([Request([1], Sampling(stop_token_ids=[320]))])
 
 
-@pytest.mark.parametrize("options", [{"slots": 0}, {"slots": True}, {"slots": 1.0}, {"context": -1}, {"slots": None}, {"context": None}, {"chunk": -(10**5000)}])
+@pytest.mark.parametrize(
+    "options",
+    [{"slots": 0}, {"slots": True}, {"slots": 1.0}, {"context": -1}, {"slots": None}, {"context": None}, {"chunk": -(10**5000)}],
+)
 def test_sizes_must_be_positive_integers(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} must be a positive integer; got"):
         make(**options)
