@@ -54,6 +54,8 @@ def _remedy(name: str, value: object, known: Collection[str], elsewhere: Mapping
     called = "" if meant == name else f"that is called {meant} here; "
     if meant in known:
         return f"{called}pass {meant}={quoted(value, 40)}"
+    if one_letter := difflib.get_close_matches(name, known, 1, 0.9) if len(name) <= _LONGEST else []:
+        return f"the nearest that it takes is {one_letter[0]}"
     if meant in elsewhere:
         return called + _put(elsewhere[meant], meant, value)
     near = difflib.get_close_matches(name, [*known, *elsewhere], 1, 0.7) if len(name) <= _LONGEST else []

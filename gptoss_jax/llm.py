@@ -191,6 +191,7 @@ class LLM:
         task = tasks.chat(messages, sampling, priority=priority, time_limit=time_limit, **given, **options)
         return Stream(self.engine, streams.begin(self, task))
 
+    @door(elsewhere=tasks.ELSEWHERE_OF_RUN)
     def run(self, jobs: Iterable[Task]) -> Iterator[Outcome]:
         """What becomes of each task, in the order in which they are done: conversations and prompts side by side in the slots.
 
@@ -236,10 +237,10 @@ class LLM:
         Returns:
           A float32 array with one entry per token, or for a list of continuations a list of them in the same order.
         """
-        single = is_one_prompt(continuations)
+        single = is_one_prompt(continuations, "continuation")
         prompt = ids_of(self, prompt)
         self.engine.check(prompt, room=0)
-        rest = [ids_of(self, one) for one in ([continuations] if single else continuations)]
+        rest = [ids_of(self, one, "continuation") for one in ([continuations] if single else continuations)]
         if not all(rest):
             raise ValueError("a continuation needs at least one token; got none; pass some text or token ids.")
         found = scoring.run(self.engine, [[*prompt, *ids] for ids in rest], compiled=self._scores)

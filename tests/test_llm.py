@@ -29,6 +29,8 @@ def llm():
 class Script:
     """An engine that says a given text, `size` tokens a piece, and stops where its request says."""
 
+    context = 1024
+
     def __init__(self, text, size=3):
         self.tokens, self.size, self.requests, self.said = TOKENIZER.encode_with_control(text), size, [], 0
 
@@ -302,6 +304,8 @@ def test_nano_s_answer_ends_before_a_stop_string(nano):
         ([[1.5]], None, "flat sequence of integers"),
         (np.array([1.5]), None, "flat sequence of integers"),
         ([320], None, r"token ids must lie in 0 \.\.\. 319; got 320"),
+        (range(10**12), None, "prompt has 1,000,000,000,000 tokens but context is 64; shorten the prompt"),
+        ([2**63, -1], None, r"token ids must lie in 0 \.\.\. 319; got 9,223,372,036,854,775,808"),
         ("x" * 64, None, "prompt has 64 tokens but context is 64; pass context=128 or shorten the prompt"),
         ("x", {"temperature": 0}, "sampling must be a Sampling; got "),
         ("x", 0.5, "sampling must be a Sampling; got float"),

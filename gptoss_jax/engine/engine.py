@@ -24,6 +24,7 @@ from gptoss_jax.engine.thread import EngineThread
 from gptoss_jax.model.cache import pages_dtype
 from gptoss_jax.model.params import Params
 from gptoss_jax.parallel import sharding
+from gptoss_jax.quoting import quoted
 from gptoss_jax.sampling import state as sampling_state
 
 _GATHERED_SECONDS = 0.02  # how long requests out of an iterable are gathered before they are handed over
@@ -60,13 +61,16 @@ class Engine:
         if not isinstance(params, Params) or not isinstance(config, Config):
             got = f"got a {type(params).__name__} and a {type(config).__name__}"
             raise ValueError(f"a model must be Params and their Config; {got}; pass a Model, as load returns it.")
+        for name, value in (("prefix_reuse", prefix_reuse), ("routed_experts", routed_experts)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be True or False; got {quoted(value)}; pass one of them.")
         place = sharding.home(params.partition, params)
         if chunk is None:
             chunk = CHUNK_CPU if place is not None and sharding.device_of(place).platform == "cpu" else CHUNK
         replicas = 1 if params.partition is None else params.partition.parts("batch")
         self.sizes = sizes(config, slots=slots, context=context, chunk=chunk, cache_tokens=cache_tokens, page=page, replicas=replicas)
         self.params, self.config = params, config
-        self.slots, self.context, self.chunk = slots, context, chunk
+        self.slots, self.context, self.chunk = self.sizes.slots, self.sizes.context, int(chunk)
         room.check(params, config, self.sizes, pages_dtype(cache_dtype, params.embedding.dtype), ROOM)
         told = {"eos_token_ids": tuple(eos_token_ids), "cache_dtype": cache_dtype, "routed": routed_experts}
         self.programs = Programs(params, config, self.sizes, **told)

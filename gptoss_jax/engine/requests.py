@@ -108,9 +108,13 @@ class Stats:
 def check_prompt(prompt: Sequence[int], config: Config, context: int, *, room: int = 1) -> None:
     """Raises ValueError where a prompt is empty, holds an id outside the vocabulary, or leaves less than `room` in the context."""
     _check_ids("a prompt", prompt, config)
-    if len(prompt) + room > context:
-        remedy = _larger(len(prompt) + room, config)
-        raise ValueError(f"prompt has {len(prompt):,} tokens but context is {context:,}; {remedy}shorten the prompt.")
+    check_length("prompt", len(prompt), config, context, room=room)
+
+
+def check_length(what: str, count: int, config: Config, context: int, *, room: int = 0) -> None:
+    """Raises ValueError where so many tokens leave less than `room` in the context. What is said of their number needs none of them."""
+    if count + room > context:
+        raise ValueError(f"{what} has {count:,} tokens but context is {context:,}; {_larger(count + room, config)}shorten the {what}.")
 
 
 def check_forced(request: Request, config: Config, context: int) -> None:
@@ -137,13 +141,20 @@ def _check_ids(what: str, tokens: Sequence[int], config: Config) -> None:
         ids = np.asarray(tokens)
     except ValueError:
         ids = np.asarray([None])
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+    if ids.dtype.kind in "fO" and all(type(token) is int for token in tokens):  # too large for NumPy's integers
+        ids = np.asarray(tokens, object)
+    elif ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise ValueError(f"{what} of token ids must be a flat sequence of integers; got {quoted(tokens, 60)}; pass a list of ints.")
     outside = ids[(ids < 0) | (ids >= config.vocab_size)]
     if len(outside):
         raise ValueError(
-            f"token ids must lie in 0 ... {config.vocab_size - 1:,}; got {int(outside[0]):,}; encode the prompt with the model's tokenizer."
+            f"token ids must lie in 0 ... {config.vocab_size - 1:,}; got {_number(int(outside[0]))}; "
+            "encode the prompt with the model's tokenizer."
         )
+
+
+def _number(value: int) -> str:
+    return f"{value:,}" if abs(value) < 2**64 else quoted(value, 40)
 
 
 def _larger(tokens: int, config: Config) -> str:

@@ -1,6 +1,7 @@
 """How large an engine is: its slots, its pages, and the shapes of the few programs that follow from them."""
 
 import dataclasses
+import numbers
 
 from gptoss_jax.config import Config
 from gptoss_jax.model.cache import PAGE, ring_blocks
@@ -62,11 +63,8 @@ def sizes(
     Raises:
       ValueError: a number is out of its range.
     """
-    given = {"slots": slots, "context": context, "chunk": chunk, "cache_tokens": 1 if cache_tokens is None else cache_tokens, "page": page}
-    for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer; got {quoted(value)}.")
-    tokens = slots * context if cache_tokens is None else cache_tokens
+    slots, context, chunk, page = (_count(*one) for one in (("slots", slots), ("context", context), ("chunk", chunk), ("page", page)))
+    tokens = slots * context if cache_tokens is None else _count("cache_tokens", cache_tokens)
     if context > config.max_position_embeddings:
         raise ValueError(
             f"context must be at most the model's {config.max_position_embeddings:,} positions; got {quoted(context)}; pass a smaller one."
@@ -99,6 +97,14 @@ def sizes(
         full_pages=full * replicas,
         ring_pages=max(ring, read_ring) * replicas,
     )
+
+
+def _count(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name} must be a positive integer; got {quoted(value)}.")
+    if value >= 2**63:
+        raise ValueError(f"{name} must be below 2**63; got {quoted(value)}; pass a smaller one.")
+    return int(value)
 
 
 def ahead(slots: int, replicas: int) -> int:

@@ -48,7 +48,7 @@ def read_format(response_format: object, where: str = "response_format") -> Form
     if not isinstance(response_format, Mapping):
         raise ValueError(f'{where} must be a dict such as {{"type": "json_object"}}; got {type(response_format).__name__}')
     kind = response_format.get("type")
-    if kind not in _TYPES:
+    if not isinstance(kind, str) or kind not in _TYPES:
         raise ValueError(f"{where}: type must be one of {', '.join(_TYPES)}; got {quoted(kind, 60)}; pass one of them")
     if kind in ("text", "json_object"):
         _refuse_others(response_format, ("type",), where)

@@ -6,7 +6,7 @@ import datetime
 import openai_harmony as oh
 
 from gptoss_jax.harmony.functions import read_functions
-from gptoss_jax.harmony.texts import json_text, only, recipient_of, shown, text_of
+from gptoss_jax.harmony.texts import json_text, no_arrays, only, recipient_of, shown, text_of
 from gptoss_jax.harmony.words import LONGEST, NAME
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -136,9 +136,11 @@ def assistant_messages(message: Mapping, where: str, calls: dict[str, str], own:
 
 
 def _call(call: Mapping, where: str, calls: dict[str, str], own: Collection[str]) -> oh.Message:
+    no_arrays(call, where)
     function = call.get("function") if isinstance(call, Mapping) and call.get("type") in ("function", None) else None
     if not isinstance(function, Mapping):
         raise ValueError(f'{where} must be {{"id", "type": "function", "function": {{"name", "arguments"}}}}; got {shown(call)}')
+    no_arrays(function, f"{where}: function")
     only(call, ("id", "type", "function", "index"), where, dict.fromkeys(("name", "arguments"), "it belongs into function"))
     instead = dict.fromkeys(("args", "input", "parameters"), "that is called arguments here")
     only(function, ("name", "arguments", "parsed_arguments"), f"{where}: function", instead)
@@ -159,6 +161,7 @@ def _said(text: str, channel: str) -> oh.Message:
 def _check(message: Mapping, where: str) -> None:
     if not isinstance(message, Mapping):
         raise ValueError(f'{where} must be a dict such as {{"role": "user", "content": "..."}}; got {shown(message)}')
+    no_arrays(message, where)
     if message.get("role") not in ROLES:
         raise ValueError(f"{where}: role must be one of {', '.join(ROLES)}; got {shown(message.get('role'))}")
     only(message, (*_READ[message["role"]], *_ABOUT), where, _OTHERS)
@@ -183,6 +186,7 @@ def _content(message: Mapping, where: str) -> str:
         return text_of(content, f"{where}: content")
     texts = []
     for i, part in enumerate(content):
+        no_arrays(part, f"{where}: content[{i}]")
         if not isinstance(part, Mapping) or part.get("type") not in _TEXT_PARTS:
             raise ValueError(f'{where}: content[{i}] must be {{"type": "text", "text": "..."}}, gpt-oss reads text only; got {shown(part)}')
         only(part, ("type", "text", *_ABOUT_TEXT), f"{where}: content[{i}]", {})

@@ -7,7 +7,7 @@ import json
 import openai_harmony as oh
 
 from gptoss_jax.harmony.declarations import declaration
-from gptoss_jax.harmony.texts import function_name, only, shown, text_of
+from gptoss_jax.harmony.texts import function_name, no_arrays, only, shown, text_of
 from gptoss_jax.schemas.checking import as_text, checked
 from gptoss_jax.schemas.merging import UNIONS, merged, types, values
 from gptoss_jax.schemas.targets import Targets
@@ -53,6 +53,7 @@ def declarations(conversation: oh.Conversation) -> dict[str, str]:
 
 
 def _function(tool: Mapping, where: str) -> Function:
+    no_arrays(tool, where)
     if isinstance(tool, Mapping) and tool.get("type", "function") != "function":
         raise ValueError(f"{where}: only tools of type 'function' can be called; got {shown(tool['type'])}")
     function = tool.get("function", tool) if isinstance(tool, Mapping) else None

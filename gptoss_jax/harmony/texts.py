@@ -67,6 +67,13 @@ def only(given: Mapping, known: Collection[str], where: str, instead: Mapping[st
         raise ValueError(f"{where} must hold nothing that is not read; got {name}: {quoted(value, 40)}; {remedy}")
 
 
+def no_arrays(given: object, where: str) -> None:
+    """Raises a ValueError for a value that is an array, as tables hold lists: it cannot be compared as they are."""
+    for key, value in given.items() if isinstance(given, Mapping) else ():
+        if hasattr(value, "tolist") and not isinstance(value, str):
+            raise ValueError(f"{where}: {quoted(key, 60)} must be a value of JSON; got {type(value).__name__}; pass its tolist()")
+
+
 def shown(value: object) -> str:
     """What came, for a refusal."""
     if value is None:

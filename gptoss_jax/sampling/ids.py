@@ -8,13 +8,15 @@ from gptoss_jax.quoting import quoted
 def plain(value):
     """An array of whatever library as lists of Python's numbers, one without dimensions as a number; anything else as it is.
 
-    Raises ValueError for an array that holds no values yet, as under `jax.jit`.
+    Raises ValueError for an array that holds no values yet, as under `jax.jit`, or none any more.
     """
     if isinstance(value, list | tuple | str | int | float) or not (hasattr(value, "ndim") and hasattr(value, "tolist")):
         return value
     try:
         return value.tolist()
     except Exception as error:
+        if "deleted" in str(error):  # as JAX says of what a program was given to write over
+            raise ValueError("token ids and numbers must be known; got a deleted array; pass one that was not given away.") from error
         raise ValueError(f"token ids and numbers must be known; got {quoted(value, 60)}; call this outside of jax.jit.") from error
 
 

@@ -5,6 +5,7 @@ Knows no arrays and no model: `state` turns these into device arrays, the engine
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+import itertools
 import numbers
 
 from gptoss_jax.keywords import own_words
@@ -13,6 +14,7 @@ from gptoss_jax.sampling.ids import plain
 
 MAX_LOGPROBS = 20  # as in OpenAI's API
 MAX_STOPS, MAX_STOP_LETTERS = 64, 1024  # stop strings, and characters of one
+_MOST_TOKENS = 1 << 16  # that one option names; the engine takes fewer
 _MAX_INTEGER = 2**63 - 1
 _ELSEWHERE = dict.fromkeys(
     ("n", "messages", "tools", "tool_choice", "reasoning_effort", "response_format", "priority", "time_limit"),
@@ -151,9 +153,11 @@ def _temperature(value) -> float:
 
 def _bias(value) -> tuple[tuple[int, float], ...]:
     try:
-        pairs = [(token, bias) for token, bias in (value.items() if isinstance(value, Mapping) else value or ())]
+        items = value.items() if isinstance(value, Mapping) else () if value is None else value
+        pairs = [(token, bias) for token, bias in itertools.islice(items, _MOST_TOKENS + 1)]
     except (TypeError, ValueError):
         raise ValueError(f"logit_bias must map token ids to numbers; got {quoted(value)}; pass a dict like {{token: -100}}.") from None
+    _check_count("logit_bias", len(pairs))
     for i, (token, bias) in enumerate(pairs):
         token = _integer("logit_bias's token id", token, 0, hint="JSON's string keys need int()" if isinstance(token, str) else "")
         pairs[i] = token, _real(f"logit_bias of token {token}", bias, -100, 100, hint="-100 bans a token, 100 all but forces it")
@@ -180,7 +184,16 @@ def _stop(value) -> tuple[str, ...]:
 def _stop_token_ids(value) -> tuple[int, ...]:
     if value is None:
         return ()
+    if getattr(value, "ndim", 0):
+        _check_count("stop_token_ids", len(value))
     value = plain(value)
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
         raise ValueError(f"stop_token_ids must be a sequence of token ids; got {quoted(value)}; pass a list like [200002].")
-    return tuple(_integer("stop_token_ids's token id", token, 0) for token in value)
+    ids = list(itertools.islice(value, _MOST_TOKENS + 1))  # it may have no end
+    _check_count("stop_token_ids", len(ids))
+    return tuple(_integer("stop_token_ids's token id", token, 0) for token in ids)
+
+
+def _check_count(name, count) -> None:
+    if count > _MOST_TOKENS:
+        raise ValueError(f"{name} must name at most {_MOST_TOKENS:,} tokens; got more; keep those that matter.")

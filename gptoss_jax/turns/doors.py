@@ -1,5 +1,6 @@
 """What the calls of an LLM take by keyword, and what they say of a keyword that belongs elsewhere."""
 
+from collections.abc import Mapping
 import dataclasses
 import inspect
 
@@ -15,19 +16,36 @@ FURTHER = tuple(
 )
 """Further keywords of a chat: those of its prompt."""
 
+_SAMPLING = {field.name: "it is an option of Sampling: pass sampling=Sampling({name}={value})" for field in dataclasses.fields(Sampling)}
 ELSEWHERE = {
     **dict.fromkeys(("messages", "reasoning_effort", "tools", "tool_choice", *FURTHER), "{name} is an argument of chat and stream"),
     **dict.fromkeys(("prompt", "prompts"), "a prompt is what generate takes"),
     **dict.fromkeys(("response_format", "priority", "time_limit"), "{name} is an argument of chat, stream and generate"),
     **dict.fromkeys(("slots", "context", "chunk", "cache_tokens", "prefix_reuse"), "{name} is an argument of LLM: make it with that"),
+    **dict.fromkeys(("mesh", "dtype", "experts", "verify", "kernels"), "it is an argument of load: LLM(load(..., {name}={value}))"),
     "n": "n is an argument of generate, and for several answers to a conversation a field of Task",
     "stream": "call stream, or astream, which give a turn piece by piece",
     "model": "an LLM has one model: make it with that",
     "options": "the options of a Task are keywords of chat: pass them one by one",
-    **{field.name: "it is an option of Sampling: pass sampling=Sampling({name}={value})" for field in dataclasses.fields(Sampling)},
+    **_SAMPLING,
 }
 
 
-def door(*further: str):
-    """Has a call refuse keywords that it does not take, in its own words; `further` are those that it takes behind `**`."""
-    return own_words(further=further, elsewhere=ELSEWHERE)
+OF_TASK = ELSEWHERE | dict.fromkeys(FURTHER, 'it is an option of chat: pass options={"{name}": {value}}')
+"""Where a Task has what it does not take."""
+
+OF_RUN = (
+    ELSEWHERE
+    | {name: where.replace("pass sampling=Sampling", "pass Task(sampling=Sampling") + ")" for name, where in _SAMPLING.items()}
+    | dict.fromkeys(FURTHER, 'it is an option of a Task: pass Task(options={"{name}": {value}})')
+)
+
+
+def door(*further: str, elsewhere: Mapping[str, str] = ELSEWHERE):
+    """Has a call refuse keywords that it does not take, in its own words.
+
+    Args:
+      further: those that it takes behind `**`.
+      elsewhere: of those that others take, where they belong.
+    """
+    return own_words(further=further, elsewhere=elsewhere)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 
-from gptoss_jax.engine.requests import Piece, Request
+from gptoss_jax.engine.requests import Piece, Request, check_length
 from gptoss_jax.quoting import quoted
 from gptoss_jax.sampling.ids import flat
 from gptoss_jax.sampling.options import Sampling, check_top
@@ -21,6 +21,7 @@ def replay(llm, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], top_
     builders: dict[Request, CompletionBuilder] = {}
     for prompt, one in zip(prompts, tokens, strict=True):
         _check_listed(one)
+        check_length("replay", len(one), llm.model.config, llm.engine.context)
         one = flat("a replay", one)
         # The draw is overruled: only what ends a request and what is reported matters.
         sampling = Sampling(temperature=0, ignore_eos=True, max_tokens=max(1, len(one)), logprobs=top_logprobs or 0)
@@ -36,7 +37,7 @@ def replay(llm, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], top_
 def _check_listed(tokens) -> None:
     if isinstance(tokens, str):
         raise ValueError(f"tokens must be token ids; got the text {quoted(tokens, 20)}; pass the tokens of what was generated.")
-    check_listed(tokens)
+    check_listed(tokens, "replay")
 
 
 def _ended(piece: Piece, ends: set[int]) -> Piece:

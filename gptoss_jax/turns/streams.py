@@ -100,6 +100,10 @@ class AsyncStream(AsyncIterator[ReplyPiece]):
             raise RuntimeError(
                 "a stream must be read by one task at a time; another waits for its next piece; give each task its own stream."
             )
+        if self._reader is not None and self._reader.open and self._reader.outlet.loop is not asyncio.get_running_loop():
+            raise RuntimeError(
+                "a stream must be read on the event loop that asked for its first piece; this is another one; begin a new stream here."
+            )
         self._read = True
         try:
             while not self._ready:

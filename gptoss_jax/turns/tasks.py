@@ -14,7 +14,7 @@ from gptoss_jax.quoting import quoted, said
 from gptoss_jax.sampling.options import Sampling
 from gptoss_jax.tokenizer import STOP
 from gptoss_jax.turns.completion import Completion, CompletionBuilder
-from gptoss_jax.turns.doors import ELSEWHERE, FURTHER
+from gptoss_jax.turns.doors import ELSEWHERE, FURTHER, OF_RUN, OF_TASK
 from gptoss_jax.turns.prompts import Prompt, ids_of, is_one_prompt, per_prompt, sampling_of
 from gptoss_jax.turns.reply import Reply, ReplyBuilder
 
@@ -25,7 +25,7 @@ PRIORITIES = 1 << 31
 LONGEST = 10**9  # seconds
 
 
-@own_words(elsewhere=ELSEWHERE)
+@own_words(elsewhere=OF_TASK)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
     """Messages to be answered as `LLM.chat` does, or a prompt to be continued as `LLM.generate` does: one of the two.
@@ -52,6 +52,10 @@ class Task:
     tool_choice: str | None = None
     response_format: Mapping | None = None
     options: Mapping[str, Any] | None = dataclasses.field(default_factory=dict)
+
+
+_FIELDS = dict.fromkeys(Task.__dataclass_fields__, "it is a field of Task: pass Task({name}={value})")
+ELSEWHERE_OF_RUN = OF_RUN | _FIELDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +179,7 @@ class Jobs:
 
 def run(llm, tasks: Iterable[Task]) -> Iterator[Outcome]:
     """See `LLM.run`."""
-    if isinstance(tasks, Task | str | bytes | Mapping) or not isinstance(tasks, Iterable):
+    if isinstance(tasks, Task | str | bytes | Mapping) or not isinstance(tasks, Iterable) or getattr(tasks, "ndim", 1) == 0:
         raise ValueError(f"run takes an iterable of Tasks; got {type(tasks).__name__}; put brackets around a Task.")
     return _run(llm, tasks)
 
@@ -243,8 +247,7 @@ def _checked(task: Task) -> Sampling:
         raise ValueError(f'tool_choice must be "auto" or "none", the model chooses by itself; got {quoted(choice)}; leave it out.')
     if not isinstance(task.options, Mapping | None):
         raise ValueError(f"options must be a dict of keywords of chat; got {quoted(task.options)}; leave it out for none.")
-    fields = dict.fromkeys(Task.__dataclass_fields__, "it is a field of Task: pass Task({name}={value})")
-    refuse("Task(options=...)", task.options or {}, FURTHER, ELSEWHERE | fields)
+    refuse("Task(options=...)", task.options or {}, FURTHER, ELSEWHERE | _FIELDS)
     extra = [name for name in ("tools", "tool_choice", "options") if not _empty(getattr(task, name))]
     if task.prompt is not None and extra:
         raise ValueError(f"{extra[0]} needs messages; a prompt is continued as it stands; leave it out, or pass messages.")
@@ -279,7 +282,7 @@ def _constraint(llm, task: Task, sampling: Sampling, tools: Sequence[Mapping] | 
     if task.prompt is not None:
         ends = tuple(llm.model.eos_token_ids) + sampling.stop_token_ids
         return grammar.for_text(llm.tokenizer, task.response_format, end_ids=ends, vocab_size=size)
-    tools = tools if task.response_format else strict
+    tools = strict if task.response_format is None else tools
     return grammar.for_chat(llm.tokenizer, task.response_format, tools, vocab_size=size, continued=begun)
 
 

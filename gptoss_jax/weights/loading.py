@@ -115,7 +115,7 @@ def load(
             divide it; processes hold different ones; or an argument is none of the above.
     """
     sharding.check_mesh(mesh)
-    _check_arguments(dtype, experts, check, verify)
+    _check_arguments(dtype, experts, check, verify=verify, progress=progress)
     trusted.check_argument(kernels)
     alone = mesh is None or not mesh.is_multi_process
     with processes.together(f"load {path}", "config", "tensors", "arguments", alone=alone) as same:
@@ -158,15 +158,16 @@ def _agreed(form: ExpertsForm, without: tuple[str, ...]) -> tuple[ExpertsForm, t
     return form, tuple(name for name, bad in zip(dispatch.KERNELS, somewhere, strict=True) if bad)
 
 
-def _check_arguments(dtype: str, experts: str, check: str | None, verify: bool) -> None:
+def _check_arguments(dtype: str, experts: str, check: str | None, **flags: bool) -> None:
     if not isinstance(dtype, str | np.dtype) or dtype not in ("bfloat16", "float32"):
         raise ValueError(f"dtype must be 'bfloat16' or 'float32'; got {quoted(dtype)}; use one of these.")
     if not isinstance(experts, str) or experts not in ("auto", *get_args(ExpertsForm)):
         raise ValueError(f"experts must be one of 'auto', {', '.join(map(repr, get_args(ExpertsForm)))}; got {quoted(experts)}.")
     if not isinstance(check, str | None) or check not in ("auto", "finite", None):
         raise ValueError(f"check must be 'auto', 'finite' or None; got {quoted(check)}; use one of these.")
-    if not isinstance(verify, bool):
-        raise ValueError(f"verify must be True or False; got {quoted(verify)}; pass one of them.")
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be True or False; got {quoted(value)}; pass one of them.")
 
 
 def save(model: Model, directory: str | os.PathLike) -> None:

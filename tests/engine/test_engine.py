@@ -226,11 +226,21 @@ def test_sampling_that_names_an_id_outside_the_vocabulary_is_refused(engine):
 
 @pytest.mark.parametrize(
     "options",
-    [{"slots": 0}, {"slots": True}, {"slots": 1.0}, {"context": -1}, {"slots": None}, {"context": None}, {"chunk": -(10**5000)}],
+    [{"slots": 0}, {"slots": True}, {"slots": None}, {"slots": {}}, {"context": object()}, {"cache_tokens": 2.0}, {"chunk": -(10**5000)}],
 )
 def test_sizes_must_be_positive_integers(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} must be a positive integer; got"):
         make(**options)
+
+
+def test_sizes_may_be_numpy_s_and_switches_are_bools():
+    assert make(slots=np.int64(4), context=np.int32(CONTEXT)).sizes == make().sizes
+    with pytest.raises(ValueError, match="slots must be below 2\\*\\*63; got a whole number of some 6,001 digits"):
+        make(slots=10**6000)
+    for switch in ("prefix_reuse", "routed_experts"):
+        for value in ("no", 1, None):
+            with pytest.raises(ValueError, match=f"{switch} must be True or False; got {value!r}; pass one of them."):
+                make(**{switch: value})
 
 
 def test_a_context_past_the_model_s_own_is_refused():

@@ -2,6 +2,7 @@
 
 import datetime
 
+import numpy as np
 import pytest
 
 from gptoss_jax.harmony import parse, render
@@ -172,6 +173,10 @@ def nested(depth):
         ([said(tool_calls=[{"type": "custom", "function": {"name": "f"}}])], r"tool_calls\[0\] must be"),
         ([said(tool_calls=[{"function": {"name": "f", "args": {"a": 1}}}])], "got args: {'a': 1}; that is called arguments here"),
         ([said(tool_calls=[{"function": {"name": "f"}, "arguments": "{}"}])], "got arguments: '{}'; it belongs into function"),
+        ([user() | {"role": np.array(["user"] * 2)}], r"messages\[0\]: 'role' must be a value of JSON; got ndarray; pass its tolist"),
+        ([said(tool_calls=np.array([1, 2]))], "'tool_calls' must be a value of JSON; got ndarray"),
+        ([said(tool_calls=[{"type": np.array([1, 2])}])], r"tool_calls\[0\]: 'type' must be a value of JSON"),
+        ([user([{"type": np.array([1, 2])}])], r"content\[0\]: 'type' must be a value of JSON"),
         ([user([{"type": "text", "text": "a", "image_url": "x"}])], r"content\[0\] must hold nothing that is not read; got image_url"),
     ],
 )

@@ -65,6 +65,9 @@ def test_arrays_and_their_scalars_are_what_they_hold(array):
 def test_what_is_under_a_trace_says_so():
     with pytest.raises(ValueError, match=r"must be known; got .*; call this outside of jax\.jit"):
         jax.jit(lambda ids: flat("a prompt", ids))(jnp.array([3]))
+    (gone := jnp.array([3])).delete()
+    with pytest.raises(ValueError, match="must be known; got a deleted array; pass one that was not given away"):
+        flat("a prompt", gone)
     assert plain(range(3)) == range(3) and plain(None) is None
 
 
@@ -104,6 +107,9 @@ BAD_OPTIONS = [
     ({"stop": 3}, "stop must be a string"),
     ({"stop": "x" * 1025}, "at most 1,024 characters; got one of 1,025"),
     ({"stop": [f"{i}" for i in range(65)]}, "at most 64 strings; got 65"),
+    ({"stop_token_ids": itertools.count()}, "stop_token_ids must name at most 65,536 tokens; got more"),
+    ({"stop_token_ids": np.broadcast_to(1, 10**12)}, "stop_token_ids must name at most 65,536 tokens; got more"),
+    ({"logit_bias": zip(itertools.count(), itertools.repeat(1))}, "logit_bias must name at most 65,536 tokens; got more"),
     ({"stop_token_ids": 3}, "stop_token_ids must be a sequence"),
     ({"stop_token_ids": "ab"}, "stop_token_ids must be a sequence"),
     ({"stop_token_ids": [-1]}, "stop_token_ids's token id must be"),

@@ -128,3 +128,24 @@ def test_a_stream_is_read_by_one_task_and_says_where_it_was_dropped(llm):
         assert [piece async for piece in dropped] == []
 
     asyncio.run(main())
+
+
+def test_a_stream_stays_on_the_event_loop_that_began_it(llm):
+    streams = [llm.astream("x", dataclasses.replace(GREEDY, max_tokens=250)) for _ in range(2)]
+
+    async def begin(streams):
+        for stream in streams:
+            await anext(stream)
+
+    async def read_on(stream):
+        return [piece async for piece in stream]
+
+    asyncio.run(begin(streams))
+    for stream in streams:
+        with pytest.raises(RuntimeError, match=r"^a stream must be read on the event loop that asked for its first piece; .*; .*\.$"):
+            asyncio.run(read_on(stream))
+    assert streams[0].reply.tokens
+    asyncio.run(streams[0].aclose())
+    assert asyncio.run(read_on(streams[0])) == [] and streams[0].reply.finish_reason == "cancelled"
+    del stream, streams
+    assert llm.engine.wait_idle()
