@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from gptoss_jax.config import Config
-from gptoss_jax.quoting import quoted
+from gptoss_jax.model import inputs
+from gptoss_jax.quoting import quoted, said
 
 Hook = Callable[[str, jax.Array], jax.Array]
 Change = jax.typing.ArrayLike | Callable[[jax.Array], jax.Array]
@@ -73,6 +74,8 @@ _OWN = Site("any", "a site of a function that calls `tap` itself")
 
 def sites(config: Config, *, on_request: bool = False) -> list[str]:
     """Every name that a hook is called with, in the order of a forward pass; also those on request, if asked for."""
+    if not isinstance(config, Config):
+        raise ValueError(f"config must be a Config; got a {type(config).__name__}; pass model.config.")
     inside = [name for name, site in IN_LAYER.items() if on_request or not site.on_request]
     layers = [f"layers.{i}.{name}" for i in range(config.num_hidden_layers) for name in inside]
     return [*BEFORE, *layers, *AFTER]
@@ -90,7 +93,7 @@ def capture(fn: Callable, names: str | Sequence[str]) -> Callable:
     Raises (the returned function):
       ValueError: a name or pattern that `fn` passes nowhere.
     """
-    names = _patterns(names)
+    names, fn = inputs.names_of(names), inputs.function_of(fn)
 
     @functools.wraps(fn)
     def captured(*args, hook: Hook | None = None, **options) -> tuple[Any, dict[str, jax.Array]]:
@@ -113,7 +116,7 @@ def patch(fn: Callable, changes: Mapping[str, Change]) -> Callable:
     Raises (the returned function):
       ValueError: a name or pattern that `fn` passes nowhere, a value that does not fit, or a site that cannot be patched.
     """
-    names = _patterns(list(changes))
+    names, fn = inputs.names_of(changes if isinstance(changes, Mapping) else ()), inputs.function_of(fn)
 
     @functools.wraps(fn)
     def patched(*args, hook: Hook | None = None, **options) -> Any:
@@ -127,17 +130,28 @@ def patch(fn: Callable, changes: Mapping[str, Change]) -> Callable:
 
 def add(vector: jax.typing.ArrayLike, at: Any = ...) -> Change:
     """A change that adds to the value: a steering vector [D], say. `at` indexes where, such as `np.s_[:, -1]`."""
-    return lambda value: value.at[at].add(jnp.asarray(vector, value.dtype))
+    return _at("add", vector, at)
 
 
 def scale(factor: jax.typing.ArrayLike, at: Any = ...) -> Change:
     """A change that multiplies the value; 0 ablates. `at` indexes where, such as `np.s_[:, :, 3]` for a head."""
-    return lambda value: value.at[at].multiply(jnp.asarray(factor, value.dtype))
+    return _at("multiply", factor, at)
 
 
 def replace(new: jax.typing.ArrayLike, at: Any = ...) -> Change:
     """A change that replaces the value, or the part that `at` indexes, such as `np.s_[:, 7]` for a position."""
-    return lambda value: value.at[at].set(jnp.asarray(new, value.dtype))
+    return _at("set", new, at)
+
+
+def _at(operation: str, new: jax.typing.ArrayLike, at: Any) -> Change:
+    def change(value: jax.Array) -> jax.Array:
+        try:
+            return getattr(value.at[at], operation)(jnp.asarray(new, value.dtype))
+        except (TypeError, ValueError, IndexError) as error:
+            got = f"{quoted(new, 40)} at {quoted(at, 40)}"
+            raise ValueError(f"a change must fit its value, {value.dtype}{value.shape}; got {got} ({said(error)}).") from error
+
+    return change
 
 
 def force_experts(experts: jax.typing.ArrayLike) -> dict[str, Change]:
@@ -146,7 +160,7 @@ def force_experts(experts: jax.typing.ArrayLike) -> dict[str, Change]:
     Args:
       experts: [T, L, A] or [B, T, L, A] integers, such as `Completion.routed_experts`; E or more is no expert.
     """
-    experts = jnp.asarray(experts)
+    experts = inputs.array_of(experts, "experts")
     if experts.ndim not in (3, 4) or not jnp.issubdtype(experts.dtype, jnp.integer):
         raise ValueError(f"experts must be integers [T, L, A] or [B, T, L, A]; got {experts.dtype}{experts.shape}.")
     layers = jnp.moveaxis(experts.astype(jnp.int32), -2, 0)
@@ -257,13 +271,7 @@ class _Patch(_Named):
 def _changed(name: str, value: jax.Array, change: Change) -> jax.Array:
     if callable(change):
         return change(value)
-    new = jnp.asarray(change)
-    whole = jnp.issubdtype(value.dtype, jnp.integer)
-    if whole and not jnp.issubdtype(new.dtype, jnp.integer):
-        raise ValueError(f"{name} holds integers; got {new.dtype}; pass integers.")
-    if new.ndim > value.ndim or any(n not in (1, have) for n, have in zip(new.shape[::-1], value.shape[::-1], strict=False)):
-        raise ValueError(f"{name} has shape {value.shape}; got {new.shape}, which cannot be broadcast to it; pass such an array.")
-    return jnp.broadcast_to(new.reshape((1,) * (value.ndim - new.ndim) + new.shape).astype(value.dtype), value.shape)
+    return inputs.fitted(name, value, change)
 
 
 def _chain(hook: Hook | None) -> Iterator[_Named]:
@@ -276,13 +284,6 @@ def _site(name: str) -> Site:
     parts = name.split(".", 2)
     kind = f"layers.{{i}}.{parts[2]}" if len(parts) == 3 and parts[0] == "layers" else name
     return SITES.get(kind, _OWN)
-
-
-def _patterns(names: str | Sequence[str]) -> tuple[str, ...]:
-    names = (names,) if isinstance(names, str) else tuple(names)
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"names must be at least one name of a site; got {quoted(names)}; gptoss_jax.sites(config) lists them.")
-    return names
 
 
 def _check_used(names: Sequence[str], used: set[str], passed: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ A weight's name is its place in `Params`: "embedding", "layers.3.attention.sinks
     grads = jax.grad(lambda w: loss(substitute(params, w)))(weights)     # {name: array}
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import difflib
 import fnmatch
 
@@ -27,7 +27,9 @@ def select(params: Params, patterns: str | Sequence[str]) -> dict[str, jax.Array
     Raises:
       ValueError: a pattern means no weight.
     """
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    if not isinstance(patterns, Collection) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(f"patterns must be names of weights, or patterns; got {quoted(patterns, 60)}; pass strings.")
     leaves = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
     for pattern in patterns:
         if not fnmatch.filter(leaves, pattern):
@@ -41,6 +43,8 @@ def substitute(params: Params, weights: Mapping[str, jax.Array]) -> Params:
     Raises:
       ValueError: there is no weight of that name, or it has another shape.
     """
+    if not isinstance(weights, Mapping) or not all(isinstance(name, str) and hasattr(new, "shape") for name, new in weights.items()):
+        raise ValueError(f"weights must be a dict of names and arrays; got {quoted(weights, 60)}; pass what select returned, or its like.")
     known = names(params)
     for name in weights:
         if name not in known:

@@ -58,9 +58,9 @@ def forward(
 
     Raises:
       ValueError: params and config are not one model's; tokens or segment_ids are no such arrays, or, where their values are known (not
-        under a trace), ids are not of the vocabulary.
+        under a trace), ids are not of the vocabulary; rows are longer than the model; or they lie on different devices.
     """
-    inputs.check(params, config, tokens, segment_ids)
+    inputs.check(params, config, tokens, segment_ids, hook)
     B, T = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None, :], (B, T))
 

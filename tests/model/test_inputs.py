@@ -11,6 +11,7 @@ import pytest
 from small_model import small_model
 
 import gptoss_jax as gj
+from gptoss_jax.model import hooks
 from gptoss_jax.model.params import init_params
 
 TOKENS = np.array([[5, 6, 7]], np.int32)
@@ -44,6 +45,7 @@ BAD = {
     "another depth": (lambda m: (m.params, other(num_hidden_layers=1, layer_types=m.config.layer_types[:1]), TOKENS), "got 2 layers for 1"),
     "another vocabulary": (lambda m: (m.params, other(vocab_size=400), TOKENS), r"one model's; got embedding \(320, 96\) for \(400, 96\)"),
     "other experts": (lambda m: (m.params, other(num_local_experts=5), TOKENS), "one model's; got router"),
+    "a row past the model": (lambda m: (m.params, m.config, np.zeros((1, 1025), int)), "at most the model's 1,024 positions; got 1,025"),
     "other heads": (lambda m: (m.params, other(head_dim=m.config.head_dim * 2), TOKENS), "one model's; got qkv"),
 }
 
@@ -64,6 +66,39 @@ def test_what_cannot_be_is_named_in_a_sentence(name):
 def test_segments_too(segments, words):
     with pytest.raises(ValueError, match=words):
         gj.forward(model().params, model().config, TOKENS, segment_ids=segments)
+
+
+def test_a_hook_is_a_function_and_what_is_computed_with_lies_together():
+    with pytest.raises(ValueError, match=r"hook must be a function \(name, value\) -> value; got 5; leave it out for none"):
+        gj.forward(model().params, model().config, TOKENS, hook=5)
+    (gone := jnp.array([[1]])).delete()
+    with pytest.raises(ValueError, match="tokens must be there; got a deleted array"):
+        gj.forward(model().params, model().config, gone)
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda m: gj.capture(gj.forward, None), "names must be at least one name of a site; got None"),
+        (lambda m: gj.capture(gj.forward, 5), "names must be at least one name of a site; got 5"),
+        (lambda m: gj.capture(m, "norm"), "a function of the model must be passed, such as forward; got a Model"),
+        (lambda m: gj.patch(gj.forward, None), "names must be at least one name"),
+        (lambda m: gj.patch(gj.forward, {"norm": "x"}), "norm takes numbers, an array, .* got 'x'"),
+        (lambda m: gj.patch(gj.forward, {"norm": hooks.scale(0, "q")}), "must fit its value, .* got 0 at 'q'"),
+        (lambda m: gj.patch(gj.forward, {"norm": hooks.add(np.ones(7))}), "a change must fit its value"),
+        (lambda m: hooks.force_experts("x"), "experts takes numbers"),
+        (lambda m: gj.sites(m), "config must be a Config; got a Model; pass model.config"),
+        (lambda m: gj.select(m.params, None), "patterns must be names of weights, or patterns; got None"),
+        (lambda m: gj.select(m.params, [5]), r"patterns must be .* got \[5\]"),
+        (lambda m: gj.substitute(m.params, None), "weights must be a dict of names and arrays; got None"),
+        (lambda m: gj.substitute(m.params, {"embedding": "x"}), "weights must be a dict of names and arrays"),
+    ],
+)
+def test_names_and_changes_that_are_none(make, words):
+    with pytest.raises(ValueError, match=words) as error:
+        if callable(made := make(model())):
+            jax.eval_shape(lambda params: made(params, model().config, TOKENS), model().params)
+    assert str(error.value).endswith(".") and "\n" not in str(error.value)
 
 
 def test_under_a_trace_shapes_are_checked_and_values_are_not():

@@ -190,3 +190,12 @@ def test_a_home_is_one_device_or_one_mesh():
         with pytest.raises(ValueError, match=said) as caught:
             gj.LLM(dataclasses.replace(small_model(), params=wrong), slots=2, context=96)
         assert "\n" not in str(caught.value)
+
+
+def test_forward_says_where_things_lie_that_cannot_be_computed_together():
+    first, second = on(0), on(1)
+    mixed = first.params.replace(embedding=second.params.embedding)
+    with pytest.raises(ValueError, match=r"^parameters must all lie on one device, .*; .* lies on .*; .*\.$"):
+        gj.forward(mixed, first.config, TOKENS)
+    with pytest.raises(ValueError, match=r"^tokens must lie where the parameters do; got some on .*; pass NumPy's, which lie anywhere\.$"):
+        gj.forward(second.params, second.config, jax.device_put(TOKENS, device(2)))
