@@ -21,11 +21,12 @@ _READ = {
     "assistant": ("role", "content", "channel", "tool_calls", *_REASONING),
     "tool": ("role", "content", "name", "tool_call_id"),
 }
-_ABOUT = ("id", "annotations")  # of a message that others answered with; the model is shown none of it
+_ABOUT = ("id", "annotations", "cache_control")  # of a message elsewhere; the model is shown none of it
 _ABOUT_TEXT = ("annotations", "logprobs", "cache_control")  # so are these
 _OTHERS = {
     **{key: f"only a message of the {role} has it" for role, keys in reversed(_READ.items()) for key in keys},
     "name": "write it into the content: the user's messages have one, and the tool's",
+    "prefix": "pass continue_final_message=True",
     "function_call": "that is a list, tool_calls, here",
     "refusal": "write it into the content, as what the assistant said",
     **dict.fromkeys(("images", "image", "image_url", "audio", "video", "files"), "gpt-oss reads text only: leave it out"),
@@ -50,7 +51,7 @@ def to_conversation(
             the developer message. A user's message may have the "name" of who wrote it. An assistant message may have "reasoning"
             (analysis), "tool_calls" in OpenAI's form, and "channel" where its content is not the final answer; content beside tool calls
             is commentary. Their arguments stay as the model wrote them, JSON or not. A tool message has the "name" of the function, or
-            the "tool_call_id" of an earlier call. Of other keys "id" and "annotations" are let pass, and what is null, false or empty.
+            the "tool_call_id" of an earlier call. Of other keys "id", "annotations", "cache_control" and what is empty are let pass.
         reasoning_effort: "low", "medium" or "high".
         tools: functions that the model may call, {"type": "function", "function": {"name", "description", "parameters"}} or the
             inner dict alone; parameters are a JSON schema of an object.
