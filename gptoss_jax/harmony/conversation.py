@@ -101,7 +101,7 @@ def _history(message: Mapping, where: str, calls: dict[str, str], own: Collectio
         return [oh.Message.from_author_and_content(oh.Author(role=oh.Role.USER, name=_user(message, where)), _content(message, where))]
     if role == "assistant":
         return assistant_messages(message, where, calls, own)
-    name = message.get("name") or calls.get(str(message.get("tool_call_id")))
+    name = _or(message.get("name"), calls.get(_id(message.get("tool_call_id"), f"{where}: tool_call_id")))
     if name is None:
         raise ValueError(f"{where} is a tool result of no known call; give it the id of an earlier call, or the function's name")
     author = oh.Author(role=oh.Role.TOOL, name=recipient_of(name, where, own))
@@ -117,17 +117,17 @@ def assistant_messages(message: Mapping, where: str, calls: dict[str, str], own:
         own: names of the functions that the model may call.
     """
     out = []
-    tool_calls = message.get("tool_calls") or []
+    tool_calls = _or(message.get("tool_calls"), [])
     if not isinstance(tool_calls, list | tuple):
         raise ValueError(f"{where}: tool_calls must be a list; got {type(tool_calls).__name__}")
-    channel = message.get("channel") or ("commentary" if tool_calls else "final")
-    if channel not in CHANNELS:
+    channel = _or(message.get("channel"), "commentary" if tool_calls else "final")
+    if not isinstance(channel, str) or channel not in CHANNELS:
         raise ValueError(f"{where}: channel must be one of {', '.join(CHANNELS)}; got {shown(channel)}")
-    thoughts = dict.fromkeys(text_of(message[key], f"{where}: reasoning") for key in _REASONING if message.get(key))
+    thoughts = dict.fromkeys(text_of(message[key], f"{where}: reasoning") for key in _REASONING if _or(message.get(key), None) is not None)
     if len(thoughts) > 1:
         raise ValueError(f"{where}: {', '.join(_REASONING)} are names of one text; got two different ones; leave one out")
     out += [_said(text, "analysis") for text in thoughts]
-    if message.get("content") is not None and (message["content"] or not tool_calls):
+    if message.get("content") is not None and (not tool_calls or _or(message["content"], None) is not None):
         out.append(_said(_content(message, where), channel))
     for i, call in enumerate(tool_calls):
         out.append(_call(call, f"{where}: tool_calls[{i}]", calls, own))
@@ -150,7 +150,7 @@ def _call(call: Mapping, where: str, calls: dict[str, str], own: Collection[str]
     if isinstance(arguments, Mapping):
         arguments = json_text(arguments, f"{where}: arguments")
     if call.get("id") is not None:
-        calls[str(call["id"])] = recipient
+        calls[_id(call["id"], f"{where}: id")] = recipient
     said = _said(text_of(arguments, f"{where}: arguments"), "commentary")
     return said.with_recipient(recipient).with_content_type("<|constrain|>json")
 
@@ -170,12 +170,24 @@ def _check(message: Mapping, where: str) -> None:
 
 def _user(message: Mapping, where: str) -> str | None:
     """Who wrote a user's message, if it says so: <|start|>user:alice."""
-    name = message.get("name")
-    if not name:
+    name = _or(message.get("name"), None)
+    if name is None:
         return None
     if not isinstance(name, str) or len(name) > LONGEST or not NAME.fullmatch(name):
         raise ValueError(f"{where}: a name must be 1 to {LONGEST} letters or signs, no blanks, quotes or brackets; got {shown(name)}")
     return name
+
+
+def _or(value: object, instead: object) -> object:
+    """A value, if it says anything."""
+    return instead if value is None or value is False or (isinstance(value, str | list | tuple) and not value) else value
+
+
+def _id(value: object, where: str) -> str | None:
+    """The id of a call, which may be a number."""
+    if not isinstance(value, str | int | None) or (isinstance(value, int) and abs(value) >= 2**64):
+        raise ValueError(f"{where} must be a string; got {shown(value)}")
+    return None if value is None else str(value)
 
 
 def _content(message: Mapping, where: str) -> str:

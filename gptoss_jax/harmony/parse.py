@@ -85,7 +85,7 @@ class StreamParser:
         self._tokens.append(token)
         name, data = self._tokenizer.control_name(token), self._tokenizer.token_bytes(token)
         if name is None and data is None:
-            self._problem(f"{token} is not in the vocabulary")
+            self._problem(f"{quoted(token)} is not in the vocabulary")
             data = _INVALID
         return {"between": self._between, "header": self._in_header, "content": self._in_content}[self._state](name, data)
 

@@ -43,7 +43,7 @@ def recipient_of(name: object, where: str, own: Collection[str] = ()) -> str:
     Args:
         own: names of the functions that the model may call; python is gpt-oss' own tool where it is none of them.
     """
-    if name == "python" and name not in own:
+    if isinstance(name, str) and name == "python" and name not in own:
         return name
     base = _NAMESPACE.sub("", name) if isinstance(name, str) else ""
     if len(base) > words.LONGEST or not words.NAME.fullmatch(base):

@@ -177,6 +177,8 @@ def nested(depth):
         ([said(tool_calls=np.array([1, 2]))], "'tool_calls' must be a value of JSON; got ndarray"),
         ([said(tool_calls=[{"type": np.array([1, 2])}])], r"tool_calls\[0\]: 'type' must be a value of JSON"),
         ([user([{"type": np.array([1, 2])}])], r"content\[0\]: 'type' must be a value of JSON"),
+        ([said(tool_calls=[{"id": 10**5000, "function": {"name": "f"}}])], r"tool_calls\[0\]: id must be a string; got int"),
+        ([{"role": "tool", "content": "5", "tool_call_id": 10**5000}], r"messages\[0\]: tool_call_id must be a string; got int"),
         ([user([{"type": "text", "text": "a", "image_url": "x"}])], r"content\[0\] must hold nothing that is not read; got image_url"),
     ],
 )

@@ -108,6 +108,7 @@ def test_invalid_bytes_and_ids(tokenizer):
     for foreign in (-1, tokenizer.vocab_size, 2**80):
         parsed = parse(tokenizer, head + [foreign] + tokenizer.encode("Hi") + end)
         assert parsed.final == "\ufffdHi" and f"{foreign} is not in the vocabulary" in parsed.problems[0]
+    assert "a whole number of some 5,001 digits is not in" in parse(tokenizer, [*head, 10**5000]).problems[0]
     literal = parse(tokenizer, head + tokenizer.encode("\ufffd") + end)
     assert literal.final == "\ufffd" and not literal.malformed
 
