@@ -160,8 +160,9 @@ def _phase(item: Mapping, where: str) -> dict:
     phase = item.get("phase")
     if phase is None:
         return {}
-    if not isinstance(phase, str) or phase not in _PHASES:
-        raise Refused(f"{where}: phase must be {' or '.join(_PHASES)}; got {quoted(phase, 60)}.", field="input")
+    if not isinstance(phase, str) or phase not in _PHASES or item.get("role") != "assistant":
+        allowed = f"{' or '.join(_PHASES)}, of the assistant's messages"
+        raise Refused(f"{where}: phase must be {allowed}; got {quoted(phase, 60)}.", field="input")
     return {"channel": _PHASES[phase]}
 
 

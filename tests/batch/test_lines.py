@@ -184,6 +184,7 @@ def test_items_of_a_response_become_messages():
         (responses(input=[{"type": "reasoning", "summary": [{"type": "summary_text", "text": "x"}]}]), r"input\[0\] must .* got 'summary'"),
         (responses(input=[{"role": "user", "content": "Hi", "name": "x"}]), r"input\[0\] must hold nothing that .* got 'name': 'x'"),
         (responses(input=[{"role": "assistant", "content": "Hi", "phase": "x"}]), r"input\[0\]: phase must be commentary or final_answer"),
+        (responses(input=[{"role": "user", "content": "Hi", "phase": "commentary"}]), r"input\[0\]: phase must be .* of the assistant's"),
         (responses(previous_response_id="x"), "previous_response_id must be left out"),
         (responses(reasoning={"effort": "low", "summary": "auto"}), r"^reasoning\.summary must be left out"),
         (responses(reasoning={"budget": 1}), r"^reasoning\.budget is no field"),
