@@ -67,7 +67,7 @@ class Tokenizer:
 
     def encode_with_control(self, text: str) -> list[int]:
         """The ids of text that the program wrote itself: here the names in `CONTROL` are control tokens."""
-        parts = _CONTROL_NAMES.split(text)
+        parts = _CONTROL_NAMES.split(clean(text))
         return [i for part in parts for i in ([self.special[part]] if part in self.special else self.encode(part))]
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -113,3 +113,11 @@ def test_load_refuses(tmp_path):
 def test_models_that_would_change_text_are_refused(tmp_path, changes, says):
     with pytest.raises(ValueError, match=says):
         SentencePiece(train(tmp_path / "tokenizer.model", **changes))
+
+
+@pytest.mark.parametrize("ids", ["x", None, 5, [[5]], [1.5], ["5"], [None]])
+def test_what_are_no_ids_is_said(ids):
+    with pytest.raises(ValueError, match="^(token ids must be a flat sequence of integers|a token id must be an integer); got .*; pass "):
+        o200k().decode(ids)
+    with pytest.raises(ValueError, match="text must be a string; got int"):
+        o200k().encode_with_control(5)

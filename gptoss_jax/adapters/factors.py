@@ -1,6 +1,7 @@
 """What a low-rank adapter is: factors of a term for each matrix, by name; and a new one to train from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+import numbers
 import re
 
 import flax.struct
@@ -13,6 +14,7 @@ from gptoss_jax.quoting import quoted
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 EXPERTS = ("gate_up_proj", "down_proj")
 TARGETS = ATTENTION + EXPERTS
+MOST_RANK, MOST_ALPHA = 1 << 20, 1e9
 
 
 @flax.struct.dataclass
@@ -50,10 +52,10 @@ def init(
     """An adapter to train from, which changes nothing yet: a is uniform within 1 / sqrt(in), b is zero.
 
     Args:
-        key: for a.
+        key: for a, of `jax.random.key`.
         config: geometry.
         rank: r, of every matrix.
-        alpha: the scale is alpha / rank; None is `rank`, a scale of one.
+        alpha: the scale is alpha / rank; None is `rank`, a scale of one. 1e9 at most, as files may say.
         targets: matrices, some of `TARGETS`.
         layers: which ones; None for all.
         dtype: of a and b.
@@ -61,13 +63,12 @@ def init(
     Raises:
         ValueError: an argument is none of the above.
     """
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ValueError(f"rank must be a positive integer; got {quoted(rank)}.")
-    if not targets or not set(targets) <= set(TARGETS):
-        raise ValueError(f"targets must be some of {', '.join(TARGETS)}; got {quoted(list(targets))}.")
-    chosen = range(config.num_hidden_layers) if layers is None else list(layers)
-    if not set(chosen) <= set(range(config.num_hidden_layers)):
-        raise ValueError(f"layers must lie in 0 ... {config.num_hidden_layers - 1}; got {quoted(list(chosen))}.")
+    _check_new(key, config, rank, alpha, dtype)
+    if isinstance(targets, str) or not isinstance(targets, Collection) or not targets or not all(target in TARGETS for target in targets):
+        raise ValueError(f"targets must be some of {', '.join(TARGETS)}; got {quoted(targets)}; pass a list of them.")
+    chosen = layers if layers is not None else range(config.num_hidden_layers)
+    if not isinstance(chosen, Collection) or not all(isinstance(i, int) and 0 <= i < config.num_hidden_layers for i in chosen):
+        raise ValueError(f"layers must lie in 0 ... {config.num_hidden_layers - 1}; got {quoted(layers)}; pass a list of them.")
     names = [f"layers.{i}.{target}" for i in chosen for target in TARGETS if target in targets]
     adapter = {}
     for name, own in zip(names, jax.random.split(key, len(names)), strict=True):
@@ -76,6 +77,24 @@ def init(
         a = jax.random.uniform(own, (*experts, rank, width), jnp.dtype(dtype), -bound, bound)
         adapter[name] = Factors(a, jnp.zeros((*experts, out, rank), jnp.dtype(dtype)), (rank if alpha is None else alpha) / rank)
     return adapter
+
+
+def _check_new(key: jax.Array, config: Config, rank: int, alpha: float | None, dtype) -> None:
+    if not isinstance(key, jax.Array):
+        raise ValueError(f"key must be a random key of JAX's; got {quoted(key, 40)}; pass jax.random.key(0).")
+    if not isinstance(config, Config):
+        raise ValueError(f"config must be the geometry of a model; got a {type(config).__name__}; pass model.config.")
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= MOST_RANK:
+        raise ValueError(f"rank must be a positive integer, {MOST_RANK:,} at most; got {quoted(rank)}.")
+    number = isinstance(alpha, numbers.Real) and not isinstance(alpha, bool)
+    if alpha is not None and not (number and abs(alpha) <= MOST_ALPHA):
+        raise ValueError(f"alpha must be a number, {MOST_ALPHA:g} at most; got {quoted(alpha)}; pass None for a scale of one.")
+    try:
+        floating = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        floating = False
+    if not floating:
+        raise ValueError(f"dtype must be a type of floating-point numbers; got {quoted(dtype, 40)}; pass 'float32' or 'bfloat16'.")
 
 
 def shape(config: Config, name: str, what: str = "an adapter") -> tuple[int, ...]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.flax import save_file
 
-from gptoss_jax.adapters.factors import ATTENTION, EXPERTS, TARGETS, Adapter, Factors, check, check_type
+from gptoss_jax.adapters.factors import ATTENTION, EXPERTS, MOST_ALPHA, MOST_RANK, TARGETS, Adapter, Factors, check, check_type
 from gptoss_jax.adapters.patterns import Patterns
 from gptoss_jax.config import Config
 from gptoss_jax.config.fields import Field, Flag, Many, Number, Text, Whole, read_json, take
@@ -29,15 +29,15 @@ from gptoss_jax.weights.watching import Watch
 CONFIG, WEIGHTS = foreign.ADAPTER
 _ATTENTION = re.compile(r"(?:base_model\.model\.)?model\.layers\.([0-9]{1,4})\.self_attn\.([qkvo]_proj)\.lora_([AB])\.weight")
 _EXPERTS = re.compile(r"(?:base_model\.model\.)?model\.layers\.([0-9]{1,4})\.mlp\.experts((?:\.base_layer)*)\.lora_([AB])\.weight")
-_ALPHA = Number(1e9, positive=False)
+_ALPHA = Number(MOST_ALPHA, positive=False)
 _READ = {
     "peft_type": Text(),
     "bias": Text(default="none"),
     "init_lora_weights": Field(default=True),
-    "r": Whole(1, 1 << 20),
-    "lora_alpha": Number(1e9, positive=False, default=8),
+    "r": Whole(1, MOST_RANK),
+    "lora_alpha": Number(MOST_ALPHA, positive=False, default=8),
     "use_rslora": Flag(default=False),
-    "rank_pattern": Many(Whole(1, 1 << 20), "ranks", most=10_000, named=True),
+    "rank_pattern": Many(Whole(1, MOST_RANK), "ranks", most=10_000, named=True),
     "alpha_pattern": Many(_ALPHA, "numbers", most=1_000, named=True, default={}),
 }
 _VERSION = {"peft_version": Text(default="0.0")}
@@ -75,8 +75,10 @@ def load(directory: str | os.PathLike, config: Config) -> dict[str, Factors]:
     settings = _settings_of(directory / CONFIG)
     path = directory / WEIGHTS
     stored = {each.name: each for each in headers.header(path)}
+    if not stored:
+        raise ValueError(f"{path} must hold an adapter's tensors; got none; save the adapter again.")
     _check_tensors(stored, path)
-    watch = Watch(finite=True)
+    watch = Watch(finite=True, remedy="save it again from a training that did not diverge")
     tensors = {name: jnp.asarray(safetensors.read(each, _DTYPES[each.dtype], watch=watch)) for name, each in stored.items()}
     adapter = _read(tensors, settings, config, directory)
     check(config, adapter, f"the adapter in {path}")
@@ -111,6 +113,8 @@ def save(adapter: Adapter, directory: str | os.PathLike, *, base: str = "openai/
         base: what PEFT shall take for the model that the adapter belongs to.
     """
     check_type(adapter)
+    if not isinstance(base, str):
+        raise ValueError(f"base must be the name of a model, or a path as a string; got {quoted(base, 60)}; leave it out for gpt-oss-20b.")
     if not adapter:
         raise ValueError("the adapter must have at least one matrix; got none.")
     tensors: dict[str, jax.Array] = {}

@@ -32,6 +32,9 @@ def logit_lens(
       keep: what is kept of a layer's logits [B, T, V], stacked over layers; for instance
         `lambda logits: token_logprobs(logits, tokens)`.
     """
+    if getattr(residuals, "ndim", 0) != 4 or residuals.shape[-1] != config.hidden_size:
+        got = getattr(residuals, "shape", type(residuals).__name__)
+        raise ValueError(f"residuals must be [layers, B, T, {config.hidden_size}]; got {got}; pass layers_of(values, 'residual_post').")
     return jax.lax.map(lambda x: keep(unembed(params, config, x)), residuals)
 
 
@@ -40,6 +43,9 @@ def token_logprobs(
     tokens: jax.Array,  # [B, T] int32
 ) -> jax.Array:  # [B, T - 1] float32
     """Natural-log probability of each token after the first, under the logits before it."""
+    shapes = [getattr(x, "shape", type(x).__name__) for x in (logits, tokens)]
+    if len(shapes[0]) != 3 or shapes[0][:2] != shapes[1]:
+        raise ValueError(f"logits must be [B, T, V] and tokens [B, T]; got {shapes[0]} and {shapes[1]}; pass those of one batch.")
     before = logits[:, :-1].astype(jnp.float32)
     own = jnp.take_along_axis(before, tokens[:, 1:, None], 2)[:, :, 0]
     return own - jax.nn.logsumexp(before, -1)

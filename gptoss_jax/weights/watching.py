@@ -23,10 +23,18 @@ class Watch:
         finite: look for values that are not finite.
         verify: compare with checksums, where there are some.
         keep: do not raise before the end.
+        remedy: what a caller may do about values that are not finite.
     """
 
-    def __init__(self, *, finite: bool = False, verify: bool = False, keep: bool = False) -> None:
-        self.finite, self.verify, self._keep = finite, verify, keep
+    def __init__(
+        self,
+        *,
+        finite: bool = False,
+        verify: bool = False,
+        keep: bool = False,
+        remedy: str = "download it again, or pass check=None to load it so",
+    ) -> None:
+        self.finite, self.verify, self._keep, self._remedy = finite, verify, keep, remedy
         self._found: list[str] = []
 
     def look(self, name: str, values: np.ndarray, where: object) -> None:
@@ -38,7 +46,7 @@ class Watch:
         if not self.finite or is_finite(name, values):
             return
         what = "a scale of 0xFF, which is NaN" if values.dtype == np.uint8 else "NaN or infinity"
-        self.found(f"{quoted(name)} of {where} must hold finite numbers; got {what}; download it again, or pass check=None to load it so.")
+        self.found(f"{quoted(name)} of {where} must hold finite numbers; got {what}; {self._remedy}.")
 
     def found(self, problem: str, cause: BaseException | None = None) -> None:
         """Raises ValueError with what was found, now or at the end."""

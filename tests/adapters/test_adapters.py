@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from small_model import small_model
 
 import gptoss_jax as gj
 from gptoss_jax import adapters
+from gptoss_jax.adapters import files
 from gptoss_jax.model.transformer import forward
 from pallas_kernels.mxfp4 import Mxfp4
 
@@ -231,9 +233,40 @@ def test_tensors_that_do_not_fit_are_refused(tiny, tmp_path, kind):
     [
         ({"rank": 0}, "rank must be a positive integer"),
         ({"targets": ("router",)}, "targets must be some of q_proj"),
+        ({"rank": 10**9}, "rank must be a positive integer, 1,048,576 at most; got 1000000000"),
+        ({"targets": None}, "targets must be some of .*; got None; pass a list"),
+        ({"targets": "q_proj"}, "targets must be some of .*; got 'q_proj'; pass a list"),
+        ({"layers": 1}, r"layers must lie in 0 \.\.\. 1; got 1; pass a list"),
+        ({"alpha": "x"}, "alpha must be a number, 1e\\+09 at most; got 'x'"),
+        ({"alpha": float("nan")}, "alpha must be a number, .*; got nan"),
+        ({"dtype": "int8"}, "dtype must be a type of floating-point numbers; got 'int8'"),
+        ({"dtype": 5}, "dtype must be a type of floating-point numbers; got 5"),
+        ({"key": 0}, r"key must be a random key of JAX's; got 0; pass jax\.random\.key\(0\)"),
+        ({"config": None}, "config must be the geometry of a model; got a NoneType"),
         ({"layers": [7]}, r"layers must lie in 0 \.\.\. 1"),
     ],
 )
 def test_bad_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        adapters.init(jax.random.key(0), small_model().config, **options)
+        adapters.init(**{"key": jax.random.key(0), "config": small_model().config} | options)
+
+
+def test_files_that_hold_no_adapter_and_disks_that_take_none(tiny, tmp_path, monkeypatch):
+    config = gj.Config.from_json(tiny / "config.json")
+    for kind, message in (("none", "must hold an adapter's tensors; got none"), ("nan", "got NaN or infinity; save it again from a")):
+        shutil.copytree(tiny / "adapter", tmp_path / kind)
+        path = tmp_path / kind / "adapter_model.safetensors"
+        tensors = {name: tensor * np.float32("nan") for name, tensor in load_file(path).items()} if kind == "nan" else {}
+        path.unlink()
+        save_file(tensors, path)
+        with pytest.raises(ValueError, match=message) as error:
+            adapters.load(tmp_path / kind, config)
+        assert "check=" not in str(error.value)
+    adapter = adapters.load(tiny / "adapter", config)
+    with pytest.raises(ValueError, match="base must be the name of a model, or a path as a string; got 5"):
+        adapters.save(adapter, tmp_path / "new", base=5)
+    for raised in (OSError(28, "No space left on device"), RuntimeError("I/O error: No space left on device (os error 28)")):
+        monkeypatch.setattr(files, "save_file", mock.Mock(side_effect=raised))
+        with pytest.raises(OSError, match=r"new must be written whole; got .*No space left on device.*; nothing is left of it: make room"):
+            adapters.save(adapter, tmp_path / "new")
+        assert not list(tmp_path.glob("new*"))

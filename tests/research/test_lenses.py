@@ -136,3 +136,12 @@ def test_sink_mass_by_head():
     np.testing.assert_allclose(lenses.sink_mass_by_head(mass), mass.reshape(LAYERS, B * T, -1).mean(1), rtol=1e-5)
     np.testing.assert_allclose(lenses.sink_mass_by_head(mass, valid=valid), mass[:, valid].mean(1), rtol=1e-5)
     assert mass.std() > 0.01
+
+
+def test_shapes_that_are_no_lens_are_named():
+    model = small_model()
+    for residuals in (None, np.zeros((2, 3)), np.zeros((1, 1, 2, 7))):
+        with pytest.raises(ValueError, match=r"residuals must be \[layers, B, T, 96\]; got .*; pass layers_of"):
+            lenses.logit_lens(model.params, model.config, residuals)
+    with pytest.raises(ValueError, match=r"logits must be \[B, T, V\] and tokens \[B, T\]; got \(1, 3, 9\) and \(1, 4\)"):
+        lenses.token_logprobs(np.zeros((1, 3, 9)), np.zeros((1, 4), int))

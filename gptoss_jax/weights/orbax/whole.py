@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 
 from gptoss_jax.parallel import processes
+from gptoss_jax.quoting import said
 from gptoss_jax.weights import foreign
 
 
@@ -24,6 +25,7 @@ def appearing(directory: str | os.PathLike) -> Iterator[Path]:
 
     Raises:
         ValueError: there is something of that name, and it is not an empty directory; or it cannot be made.
+        OSError: it could not be written, as where a disk is full.
     """
     out = _absolute(directory)
     with processes.together(f"write {out}"):
@@ -39,9 +41,11 @@ def appearing(directory: str | os.PathLike) -> Iterator[Path]:
         processes.meet(f"{partial} is written")
         if processes.is_first():
             os.rename(partial, out)
-    except BaseException:
+    except BaseException as error:
         if processes.is_first():
             shutil.rmtree(partial, ignore_errors=True)
+        if _is_of_files(error):  # of whatever library writes them
+            raise OSError(f"{out} must be written whole; got {said(error)}; nothing is left of it: make room, or name another.") from error
         raise
     processes.meet(f"{out} is there")
 
@@ -51,6 +55,11 @@ def _make(partial: Path, out: Path) -> None:
         partial.mkdir(parents=True)
     except OSError as error:
         raise ValueError(f"{out} must be a directory that can be made; got: {error.strerror}; name another.") from None
+
+
+def _is_of_files(error: BaseException) -> bool:
+    """Whether it is of the disk: as Python says it, or as a library does that calls no Python for it."""
+    return isinstance(error, OSError) or (isinstance(error, Exception) and "os error" in str(error)[:1000])
 
 
 def stopped(directory: str | os.PathLike) -> list[Path]:
