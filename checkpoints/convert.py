@@ -211,7 +211,7 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> None:
         summary = convert(given.checkpoint, given.out, given.to, dtype=given.dtype, mesh=mesh)
         if processes.is_first():
             print(summary)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise app.UsageError(str(error)) from error
 
 

@@ -93,7 +93,7 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> None:
     try:
         config = PRESETS[given.preset] if given.preset else Config.from_json(given.config)
         write_checkpoint(config, given.out, given.layout, seed=given.seed, max_shard_bytes=given.max_shard_bytes, progress=True)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise app.UsageError(str(error)) from error
 
 

@@ -1,7 +1,7 @@
 """A turn on its way, piece by piece: for a loop, and for an event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 import functools
 import threading
@@ -9,7 +9,7 @@ import time
 from typing import Self
 
 from gptoss_jax.engine.readers import AsyncReader
-from gptoss_jax.engine.requests import Piece
+from gptoss_jax.engine.requests import Piece, Request
 from gptoss_jax.turns import tasks
 from gptoss_jax.turns.reply import Reply, ReplyBuilder, ReplyPiece
 from gptoss_jax.turns.tasks import Task
@@ -32,7 +32,7 @@ class Stream(Iterator[ReplyPiece]):
 
     def __init__(self, engine, job: tasks.Job):
         [self._request], [self._builder] = job.requests, job.builders
-        self._pieces: Iterator[Piece] = engine.run(job.requests)
+        self._pieces = _timed(engine.run(job.requests), self._request, time.monotonic())
         self._ready: list[ReplyPiece] = []
         self._reading, self._over = threading.Lock(), False
 
@@ -76,6 +76,13 @@ class Stream(Iterator[ReplyPiece]):
     def reply(self) -> Reply:
         """What has come so far; the whole turn once the iteration has ended."""
         return self._builder.result()
+
+
+def _timed(pieces: Iterator[Piece], request: Request, since: float) -> Generator[Piece]:
+    """The pieces of a request, which is asked for with the first of them: until then its time limit runs too."""
+    if request.time_limit is not None:
+        request.time_limit = max(0.0, request.time_limit - (time.monotonic() - since))
+    yield from pieces
 
 
 class AsyncStream(AsyncIterator[ReplyPiece]):

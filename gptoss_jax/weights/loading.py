@@ -183,6 +183,7 @@ def save(model: Model, directory: str | os.PathLike) -> None:
 
     Raises:
         ValueError: there is something, or the parameters are not those of the model's config.
+        OSError: it could not be written, as where the disk is full; nothing is left of it.
     """
     from gptoss_jax.weights.orbax import saving
 

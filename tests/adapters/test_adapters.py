@@ -267,6 +267,6 @@ def test_files_that_hold_no_adapter_and_disks_that_take_none(tiny, tmp_path, mon
         adapters.save(adapter, tmp_path / "new", base=5)
     for raised in (OSError(28, "No space left on device"), RuntimeError("I/O error: No space left on device (os error 28)")):
         monkeypatch.setattr(files, "save_file", mock.Mock(side_effect=raised))
-        with pytest.raises(OSError, match=r"new must be written whole; got .*No space left on device.*; nothing is left of it: make room"):
+        with pytest.raises(OSError, match=r"new must be written whole; got: .*No space left on device.*; nothing is left of it: make room"):
             adapters.save(adapter, tmp_path / "new")
         assert not list(tmp_path.glob("new*"))

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from unittest import mock
 
 from absl import app, flags
 import jax
@@ -203,7 +204,7 @@ def test_an_orbax_directory_is_listed(orbax, tmp_path):
         inspect.table(str(orbax))
 
 
-def test_what_exists_is_not_overwritten_and_other_mistakes_are_refused(orbax, tiny, tmp_path):
+def test_what_exists_is_not_overwritten_and_other_mistakes_are_refused(orbax, tiny, tmp_path, monkeypatch):
     before = stored(tiny)
     for to in convert.TARGETS:
         with pytest.raises(ValueError, match="must not exist yet"):
@@ -221,6 +222,15 @@ def test_what_exists_is_not_overwritten_and_other_mistakes_are_refused(orbax, ti
     given.mesh = "1x"
     with pytest.raises(app.UsageError, match="--mesh must be DATAxMODEL"):
         convert.main(["convert"], given)
+    given.mesh = None
+    for raised in (OSError(28, "No space left on device"), ValueError("x" * 300 + "Error writing y: File too large")):
+        with monkeypatch.context() as patched:
+            patched.setattr(convert, "convert", mock.Mock(side_effect=raised))
+            with pytest.raises(app.UsageError, match="No space left|File too large"):
+                convert.main(["convert"], given)
+            with pytest.raises(OSError, match=r"y must be written whole; got: .*(No space left on device|File too large); nothing is left"):
+                with whole.appearing(tmp_path / "y"):
+                    raise raised
     with pytest.raises(app.UsageError, match="unexpected arguments"):
         convert.main(["convert", "nano"], given)
     (orbax / "params" / "index.json").unlink()

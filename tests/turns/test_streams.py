@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import pickle
 import threading
+import time
 
 from byte_tokenizer import ByteTokenizer
 import pytest
@@ -149,3 +150,11 @@ def test_a_stream_stays_on_the_event_loop_that_began_it(llm):
     assert asyncio.run(read_on(streams[0])) == [] and streams[0].reply.finish_reason == "cancelled"
     del stream, streams
     assert llm.engine.wait_idle()
+
+
+def test_a_time_limit_runs_from_the_call_whenever_the_stream_is_read(llm):
+    llm.prepare()
+    stream = llm.stream("x", dataclasses.replace(GREEDY, max_tokens=250), time_limit=0.05)
+    time.sleep(0.1)
+    assert list(stream) == [] and stream.reply.finish_reason == "timeout" and stream.reply.tokens == ()
+    assert llm.stream("x", GREEDY, time_limit=1e9).reply.tokens == ()

@@ -10,7 +10,6 @@ import shutil
 import numpy as np
 
 from gptoss_jax.parallel import processes
-from gptoss_jax.quoting import said
 from gptoss_jax.weights import foreign
 
 
@@ -45,7 +44,9 @@ def appearing(directory: str | os.PathLike) -> Iterator[Path]:
         if processes.is_first():
             shutil.rmtree(partial, ignore_errors=True)
         if _is_of_files(error):  # of whatever library writes them
-            raise OSError(f"{out} must be written whole; got {said(error)}; nothing is left of it: make room, or name another.") from error
+            text = " ".join(str(error).split())
+            why = text if len(text) <= 200 else f"...{text[-150:]}"  # what it was stands at the end
+            raise OSError(f"{out} must be written whole; got: {why}; nothing is left of it: make room, or name another.") from error
         raise
     processes.meet(f"{out} is there")
 
@@ -59,7 +60,8 @@ def _make(partial: Path, out: Path) -> None:
 
 def _is_of_files(error: BaseException) -> bool:
     """Whether it is of the disk: as Python says it, or as a library does that calls no Python for it."""
-    return isinstance(error, OSError) or (isinstance(error, Exception) and "os error" in str(error)[:1000])
+    said = ("os error", "Error writing", "No space left")  # by safetensors, and by tensorstore
+    return isinstance(error, OSError) or (isinstance(error, Exception) and any(words in str(error) for words in said))
 
 
 def stopped(directory: str | os.PathLike) -> list[Path]:
