@@ -12,10 +12,10 @@ from gptoss_jax.schemas.checking import as_text, checked
 from gptoss_jax.schemas.merging import UNIONS, merged, types, values
 from gptoss_jax.schemas.targets import Targets
 
-_READ = ("name", "description", "parameters", "strict")
+_READ = ("name", "description", "parameters", "strict", "return")
 _INSTEAD = {
     **dict.fromkeys(("inputSchema", "input_schema", "args_schema", "schema", "json_schema"), "that is called parameters here"),
-    **dict.fromkeys(("outputSchema", "output_schema", "return", "returns"), "the model is shown no results: say it in the description"),
+    **dict.fromkeys(("outputSchema", "output_schema", "returns"), "the model is shown no results: say it in the description"),
 }
 
 
@@ -32,6 +32,8 @@ class Function(oh.ToolDescription):
 
 def read_functions(tools: Sequence[Mapping] | None) -> list[Function]:
     """The functions in OpenAI's form, {"type": "function", "function": {"name", "description", "parameters"}} or the inner dict alone.
+
+    A "return" beside them, which transformers writes, is told in the description.
 
     Raises:
         ValueError: anything else; the sentence says where and what to do.
@@ -67,10 +69,22 @@ def _function(tool: Mapping, where: str) -> Function:
     name = function_name(function.get("name"), where)
     description, parameters = function.get("description"), function.get("parameters")
     description = "" if description is None else text_of(description, f"{where}: description")
+    description = "\n".join(filter(None, (description, _returned(function.get("return"), f"{where}: return"))))
     where = f"{where}: parameters"
     parameters = None if parameters is None else _schema(parameters, where)
     words = declaration(name, description, parameters, where)
     return Function(name=name, description=description, parameters=parameters, declaration=words)
+
+
+def _returned(given: object, where: str) -> str:
+    """What is said of a result as transformers' `get_json_schema` writes it, {"type", "description"}, as a line for the description."""
+    if given is None:
+        return ""
+    if not isinstance(given, Mapping):
+        raise ValueError(f'{where} must be {{"type", "description"}}; got {shown(given)}; say it in the description')
+    only(given, ("type", "description"), where, {})
+    said = [text_of(given[key], f"{where}: {key}") for key in ("type", "description") if given.get(key)]
+    return f"Returns {': '.join(said)}" if said else ""
 
 
 def _schema(parameters: Mapping, where: str) -> dict:
