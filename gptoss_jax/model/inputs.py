@@ -1,6 +1,6 @@
 """What `forward` and hooks are given, checked at their door: types and shapes always, values where they are known: not under a trace."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from gptoss_jax.config import Config
 from gptoss_jax.model.params import Params
 from gptoss_jax.parallel import sharding
 from gptoss_jax.quoting import quoted
+from pallas_kernels.low_rank import LowRank
 
 
 def check(params: Params, config: Config, tokens: jax.Array, segment_ids: jax.Array | None, hook: object = None) -> None:
@@ -58,7 +59,7 @@ def _check_pair(params: Params, config: Config) -> None:
     attention, moe = params.layers[0].attention, params.layers[0].moe
     wanted = {
         "embedding": (params.embedding, (c.vocab_size, c.hidden_size)),
-        "qkv": (getattr(attention.qkv, "base", attention.qkv), (c.num_key_value_heads, groups + 2, c.head_dim, c.hidden_size)),
+        "qkv": (attention.qkv.base if isinstance(attention.qkv, LowRank) else attention.qkv, (c.num_key_value_heads, groups + 2, c.head_dim, c.hidden_size)),
         "router": (moe.router, (c.num_local_experts, c.hidden_size)),
     }
     for name, (array, shape) in wanted.items():
@@ -92,10 +93,10 @@ def function_of(fn: Callable) -> Callable:
 
 def names_of(names: str | Sequence[str]) -> tuple[str, ...]:
     """One name or several, as several. Raises ValueError where there is none."""
-    names = (names,) if isinstance(names, str) else names
-    if not isinstance(names, Collection) or not names or not all(isinstance(name, str) for name in names):
+    names = (names,) if isinstance(names, str) else tuple(names) if isinstance(names, Iterable) and not isinstance(names, bytes) else names
+    if not isinstance(names, tuple) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"names must be at least one name of a site; got {quoted(names)}; gptoss_jax.sites(config) lists them.")
-    return tuple(names)
+    return names
 
 
 def array_of(value: object, name: str) -> jax.Array:

@@ -6,7 +6,7 @@ A weight's name is its place in `Params`: "embedding", "layers.3.attention.sinks
     grads = jax.grad(lambda w: loss(substitute(params, w)))(weights)     # {name: array}
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import difflib
 import fnmatch
 
@@ -27,8 +27,8 @@ def select(params: Params, patterns: str | Sequence[str]) -> dict[str, jax.Array
     Raises:
       ValueError: a pattern means no weight.
     """
-    patterns = [patterns] if isinstance(patterns, str) else patterns
-    if not isinstance(patterns, Collection) or not all(isinstance(pattern, str) for pattern in patterns):
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns) if isinstance(patterns, Iterable) else patterns
+    if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
         raise ValueError(f"patterns must be names of weights, or patterns; got {quoted(patterns, 60)}; pass strings.")
     leaves = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
     for pattern in patterns:

@@ -101,6 +101,19 @@ def test_names_and_changes_that_are_none(make, words):
     assert str(error.value).endswith(".") and "\n" not in str(error.value)
 
 
+def test_parameters_may_be_numpy_s():
+    params = jax.tree.map(np.asarray, model().params)  # which have a `base`, as a term beside a matrix has
+    assert jax.eval_shape(lambda tokens: gj.forward(params, model().config, tokens), TOKENS).shape == (1, 3, 320)
+
+
+def test_names_come_in_whatever_holds_them():
+    for names in (["norm", "logits"], {"norm": 0, "logits": 0}, np.array(["norm", "logits"]), (name for name in ("norm", "logits"))):
+        fn = gj.capture(gj.forward, names)
+        assert jax.eval_shape(lambda params, fn=fn: fn(params, model().config, TOKENS), model().params)[1].keys() == {"norm", "logits"}
+    for names in (np.array(["embedding", "norm"]), iter(["embedding", "norm"])):
+        assert gj.select(model().params, names).keys() == {"embedding", "norm"}
+
+
 def test_under_a_trace_shapes_are_checked_and_values_are_not():
     params, config = model().params, model().config
     run = lambda tokens: gj.forward(params, config, tokens)
