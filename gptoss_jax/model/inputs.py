@@ -57,11 +57,14 @@ def _check_pair(params: Params, config: Config) -> None:
     if len(params.layers) != c.num_hidden_layers:
         raise ValueError(f"params and config must be one model's; got {len(params.layers)} layers for {c.num_hidden_layers}; pass its own.")
     attention, moe = params.layers[0].attention, params.layers[0].moe
+    qkv = attention.qkv.base if isinstance(attention.qkv, LowRank) else attention.qkv
     wanted = {
         "embedding": (params.embedding, (c.vocab_size, c.hidden_size)),
-        "qkv": (attention.qkv.base if isinstance(attention.qkv, LowRank) else attention.qkv, (c.num_key_value_heads, groups + 2, c.head_dim, c.hidden_size)),
+        "qkv": (qkv, (c.num_key_value_heads, groups + 2, c.head_dim, c.hidden_size)),
         "router": (moe.router, (c.num_local_experts, c.hidden_size)),
     }
+    if all(isinstance(array, np.ndarray) for array, _ in wanted.values()):
+        raise ValueError("params must be JAX's arrays; got NumPy's; put them on a device with jax.device_put(params).")
     for name, (array, shape) in wanted.items():
         if tuple(array.shape) != shape:
             raise ValueError(f"params and config must be one model's; got {name} {tuple(array.shape)} for {shape}; pass its own.")

@@ -46,6 +46,7 @@ BAD = {
     "another vocabulary": (lambda m: (m.params, other(vocab_size=400), TOKENS), r"one model's; got embedding \(320, 96\) for \(400, 96\)"),
     "other experts": (lambda m: (m.params, other(num_local_experts=5), TOKENS), "one model's; got router"),
     "a row past the model": (lambda m: (m.params, m.config, np.zeros((1, 1025), int)), "at most the model's 1,024 positions; got 1,025"),
+    "parameters in NumPy": (lambda m: (jax.tree.map(np.asarray, m.params), m.config, TOKENS), "params must be JAX's arrays; got NumPy's"),
     "other heads": (lambda m: (m.params, other(head_dim=m.config.head_dim * 2), TOKENS), "one model's; got qkv"),
 }
 
@@ -99,11 +100,6 @@ def test_names_and_changes_that_are_none(make, words):
         if callable(made := make(model())):
             jax.eval_shape(lambda params: made(params, model().config, TOKENS), model().params)
     assert str(error.value).endswith(".") and "\n" not in str(error.value)
-
-
-def test_parameters_may_be_numpy_s():
-    params = jax.tree.map(np.asarray, model().params)  # which have a `base`, as a term beside a matrix has
-    assert jax.eval_shape(lambda tokens: gj.forward(params, model().config, tokens), TOKENS).shape == (1, 3, 320)
 
 
 def test_names_come_in_whatever_holds_them():
