@@ -196,6 +196,7 @@ def test_it_is_another_cache():
     assert 1e-5 < np.abs(first[0] - first[1]).max() < 0.5
 
 
+@pytest.mark.thorough
 def test_scores_are_of_the_same_cache():
     model = small_model()
     ids = continuous.prompt(60)

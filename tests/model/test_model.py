@@ -38,6 +38,7 @@ def traced(model, hook, tokens=TOKENS):
 # Transformations
 
 
+@pytest.mark.thorough
 def test_gradients_are_those_of_the_oracle(model):
     weights, tokens = oracle.tensors(DIRECTORY), TOKENS[0]
     weigh = np.random.default_rng(1).normal(size=(T, 320)).astype(np.float32)

@@ -73,6 +73,7 @@ def test_a_pallas_kernel(compile_for_hopper, gpu):
     assert "mosaic_gpu_v2" in report.hlo and len(report.hlo) < 20_000
 
 
+@pytest.mark.thorough
 def test_spills_are_seen(compile_for_hopper):
     (kernel,) = compile_for_hopper(functools.partial(products, keep=3), *arguments(3)).kernels
     assert kernel.registers == 255 and kernel.spill_bytes > 1000 and kernel.stack_bytes > 100

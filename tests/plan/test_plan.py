@@ -83,6 +83,7 @@ def test_the_most_that_fits_fits_and_no_more(gpus, data, temporaries):
     assert context == 131072 or total(setting, temporaries, context=context + 64) > memory.usable
 
 
+@pytest.mark.thorough
 def test_what_fits_nowhere_is_said(nothing_compiled, capsys):
     """120b on a GPU where weights and temporaries leave nothing."""
     made = planning.plan(Setting(GPT_OSS_120B, "h100", memory_fraction=0.8))
@@ -132,6 +133,7 @@ def test_what_binds():
     assert floor.seconds(parts, ceilings, 2) == 75 and floor.seconds(parts, ceilings) == 60
 
 
+@pytest.mark.thorough
 def test_one_devices_floor_is_the_benchmarks(nothing_compiled):
     setting = Setting(GPT_OSS_120B, "h200", slots=64, context=8192, prompt=2048)
     made, h200 = planning.plan(setting), Ceilings(4.8e12, 989e12)
@@ -141,6 +143,7 @@ def test_one_devices_floor_is_the_benchmarks(nothing_compiled):
     assert made.prompts.tokens_per_second == 2048 / made.prompts.seconds and made.prompts.binds == "compute"
 
 
+@pytest.mark.thorough
 def test_json_is_all_that_is_printed(nothing_compiled, capsys):
     assert run("--model=gpt-oss-20b", "--slots=8", "--json") == 0
     told = json.loads(capsys.readouterr().out)

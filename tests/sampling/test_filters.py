@@ -95,6 +95,7 @@ def test_top_p_of_one_keeps_tokens_of_no_measurable_mass():
     np.testing.assert_array_equal(mask, [[True] * 4, [True, False, True, False]])
 
 
+@pytest.mark.thorough
 def test_filters_at_the_full_vocabulary_with_many_ties():
     logits = np.round(np.random.default_rng(0).normal(0, 3, (3, FULL_VOCAB)).astype(np.float32) * 8) / 8  # about 200 distinct values
     k = [1, 50_000, FULL_VOCAB]

@@ -119,7 +119,7 @@ def test_a_bit_of_any_file_that_changes_is_seen(saved, tmp_path):
     copy = shutil.copytree(saved, tmp_path / "copy")
     files = sorted(path for path in (copy / "params").rglob("*") if path.is_file() and path.name != "index.json")
     rng = random.Random(0)
-    for turn in range(250):
+    for turn in range(120):
         path = files[turn] if turn < len(files) else rng.choices(files, [file.stat().st_size for file in files])[0]
         data = bytearray(whole := path.read_bytes())
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)

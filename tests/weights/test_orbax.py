@@ -95,7 +95,7 @@ def test_another_alpha_is_kept(tiny, tmp_path):
     assert load(tmp_path / "alpha").config == other.config
 
 
-@pytest.mark.parametrize("onto", ["none", "2x4"])
+@pytest.mark.parametrize("onto", ["none", pytest.param("2x4", marks=pytest.mark.thorough)])
 def test_tiles_are_saved_packed_and_restored_in_any_form(tmp_path, onto):
     loading.save(published("nano", onto, experts="tiled"), tmp_path / "tiled")
     assert_same(load(tmp_path / "tiled", mesh=mesh(onto), experts="tiled").params, published("nano", onto, experts="tiled").params)

@@ -318,6 +318,7 @@ def test_a_folder_for_reading_only_is_read(kept, another_start, traced, monkeypa
     assert run() == first and not traced and not caplog.records
 
 
+@pytest.mark.thorough
 def test_what_else_lies_in_the_folder_does_not_stop_the_bound(kept, another_start, monkeypatch, caplog):
     make().prepare()
     (kept / "link").symlink_to(kept / "nowhere")
