@@ -225,7 +225,8 @@ def test_transformers_are_measured_by_themselves(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "only", [pytest.param((), marks=pytest.mark.slow, id="all"), pytest.param(("kernels-1", "decode-1"), marks=pytest.mark.thorough, id="some")]
+    "only",
+    [pytest.param((), marks=pytest.mark.slow, id="all"), pytest.param(("kernels-1", "decode-1"), marks=pytest.mark.thorough, id="some")],
 )
 def test_it_is_rehearsed(only, tmp_path):
     """As a whole it takes four minutes."""
