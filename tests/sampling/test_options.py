@@ -109,7 +109,7 @@ BAD_OPTIONS = [
     ({"stop": [f"{i}" for i in range(65)]}, "at most 64 strings; got 65"),
     ({"stop_token_ids": itertools.count()}, "stop_token_ids must name at most 65,536 tokens; got more"),
     ({"stop_token_ids": np.broadcast_to(1, 10**12)}, "stop_token_ids must name at most 65,536 tokens; got more"),
-    ({"logit_bias": zip(itertools.count(), itertools.repeat(1))}, "logit_bias must name at most 65,536 tokens; got more"),
+    ({"logit_bias": itertools.repeat((1, 1))}, "logit_bias must name at most 65,536 tokens; got more"),
     ({"stop_token_ids": 3}, "stop_token_ids must be a sequence"),
     ({"stop_token_ids": "ab"}, "stop_token_ids must be a sequence"),
     ({"stop_token_ids": [-1]}, "stop_token_ids's token id must be"),
