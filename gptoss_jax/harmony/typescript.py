@@ -52,7 +52,8 @@ class Type:
     @property
     def array(self) -> str:
         """The words of a list of them."""
-        return f"{self.text if self.unbracketed and not self.commented else self.bracketed}[]"
+        bare = (self.unbracketed or self.exact) and not self.commented
+        return f"{self.text if bare else self.bracketed}[]"
 
 
 def literal(value: object) -> str:

@@ -38,6 +38,9 @@ KEPT = {
     "types": ({"type": ["string", "null"]}, "p?: string | null,\n"),
     "nullable": ({"type": "string", "nullable": True}, "p?: string | null,\n"),
     "an array of an enum": ({"type": "array", "items": {"type": "string", "enum": ["a", "b"]}}, 'p?: "a" | "b"[],\n'),
+    "an array of arrays of an enum": (
+        {"type": "array", "items": {"type": "array", "items": {"type": "string", "enum": ["a", "b"]}}}, 'p?: "a" | "b"[][],\n',
+    ),
     "an array of anything": ({"type": "array"}, "p?: Array<any>,\n"),
     "an object": ({**record(x={"type": "number"}), "description": "d"}, "// d\np?:     // d\n{\n    x?: number,\n    },\n"),
     "an array of objects": ({"type": "array", "items": record(x=WORDS)}, "p?: {\n    // d\n    x?: string,\n    }[],\n"),

@@ -87,7 +87,7 @@ def objects(draw, deep=3):
     )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=50)
 @given(LINE, objects())
 def test_what_openai_harmony_says_well_stays_as_it_is(description, parameters):
     assert declaration("f", description, parameters, "parameters") == by_openai_harmony("f", description, parameters)

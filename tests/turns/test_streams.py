@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import copy
 import dataclasses
+import gc
 import pickle
 import threading
 import time
@@ -149,6 +150,7 @@ def test_a_stream_stays_on_the_event_loop_that_began_it(llm):
     asyncio.run(streams[0].aclose())
     assert asyncio.run(read_on(streams[0])) == [] and streams[0].reply.finish_reason == "cancelled"
     del stream, streams
+    gc.collect()  # what was raised holds what raised it
     assert llm.engine.wait_idle()
 
 
