@@ -64,7 +64,7 @@ def test_a_notebook_is_short_and_whole(path):
     assert not re.search(r"/(home|root|tmp|Users)/", path.read_text(encoding="utf-8")), "an output names a path of somebody's machine"
 
 
-@pytest.mark.quick("01_chat")
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_prints_what_is_committed(path, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

@@ -89,6 +89,7 @@ def test_hooks_that_only_look_cost_nothing(model):
     assert lowered[0] == lowered[1]
 
 
+@pytest.mark.thorough
 def test_sites_on_request_are_computed_for_those_who_name_them(model):
     names = sites(model.config)
     _, got = jax.eval_shape(lambda params: capture(forward, ["*", "layers.0.*"])(params, model.config, TOKENS), model.params)

@@ -158,7 +158,7 @@ def test_what_the_kernels_do_not_cover():
         moe(*args, one, gate_up_bias, down, down_bias, limit=LIMIT)
 
 
-@pytest.mark.quick("32-256")
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "E, M", [(32, 256), pytest.param(32, 8192, marks=pytest.mark.slow), pytest.param(128, 1024, marks=pytest.mark.slow), (128, 8192)]
 )

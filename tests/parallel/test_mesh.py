@@ -34,7 +34,7 @@ def lies_as(partition, arrays, axes):
     return all(jax.tree.leaves(jax.tree.map(right, arrays, axes)))
 
 
-@pytest.mark.quick("tiny-float32-(2, 4)")
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "shape", [(1, 8), (2, 4), pytest.param((4, 2), marks=pytest.mark.slow), pytest.param((8, 1), marks=pytest.mark.slow)], ids=str
 )
