@@ -154,7 +154,7 @@ def test_hooks_and_lenses_run_where_the_params_lie():
     names, found = ["layers.0.residual_mid", "layers.1.moe.out", "logits"], []
     for model in (small_model(), on(5)):
         seen = jax.jit(gj.capture(gj.forward, names), static_argnames="config")(model.params, model.config, TOKENS)
-        lens = lenses.logit_lens(model.params, model.config, seen[1]["layers.0.residual_mid"])
+        lens = lenses.logit_lens(model.params, model.config, seen[1]["layers.0.residual_mid"][None])
         assert devices((seen, lens)) == devices(model.params)
         found.append(jax.tree.map(np.asarray, (seen, lens)))
     jax.tree.map(np.testing.assert_array_equal, *found)
