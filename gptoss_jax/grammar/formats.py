@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import dataclasses
 
 from gptoss_jax.grammar.budget import count_choices, count_lark, count_regex, lark_schemas, without_literals
-from gptoss_jax.grammar.schema import canonical
+from gptoss_jax.grammar.schema.canonical import canonical
 from gptoss_jax.quoting import quoted
 
 _TYPES = ("text", "json_object", "json_schema", "regex", "choice", "lark")

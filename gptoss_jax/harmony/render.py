@@ -9,6 +9,7 @@ from gptoss_jax.harmony.continued import continued
 from gptoss_jax.harmony.conversation import to_conversation
 from gptoss_jax.harmony.functions import declarations
 from gptoss_jax.harmony.marks import Marks
+from gptoss_jax.quoting import quoted
 
 
 def render(tokenizer: tokenizers.Tokenizer, messages: Sequence[Mapping], *, continue_final_message: bool = False, **options) -> list[int]:
@@ -40,7 +41,8 @@ def ids_of(tokenizer: tokenizers.Tokenizer, marks: Marks) -> list[int]:
     try:
         ids = tokenizers.harmony_encoding().render_conversation_for_completion(marks.conversation, oh.Role.ASSISTANT)
     except (oh.HarmonyError, ValueError, RecursionError) as error:
-        raise ValueError(f"openai_harmony cannot render these messages ({str(error)[:200]}); simplify the tools' parameters") from error
+        got = quoted(str(error))
+        raise ValueError(f"messages must be such as openai_harmony renders; got {got} from it; drop what it names") from error
     return bridge(ids, tokenizer, marks)
 
 

@@ -1,4 +1,4 @@
-"""Targets of a schema followed: what they name, which of that holds itself, and what a reader may call it."""
+"""What the references of a schema name, followed from one to the next: which of it holds itself, and what a reader may call it."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -5,8 +5,8 @@ What is written then satisfies the schema as it was; where the two are not the s
 
 from collections.abc import Mapping
 
+from gptoss_jax.grammar.schema.disjoint import Prover
 from gptoss_jax.quoting import quoted
-from gptoss_jax.schemas.disjoint import Prover
 from gptoss_jax.schemas.drafts import parts_of
 from gptoss_jax.schemas.pointers import Path, children
 from gptoss_jax.schemas.references import Reference, references, repoint

@@ -13,9 +13,9 @@ import pydantic
 import pytest
 from small_vocabulary import small_vocabulary
 
+from gptoss_jax.grammar.schema.disjoint import Prover
+from gptoss_jax.grammar.schema.followed import FORMATS, followed
 from gptoss_jax.schemas import checked
-from gptoss_jax.schemas.disjoint import Prover
-from gptoss_jax.schemas.followed import FORMATS, followed
 
 INTEGER, TEXT, NULL = {"type": "integer"}, {"type": "string"}, {"type": "null"}
 

@@ -8,10 +8,10 @@ from decimal import Decimal
 import json
 
 from gptoss_jax.grammar.kept import Kept
-from gptoss_jax.grammar.schema_budget import count_schema
+from gptoss_jax.grammar.schema.budget import count_schema
+from gptoss_jax.grammar.schema.followed import followed
 from gptoss_jax.quoting import quoted
 from gptoss_jax.schemas.checking import as_text, current
-from gptoss_jax.schemas.followed import followed
 from gptoss_jax.schemas.pointers import reachable, resolve
 from gptoss_jax.schemas.size import at_most
 
