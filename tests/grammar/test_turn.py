@@ -9,51 +9,11 @@ from hypothesis import strategies as st
 import jsonschema
 import numpy as np
 import pytest
+from ruled import ANSWER, CALL, GOOD, PARAMETERS, SCHEMA, TOOLS, asked, made, told
 from small_vocabulary import small_vocabulary
 
 from gptoss_jax.grammar import for_chat
-from gptoss_jax.harmony import continued, parse
-
-SCHEMA = {
-    "type": "object",
-    "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}, "s": {"type": "string", "maxLength": 5}},
-    "required": ["n", "s"],
-    "additionalProperties": False,
-}
-ANSWER = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
-PARAMETERS = {"type": "object", "properties": {"city": {"enum": ["Bern", "Zürich"]}}, "required": ["city"], "additionalProperties": False}
-TOOLS = [
-    {"type": "function", "function": {"name": "weather", "description": "of a city", "parameters": PARAMETERS}},
-    {"type": "function", "name": "now"},
-]
-
-
-def made(tokenizer, response_format=ANSWER, tools=None):
-    return for_chat(tokenizer, response_format, tools, vocab_size=tokenizer.vocab_size + 70)
-
-
-def asked(rules, tokenizer):
-    """Whether the next token is constrained, and the ids that may come."""
-    out = np.full(-(-(tokenizer.vocab_size + 70) // 32), 0xFFFFFFFF, np.uint32)
-    constrained = rules.mask(out)
-    return constrained, np.flatnonzero(np.unpackbits(out.view(np.uint8), bitorder="little"))
-
-
-def told(rules, tokenizer, text, *, honest=True):
-    """Tells rules the tokens of text; returns the stretches of it that were constrained."""
-    stretches, before = [], False
-    for token in written(tokenizer, text):
-        constrained, ids = asked(rules, tokenizer)
-        assert not honest or token in ids, f"{tokenizer.decode([token])!r} may not come there in {text!r}"
-        rules.advance(token)
-        if constrained:
-            stretches += [[]] if not before else []
-            stretches[-1].append(token)
-        before = constrained
-    return [tokenizer.decode(ids) for ids in stretches]
-
-
-GOOD, CALL = '{"n": 1, "s": "ü"}', '{"city": "Bern"}'
+from gptoss_jax.harmony import parse
 
 
 @pytest.mark.parametrize(
@@ -272,70 +232,3 @@ def test_tools_and_formats_are_checked_at_the_door(small, response_format, tools
 def test_logits_narrower_than_the_vocabulary_are_refused(small):
     with pytest.raises(ValueError, match="vocab_size must be at least the tokenizer's 365; got 364"):
         for_chat(small, ANSWER, None, vocab_size=364)
-
-
-# A turn that was begun
-
-
-def begun(tokenizer, last, response_format=ANSWER, tools=TOOLS):
-    turn = continued([{"role": "user", "content": "?"}, {"role": "assistant", **last}])
-    return for_chat(tokenizer, response_format, tools, vocab_size=tokenizer.vocab_size + 70, continued=turn)
-
-
-@pytest.mark.parametrize(
-    ("last", "rest", "ruled"),
-    [
-        ({"content": '{"n'}, '": 1, "s": "ü"}R!', ['": 1, "s": "ü"}R!']),
-        ({"content": ""}, f"{GOOD}R!", [f"{GOOD}R!"]),
-        ({"reasoning": "Hm", "content": GOOD[:8]}, f"{GOOD[8:]}R!", [f"{GOOD[8:]}R!"]),
-        ({"content": GOOD}, "R!", ["R!"]),
-        ({"reasoning": "{1}?"}, f" Yes.E!S!assistantC!finalM!{GOOD}R!", ["S!", f"{GOOD}R!"]),
-        (
-            {"channel": "commentary", "content": "Let"},
-            f" me.E!S!assistantC!analysisM!HmE!S!assistantC!finalM!{GOOD}R!",
-            ["S!", "S!", f"{GOOD}R!"],
-        ),
-        ({"reasoning": "Go"}, f"E!S!assistantC!commentary to=functions.weatherM!{CALL}A!", ["S!", f"{CALL}A!"]),
-    ],
-)
-def test_what_is_constrained_in_a_turn_that_was_begun(tokenizer, last, rest, ruled):
-    rules = begun(tokenizer, last)
-    stretches = told(rules, tokenizer, rest)
-    for short, name in SHORT.items():
-        stretches = [text.replace(name, short) for text in stretches]
-    assert stretches == ruled and not rules.problem
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ("It is", "got 'It is' after '', at character 0"),
-        ('{"m": 1', "after '{\"', at character 2"),
-        (GOOD + "}", "at character 18"),
-        ('{"n": 100', "at character 8"),
-        ('{"n": 1, "s": "üüüüüü', "at character 20"),
-    ],
-)
-def test_a_beginning_that_no_answer_has_is_refused(small, content, says):
-    with pytest.raises(ValueError, match=r"response_format must allow what the last message begins with; got .* begin it as") as refused:
-        begun(small, {"content": content})
-    assert says in str(refused.value)
-
-
-def test_a_beginning_is_of_no_interest_where_nothing_rules_it(tokenizer):
-    rules = begun(tokenizer, {"content": "It is"}, None, TOOLS)
-    assert told(rules, tokenizer, " so.E!S!assistantC!commentary to=functions.nowM!{}A!") == ["{}<|call|>"]
-    assert begun(tokenizer, {"content": "It is"}, None, None) is None
-    rules = begun(tokenizer, {"reasoning": '{"m'})
-    assert asked(rules, tokenizer)[0] is False and rules.pauses == tuple(written(tokenizer, "M!E!"))
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.data())
-def test_an_answer_may_be_cut_anywhere_and_go_on(data):
-    tokenizer = small_vocabulary()
-    answer = json.dumps(
-        {"n": data.draw(st.integers(0, 99)), "s": data.draw(st.text(string.ascii_letters + "é\U0001f600", max_size=5))}, ensure_ascii=False
-    )
-    cut = data.draw(st.integers(0, len(answer)))
-    assert told(begun(tokenizer, {"content": answer[:cut]}), tokenizer, answer[cut:] + "R!") == [answer[cut:] + "<|return|>"]

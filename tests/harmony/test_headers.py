@@ -1,30 +1,14 @@
 """Headers as models write them: calls, answers and reasoning are found in them, and what was wrong is marked."""
 
-from as_written import headers, written
+from as_written import headers, read, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 from small_vocabulary import small_vocabulary
 
-from gptoss_jax.harmony import StreamParser, parse, render
+from gptoss_jax.harmony import parse, render
 from gptoss_jax.harmony.header import answers, called, read_header
 from gptoss_jax.tokenizer import o200k
-
-
-def read(tokenizer, text):
-    """What is read at once, after it was found to agree with what is read token by token."""
-    tokens = written(tokenizer, text)
-    parser = StreamParser(tokenizer)
-    deltas = [delta for token in tokens for delta in parser.push(token)] + parser.finish()
-    parsed = parse(tokenizer, tokens)
-    assert parser.result() == parsed
-    assert [i for a, b in parsed.spans for i in tokens[a:b]] == tokens
-    for delta in deltas:
-        message = parsed.messages[delta.message]
-        assert (delta.role, delta.channel, delta.recipient) == (message.role, message.channel, message.recipient)
-        assert delta.answers == message.answers
-    return parsed
-
 
 WELL_FORMED_CALLS = [
     'C!commentary to=functions.f K!jsonM!{"x": 1}A!',
@@ -248,49 +232,6 @@ def test_a_tools_result_is_no_call(small, stream):
     assert (result.role, result.text) == ("tool", "ok") and not result.tool_call and not result.answers and not parsed.malformed
 
 
-def test_a_name_of_the_history_may_be_written_with_its_namespace(small):
-    for name in ("f", "functions.f", "functions.functions.f"):
-        call = {"id": "1", "function": {"name": name, "arguments": "NaN"}}
-        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": [call]}]
-        again = parse(small, render(small, [*messages, {"role": "tool", "name": name, "content": "ok"}]), role=None)
-        assert [(one.name, one.arguments) for one in again.tool_calls] == [("f", "NaN")] and again.messages[-1].name == "functions.f"
-
-
-NAMES = [
-    "browser.search",
-    "python",
-    "container.exec",
-    "a.b",
-    "a:b",
-    "mcp.server/tool",
-    "天気",
-    "x" * 256,
-    "-",
-    "f_",
-    "मौसम",
-    "nai\u0308ve",
-    "get$weather",
-    "f#1",
-    "f~",
-    "\\n",
-    "functions",
-    "assistant",
-]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_calls_of_what_is_no_function_of_ours_can_be_answered_too(small, name):
-    parsed = read(small, f"C!commentary to={'functions.' if name == 'assistant' else ''}{name} K!jsonM!{{}}A!")
-    (call,) = parsed.tool_calls
-    assert call.name == name
-    history = [{"role": "user", "content": "?"}, *parsed.to_chat_messages()]
-    for result in ({"tool_call_id": "call_0"}, {"name": call.name}):
-        again = parse(small, render(small, [*history, {"role": "tool", **result, "content": "ok"}]), role=None)
-        assert again.tool_calls == (call,) and not again.malformed
-        assert (again.messages[-1].role, again.messages[-1].text) == ("tool", "ok")
-        assert again.messages[-1].name == again.messages[-2].recipient
-
-
 def test_a_recipient_that_goes_on_for_ever_is_none(small):
     parsed = read(small, f"C!commentary to=functions.{'x' * 1_000} K!jsonM!{{}}A!")
     assert not parsed.tool_calls and parsed.commentary == "{}" and parsed.malformed
@@ -341,15 +282,3 @@ def test_who_is_called_and_what_answers():
     assert (
         not answers("assistant", "final", "functions.f") and not answers("assistant", "analysis", None) and not answers("user", None, None)
     )
-
-
-@settings(deadline=None, max_examples=100)
-@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(lambda text: "<|" not in text))
-def test_whatever_name_a_model_invents_can_be_answered(text):
-    tokenizer = small_vocabulary()
-    parsed = read(tokenizer, f"C!commentary to=functions.{text} K!jsonM!{{}}A!")
-    for call in parsed.tool_calls:
-        result = {"role": "tool", "tool_call_id": "call_0", "content": "ok"}
-        history = [{"role": "user", "content": "?"}, *parsed.to_chat_messages(), result]
-        again = parse(tokenizer, render(tokenizer, history), role=None)
-        assert again.tool_calls == (call,) and again.messages[-1].name == again.messages[-2].recipient and not again.malformed

@@ -5,6 +5,7 @@ import random
 
 from hypothesis import strategies as st
 
+from gptoss_jax.harmony import Parsed, StreamParser, parse
 from gptoss_jax.tokenizer import CONTROL, Tokenizer
 
 SHORT = {"M!": "<|message|>", "C!": "<|channel|>", "S!": "<|start|>", "E!": "<|end|>", "R!": "<|return|>", "A!": "<|call|>"}
@@ -70,3 +71,18 @@ def random_streams(tokenizer: Tokenizer, seed: int) -> Iterator[list[int]]:
             else:
                 del tokens[at:]
         yield tokens
+
+
+def read(tokenizer: Tokenizer, text: str) -> Parsed:
+    """What is read at once, after it was found to agree with what is read token by token."""
+    tokens = written(tokenizer, text)
+    parser = StreamParser(tokenizer)
+    deltas = [delta for token in tokens for delta in parser.push(token)] + parser.finish()
+    parsed = parse(tokenizer, tokens)
+    assert parser.result() == parsed
+    assert [i for a, b in parsed.spans for i in tokens[a:b]] == tokens
+    for delta in deltas:
+        message = parsed.messages[delta.message]
+        assert (delta.role, delta.channel, delta.recipient) == (message.role, message.channel, message.recipient)
+        assert delta.answers == message.answers
+    return parsed
