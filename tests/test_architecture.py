@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "harmony": "strict_json tokenizer schemas",
     "grammar": "tokenizer schemas harmony",
     "turns": "keywords tokenizer sampling engine harmony grammar",
+    "openai": "turns",
     "llm": "tokenizer sampling engine weights research harmony turns",
     "batch": "strict_json bars compile_cache parallel sampling weights turns llm",
     "chat": "strict_json compile_cache parallel sampling weights harmony turns llm",
@@ -40,7 +41,7 @@ KERNELS = {"model", "engine", "weights", "adapters", "plan"}  # wings that may c
 JAX = {"jax", "jaxlib", "flax", "chex", "optax", "orbax"}
 NO_JAX = (
     "quoting", "keywords", "strict_json", "config", "tokenizer", "sampling.options", "sampling.ids", "engine.requests", "engine.pages",
-    "engine.live", "weights.locate", "weights.safetensors", "schemas", "harmony", "grammar", "turns",
+    "engine.live", "weights.locate", "weights.safetensors", "schemas", "harmony", "grammar", "turns", "openai",
 )  # fmt: skip
 SEE_MESSAGES_AND_ARRAYS = {"llm", "chat", "batch.__main__"}
 JITS = {

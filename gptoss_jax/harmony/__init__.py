@@ -7,6 +7,7 @@ conversation must not hold; parsing reads whatever a model wrote, never raises a
 from gptoss_jax.harmony.continued import Continued, continued
 from gptoss_jax.harmony.conversation import to_conversation
 from gptoss_jax.harmony.functions import Function, read_functions
+from gptoss_jax.harmony.header import answers, called
 from gptoss_jax.harmony.parse import StreamParser, parse
 from gptoss_jax.harmony.parsed import Delta, Message, Parsed, ToolCall
 from gptoss_jax.harmony.render import render
@@ -19,6 +20,8 @@ __all__ = [
     "Parsed",
     "StreamParser",
     "ToolCall",
+    "answers",
+    "called",
     "continued",
     "parse",
     "read_functions",

@@ -37,6 +37,22 @@ class Completion:
     error: str | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class CompletionPiece:
+    """The next text of a continuation.
+
+    Attributes:
+      text: to be appended to what came before.
+      tokens: those whose text is complete with this piece; all pieces together have all of them.
+      logprobs, top_logprobs: of these tokens, as in `Completion`.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] | None = None
+    top_logprobs: tuple[dict[int, float], ...] | None = None
+
+
 class CompletionBuilder(Builder):
     """Adds up the pieces of a plain continuation and ends it at a stop string."""
 

@@ -23,11 +23,31 @@ class ReplyPiece:
         to the user before one; None where the model named none, and its own word where it named one that there is not: then,
         without a recipient, it is the answer.
       recipient: the tool that is called, such as "functions.weather", or None.
+      message: which of the turn's messages it is of, from 0: those of `Reply.parsed`.
+      begins, ends: whether it is the first, and the last, of its message; such a piece may have no text.
+      tokens: of the message's content, those whose text is complete with this piece; all of its pieces have all of them.
+      logprobs, top_logprobs: of these tokens, as in `Completion`.
     """
 
     text: str
     channel: str | None
     recipient: str | None
+    message: int = 0
+    begins: bool = False
+    ends: bool = False
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] | None = None
+    top_logprobs: tuple[dict[int, float], ...] | None = None
+
+    @property
+    def call(self) -> str | None:
+        """The function that is called, without "functions."; None where the piece is of no call."""
+        return harmony.called("assistant", self.recipient)
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is of the answer, as `harmony.Message.answers`."""
+        return harmony.answers("assistant", self.channel, self.recipient)
 
 
 @dataclasses.dataclass(frozen=True)

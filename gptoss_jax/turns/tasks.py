@@ -68,6 +68,7 @@ class Outcome:
       prompt_tokens: length of the prompt as the model read it; 0 where the task was refused before that was known.
       error: why the task was refused, or what an answer of it failed of; None where all went well.
       failed: whether it was accepted and then ended by a fault on the way; `answers` holds what came.
+      cached_tokens: tokens of the prompt that were found in kept prefixes when its first answer was taken up.
     """
 
     task: Task
@@ -75,6 +76,7 @@ class Outcome:
     prompt_tokens: int
     error: str | None = None
     failed: bool = False
+    cached_tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,42 @@
+"""What a stream says, whichever endpoint it is of, and how that stands on the wire."""
+
+from collections.abc import Mapping, Sequence
+import json
+from typing import Protocol
+
+from gptoss_jax.openai.errors import Refused
+from gptoss_jax.turns.completion import Completion, CompletionPiece
+from gptoss_jax.turns.reply import Reply, ReplyPiece
+from gptoss_jax.turns.tasks import Outcome
+
+Event = tuple[str | None, Mapping]  # its name, None where the endpoint names none, and its object
+DONE = b"data: [DONE]\n\n"
+
+
+class Events(Protocol):
+    """The events of one stream, in the order in which these are called."""
+
+    def begin(self) -> list[Event]:
+        """Before the first piece."""
+
+    def add(self, answer: int, piece: ReplyPiece | CompletionPiece) -> list[Event]:
+        """The next piece of an answer; answers are counted through all tasks."""
+
+    def done(self, answer: int, reply: Reply | Completion) -> list[Event]:
+        """An answer is whole."""
+
+    def end(self, outcomes: Sequence[Outcome]) -> list[Event]:
+        """All of them are; an outcome for each task."""
+
+    def fail(self, refusal: Refused) -> list[Event]:
+        """Instead of any of these: nothing more comes."""
+
+
+def sse(event: Event) -> bytes:
+    """An event as text/event-stream has it."""
+    name, data = event
+    head = "" if name is None else f"event: {name}\n"
+    try:
+        return f"{head}data: {json.dumps(data, ensure_ascii=False, allow_nan=False)}\n\n".encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell and UTF-8 cannot
+        return f"{head}data: {json.dumps(data, allow_nan=False)}\n\n".encode()
