@@ -4,10 +4,14 @@ from collections.abc import Callable
 import concurrent.futures
 import threading
 
+_LOOK = 0.2  # seconds: a signal that comes just before the wait for a lock begins does not end that wait
+
 
 def for_result(future: concurrent.futures.Future, stop: threading.Event):
     """A future's result. Where that fails, or is not waited for any longer, `stop` is set."""
     try:
+        while not future.done():
+            concurrent.futures.wait([future], timeout=_LOOK)
         return future.result()
     except BaseException:
         stop.set()
@@ -30,8 +34,12 @@ def for_call(work: Callable, stop: threading.Event):
             future.set_exception(error)
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
     try:
+        thread.start()
         return for_result(future, stop)
+    except BaseException:
+        stop.set()
+        raise
     finally:
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
