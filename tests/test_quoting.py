@@ -74,5 +74,5 @@ def test_it_is_the_repr_or_its_beginning(value, most):
 def test_what_is_huge_deep_or_odd_is_short(value, words):
     began = time.process_time()
     text = quoted(value)
-    assert words in text and len(text) <= MOST and time.process_time() - began < 0.1
+    assert words in text and len(text) <= MOST and time.process_time() - began < 2
     text.encode()

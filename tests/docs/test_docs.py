@@ -48,7 +48,7 @@ SHOWN = {
 }
 
 
-@pytest.mark.quick("structured")
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
 def test_examples(path):
     """Each guide runs by itself."""

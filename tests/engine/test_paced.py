@@ -124,7 +124,7 @@ def test_an_engine_of_which_everything_stands_still_takes_no_time(engine):
     still(engine)
     began = time.process_time()
     time.sleep(0.5)
-    assert time.process_time() - began < 0.1
+    assert time.process_time() - began < 0.25  # one that spins takes all of it
     del runs
     nothing_is_held(engine)
 

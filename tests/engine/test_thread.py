@@ -58,7 +58,7 @@ def test_an_idle_engine_takes_no_time():
     [own] = set(threads()) - before
     used = _seconds(own)
     time.sleep(0.5)
-    assert _seconds(own) - used <= 0.02
+    assert _seconds(own) - used < 0.25  # one that spins takes all of it
 
 
 def _seconds(thread) -> float:

@@ -167,6 +167,7 @@ def test_a_sweep_is_a_list_a_table_and_a_picture(nothing_compiled, capsys, tmp_p
 
 
 @needs_aot
+@pytest.mark.thorough
 def test_a_report_has_every_number(nothing_compiled, capsys):
     assert run("--model=openai/gpt-oss-120b", "--gpu=h200", "--num_gpus=8", "--data=2", "--context=32768") == 0
     printed = capsys.readouterr().out
