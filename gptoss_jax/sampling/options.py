@@ -16,10 +16,43 @@ MAX_LOGPROBS = 20  # as in OpenAI's API
 MAX_STOPS, MAX_STOP_LETTERS = 64, 1024  # stop strings, and characters of one
 _MOST_TOKENS = 1 << 16  # that one option names; the engine takes fewer
 _MAX_INTEGER = 2**63 - 1
+_NONE = "pass 0 for no penalty"
+REAL = {
+    "temperature": (0, 1e4, "pass 0 to always take the most probable token"),
+    "top_p": (0, 1, "pass 1 to keep every token"),
+    "min_p": (0, 1, "pass 0 to keep every token"),
+    "presence_penalty": (-2, 2, _NONE),
+    "frequency_penalty": (-2, 2, _NONE),
+    "repetition_penalty": (0.01, 100, "pass 1 for no penalty"),
+}
+"""Options that are real numbers: the least, the most, what to do about any other."""
+WHOLE = {
+    "top_k": (-1, _MAX_INTEGER, "pass 0 to keep every token"),
+    "seed": (0, _MAX_INTEGER, "pass None for a fresh one"),
+    "max_tokens": (1, _MAX_INTEGER, "pass None to go on until a stop"),
+    "logprobs": (0, MAX_LOGPROBS, "pass None for none"),
+}
+"""Those that are whole numbers, likewise."""
 _ELSEWHERE = dict.fromkeys(
     ("n", "messages", "tools", "tool_choice", "reasoning_effort", "response_format", "priority", "time_limit"),
     "{name} is an argument of the call itself, of chat or generate",
 )
+
+
+class OptionError(ValueError):
+    """An option is refused.
+
+    Attributes:
+        option: its name.
+        says: what follows the name in the sentence.
+    """
+
+    def __init__(self, option: str, says: str):
+        super().__init__(option, says)
+        self.option, self.says = option, says
+
+    def __str__(self) -> str:
+        return self.option + self.says
 
 
 @own_words(elsewhere=_ELSEWHERE)
@@ -73,27 +106,25 @@ class Sampling:
         def put(name, value):
             object.__setattr__(self, name, value)  # the normalised value of a frozen field
 
-        put("temperature", _temperature(self.temperature))
-        put("top_k", max(0, _integer("top_k", self.top_k, -1, hint="pass 0 to keep every token")))
-        put("top_p", _real("top_p", self.top_p, 0, 1, hint="pass 1 to keep every token"))
-        put("min_p", _real("min_p", self.min_p, 0, 1, hint="pass 0 to keep every token"))
-        put("presence_penalty", _real("presence_penalty", self.presence_penalty, -2, 2, hint="pass 0 for no penalty"))
-        put("frequency_penalty", _real("frequency_penalty", self.frequency_penalty, -2, 2, hint="pass 0 for no penalty"))
-        put("repetition_penalty", _real("repetition_penalty", self.repetition_penalty, 0.01, 100, hint="pass 1 for no penalty"))
+        for name, limits in REAL.items():
+            put(name, _real(name, getattr(self, name), *limits))
+        if 0 < self.temperature < 1e-4:
+            raise OptionError(
+                "temperature", f" must be 0, or from 0.0001 to 10000; got {quoted(self.temperature)}; {REAL['temperature'][2]}."
+            )
+        for name, limits in WHOLE.items():
+            if getattr(self, name) is not None or name == "top_k":
+                put(name, _integer(name, getattr(self, name), *limits))
+        put("top_k", max(0, self.top_k))
         put("logit_bias", _bias(self.logit_bias))
-        if self.seed is not None:
-            put("seed", _integer("seed", self.seed, 0, hint="pass None for a fresh one"))
-        if self.max_tokens is not None:
-            put("max_tokens", _integer("max_tokens", self.max_tokens, 1, hint="pass None to go on until a stop"))
         put("stop", _stop(self.stop))
         put("stop_token_ids", _stop_token_ids(self.stop_token_ids))
         if not isinstance(self.ignore_eos, bool):
-            raise ValueError(f"ignore_eos must be True or False; got {quoted(self.ignore_eos)}.")
-        if self.logprobs is not None:
-            put("logprobs", _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS, hint="pass None for none"))
+            raise OptionError("ignore_eos", f" must be True or False; got {quoted(self.ignore_eos)}.")
         if self.ignore_eos and self.max_tokens is None and not self.stop and not self.stop_token_ids:
-            raise ValueError(
-                "ignore_eos leaves nothing to end the request before the context is full; pass max_tokens, stop or stop_token_ids."
+            raise OptionError(
+                "ignore_eos",
+                " leaves nothing to end the request before the context is full; pass max_tokens, stop or stop_token_ids.",
             )
 
     @property
@@ -110,9 +141,10 @@ class Sampling:
         for name, ids in (("logit_bias", [token for token, _ in self.logit_bias]), ("stop_token_ids", self.stop_token_ids)):
             outside = [token for token in ids if token >= vocab_size]
             if outside:
-                raise ValueError(
-                    f"{name} must name tokens of the vocabulary, 0 to {vocab_size - 1:,}; got {outside[0]:,}; "
-                    "take ids from this model's tokenizer."
+                raise OptionError(
+                    name,
+                    f" must name tokens of the vocabulary, 0 to {vocab_size - 1:,}; got {outside[0]:,}; "
+                    "take ids from this model's tokenizer.",
                 )
 
 
@@ -126,29 +158,21 @@ def check_top(name: str, value: int | None) -> None:
         _integer(name, value, 0, MAX_LOGPROBS, hint="pass 0 for none")
 
 
-def _integer(name, value, low, high=_MAX_INTEGER, *, hint="") -> int:
+def _integer(name, value, low, high=_MAX_INTEGER, hint="", *, part="") -> int:
     value = plain(value)
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or not low <= value <= high:
         bounds = f"{low} to {'2**63 - 1' if high == _MAX_INTEGER else high}"
-        raise ValueError(f"{name} must be a whole number, {bounds}; got {quoted(value)}{'; ' + hint if hint else ''}.")
+        raise OptionError(name, f"{part} must be a whole number, {bounds}; got {quoted(value)}{'; ' + hint if hint else ''}.")
     return int(value)
 
 
-def _real(name, value, low, high, *, hint="") -> float:
+def _real(name, value, low, high, hint="", *, part="") -> float:
     value = plain(value)
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not real or not low <= value <= high:  # NaN compares false
-        raise ValueError(f"{name} must be a number from {low:g} to {high:g}; got {quoted(value)}{'; ' + hint if hint else ''}.")
+        raise OptionError(name, f"{part} must be a number from {low:g} to {high:g}; got {quoted(value)}{'; ' + hint if hint else ''}.")
     return float(value)
-
-
-def _temperature(value) -> float:
-    hint = "pass 0 to always take the most probable token"
-    value = _real("temperature", value, 0, 1e4, hint=hint)
-    if 0 < value < 1e-4:
-        raise ValueError(f"temperature must be 0, or from 0.0001 to 10000; got {quoted(value)}; {hint}.")
-    return value
 
 
 def _bias(value) -> tuple[tuple[int, float], ...]:
@@ -156,13 +180,13 @@ def _bias(value) -> tuple[tuple[int, float], ...]:
         items = value.items() if isinstance(value, Mapping) else () if value is None else value
         pairs = [(token, bias) for token, bias in itertools.islice(items, _MOST_TOKENS + 1)]
     except (TypeError, ValueError):
-        raise ValueError(f"logit_bias must map token ids to numbers; got {quoted(value)}; pass a dict like {{token: -100}}.") from None
+        raise OptionError("logit_bias", f" must map token ids to numbers; got {quoted(value)}; pass a dict like {{token: -100}}.") from None
     _check_count("logit_bias", len(pairs))
     for i, (token, bias) in enumerate(pairs):
-        token = _integer("logit_bias's token id", token, 0, hint="JSON's string keys need int()" if isinstance(token, str) else "")
-        pairs[i] = token, _real(f"logit_bias of token {token}", bias, -100, 100, hint="-100 bans a token, 100 all but forces it")
+        token = _integer("logit_bias", token, 0, part="'s token id", hint="JSON's string keys need int()" if isinstance(token, str) else "")
+        pairs[i] = token, _real("logit_bias", bias, -100, 100, "-100 bans a token, 100 all but forces it", part=f" of token {token}")
     if len({token for token, _ in pairs}) < len(pairs):
-        raise ValueError(f"logit_bias must name each token once; got {quoted(value)}; add up the values of a repeated token.")
+        raise OptionError("logit_bias", f" must name each token once; got {quoted(value)}; add up the values of a repeated token.")
     return tuple(sorted(pairs))
 
 
@@ -171,13 +195,13 @@ def _stop(value) -> tuple[str, ...]:
     if strings is None:
         return ()
     if not isinstance(strings, Sequence | set | frozenset) or not all(isinstance(text, str) for text in strings):
-        raise ValueError(f"stop must be a string or strings; got {quoted(value)}; token ids go in stop_token_ids.")
+        raise OptionError("stop", f" must be a string or strings; got {quoted(value)}; token ids go in stop_token_ids.")
     if "" in strings:
-        raise ValueError("stop must not hold an empty string, which would end the answer before it begins; remove it.")
+        raise OptionError("stop", " must not hold an empty string, which would end the answer before it begins; remove it.")
     if len(strings) > MAX_STOPS:
-        raise ValueError(f"stop must be at most {MAX_STOPS} strings; got {len(strings):,}; keep those that matter.")
+        raise OptionError("stop", f" must be at most {MAX_STOPS} strings; got {len(strings):,}; keep those that matter.")
     if (longest := max(map(len, strings), default=0)) > MAX_STOP_LETTERS:
-        raise ValueError(f"stop must be strings of at most {MAX_STOP_LETTERS:,} characters; got one of {longest:,}; shorten it.")
+        raise OptionError("stop", f" must be strings of at most {MAX_STOP_LETTERS:,} characters; got one of {longest:,}; shorten it.")
     return tuple(strings) if isinstance(strings, Sequence) else tuple(sorted(strings))
 
 
@@ -188,12 +212,12 @@ def _stop_token_ids(value) -> tuple[int, ...]:
         _check_count("stop_token_ids", len(value))
     value = plain(value)
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
-        raise ValueError(f"stop_token_ids must be a sequence of token ids; got {quoted(value)}; pass a list like [200002].")
+        raise OptionError("stop_token_ids", f" must be a sequence of token ids; got {quoted(value)}; pass a list like [200002].")
     ids = list(itertools.islice(value, _MOST_TOKENS + 1))  # it may have no end
     _check_count("stop_token_ids", len(ids))
-    return tuple(_integer("stop_token_ids's token id", token, 0) for token in ids)
+    return tuple(_integer("stop_token_ids", token, 0, part="'s token id") for token in ids)
 
 
 def _check_count(name, count) -> None:
     if count > _MOST_TOKENS:
-        raise ValueError(f"{name} must name at most {_MOST_TOKENS:,} tokens; got more; keep those that matter.")
+        raise OptionError(name, f" must name at most {_MOST_TOKENS:,} tokens; got more; keep those that matter.")
