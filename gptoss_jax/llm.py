@@ -11,6 +11,7 @@ import numpy as np
 
 from gptoss_jax import harmony
 from gptoss_jax.engine.engine import Engine
+from gptoss_jax.engine.metrics import Metrics
 from gptoss_jax.research import scoring
 from gptoss_jax.research.scoring import PromptLogprobs
 from gptoss_jax.sampling.options import Sampling, check_top
@@ -60,15 +61,12 @@ class LLM:
         cache_dtype: str | None = None,
         routed_experts: bool = False,
     ):
-        if not isinstance(model, Model):
-            model = load(model)
-        if context is None:
-            context = min(CONTEXT, model.config.max_position_embeddings)
-        self.model = model
+        model = model if isinstance(model, Model) else load(model)
+        context = min(CONTEXT, model.config.max_position_embeddings) if context is None else context
+        self.model, ends = model, model.eos_token_ids
         self._scores: set[bool] = set()  # programs of `score` that are compiled: without and with the most probable tokens
-        sizes = {"slots": slots, "context": context, "chunk": chunk, "cache_tokens": cache_tokens}
-        how = {"prefix_reuse": prefix_reuse, "cache_dtype": cache_dtype, "routed_experts": routed_experts}
-        self.engine = Engine(model.params, model.config, eos_token_ids=model.eos_token_ids, **sizes, **how)
+        how = {"cache_tokens": cache_tokens, "prefix_reuse": prefix_reuse, "cache_dtype": cache_dtype, "routed_experts": routed_experts}
+        self.engine = Engine(model.params, model.config, eos_token_ids=ends, slots=slots, context=context, chunk=chunk, **how)
 
     def __repr__(self) -> str:
         return f"LLM({self.model!r}, slots={self.engine.slots}, context={self.engine.context})"
@@ -91,6 +89,10 @@ class LLM:
         Programs are found again where JAX keeps a compilation cache: then nothing is traced either (`gptoss_jax.engine.device.lowered`).
         """
         self.engine.prepare(progress=progress)
+
+    def metrics(self) -> Metrics:
+        """What it does and has done, as it stood after the engine's last round; at any time, from any thread. Each LLM has its own."""
+        return self.engine.metrics
 
     @door()
     def generate(
@@ -294,6 +296,5 @@ class LLM:
     @door(*FURTHER, "reasoning_effort", "tools")
     def render(self, messages: Messages, **options) -> list[int]:
         """The token ids of the prompt that `chat` would make of messages. Options as for `chat`."""
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
+        messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         return harmony.render(self.tokenizer, messages, **options)

@@ -41,7 +41,7 @@ KERNELS = {"model", "engine", "weights", "adapters", "plan"}  # wings that may c
 JAX = {"jax", "jaxlib", "flax", "chex", "optax", "orbax"}
 NO_JAX = (
     "quoting", "keywords", "strict_json", "config", "tokenizer", "sampling.options", "sampling.ids", "engine.requests", "engine.pages",
-    "engine.live", "weights.locate", "weights.safetensors", "schemas", "harmony", "grammar", "turns", "openai",
+    "engine.live", "engine.metrics", "weights.locate", "weights.safetensors", "schemas", "harmony", "grammar", "turns", "openai",
 )  # fmt: skip
 SEE_MESSAGES_AND_ARRAYS = {"llm", "chat", "batch.__main__"}
 JITS = {

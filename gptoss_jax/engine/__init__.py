@@ -3,6 +3,6 @@
     engine (what callers see) -> thread (inbox, one thread) -> rounds (who is open, who is told what) -> steps (a round's work)
                 readers (how pieces come back)                    steps -> scheduler -> live -> pages; fence, exchange; device/
 
-Imports `model`, `sampling` and `parallel`. Knows no tokenizer, no messages, no files. `requests`, `pages` and `live` know no jax;
-`device/` alone touches the device.
+Imports `model`, `sampling` and `parallel`. Knows no tokenizer, no messages, no files. `requests`, `pages`, `live` and `metrics` know no
+jax; `device/` alone touches the device.
 """

@@ -15,6 +15,7 @@ from gptoss_jax.config import Config
 from gptoss_jax.engine.device import room
 from gptoss_jax.engine.device.programs import ROOM, Programs
 from gptoss_jax.engine.live import Live
+from gptoss_jax.engine.metrics import Metrics
 from gptoss_jax.engine.readers import AsyncReader, Job, Outlet, Reader
 from gptoss_jax.engine.requests import Piece, Request, Stats, check_forced, check_prompt
 from gptoss_jax.engine.rounds import Rounds
@@ -87,6 +88,11 @@ class Engine:
     def stats(self) -> Stats:
         """What has been done so far."""
         return self._rounds.stats
+
+    @property
+    def metrics(self) -> Metrics:
+        """What it does and has done, as it stood after its last round; for any thread."""
+        return self._rounds.metrics
 
     @property
     def scheduler(self) -> Scheduler:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 import dataclasses
+import math
+import time
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,15 @@ class Piece:
 
 Rows = list[tuple[int, "Live", Piece]]
 """Rows of a dispatch of prompts: whose each is, and which block of its prompt."""
+
+
+class Times:
+    """When what happened to a request, by `time.monotonic`; NaN where it has not."""
+
+    __slots__ = ("came", "taken", "first", "last")
+
+    def __init__(self):
+        self.came, self.taken, self.first, self.last = time.monotonic(), math.nan, math.nan, math.nan
 
 
 class Live:
@@ -51,7 +62,9 @@ class Live:
         self._forced = None if request.forced is None else [int(token) for token in request.forced]
         self.deadline: float | None = None
         self.queued = True  # until it is taken up for the first time
-        self.ended = False
+        self.ended = self.preempted = False
+        self.times = Times()
+        request.cached_tokens = 0
         self.shard: int | None = None
         self._digests: list[bytes] | None = None
         self._forget()
@@ -168,6 +181,7 @@ class Live:
             self._pages.full.release(page)
         for page in self._ring.values():
             self._pages.ring.release(page)
+        self.preempted = True
         self._forget()
 
     def reuse(self) -> int:
@@ -186,7 +200,10 @@ class Live:
         self._ring |= ring
         self.read = end * self.page
         self.drop_old(self.read)
-        return (end - block) * self.page
+        saved = (end - block) * self.page
+        if not self.preempted:
+            self.request.cached_tokens += saved
+        return saved
 
     def _known(self) -> list[bytes]:
         """Digests of the blocks that end before the prompt's last token."""

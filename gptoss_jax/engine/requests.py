@@ -47,6 +47,8 @@ class Request:
       paced: is drawn no more than a few dispatches ahead of who reads its pieces, stands still then, and gives way to those that wait. What
         it draws does not change.
       forced: tokens that are taken, all of them, as if they had been drawn; None to draw. The request ends with the last one, "length".
+      cancelled_for: what it is counted as, if it is cancelled: "stop" where all that was wanted of it had come. To be set before.
+      cached_tokens: of the prompt, those that were found in kept prefixes when it was read for the first time. The engine says so.
     """
 
     prompt: Sequence[int]
@@ -58,6 +60,8 @@ class Request:
     paced: bool = False
     constraint: Constraint | None = None
     forced: Sequence[int] | None = None
+    cancelled_for: FinishReason = "cancelled"
+    cached_tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

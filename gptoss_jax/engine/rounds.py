@@ -9,6 +9,7 @@ import numpy as np
 
 from gptoss_jax.engine.device.programs import Programs
 from gptoss_jax.engine.live import Live
+from gptoss_jax.engine.metrics import Metrics, Tally
 from gptoss_jax.engine.readers import Job, Outlet
 from gptoss_jax.engine.requests import FinishReason, Piece, Stats
 from gptoss_jax.engine.scheduler import Scheduler
@@ -30,6 +31,9 @@ class Rounds:
       sizes: of the engine.
       window: of sliding layers.
       reuse: whether prefixes are kept for later requests.
+
+    Attributes:
+      metrics: as of the last `take_out`; any thread may look.
     """
 
     def __init__(self, programs: Programs, sizes: Sizes, *, window: int, reuse: bool):
@@ -43,6 +47,8 @@ class Rounds:
         self._count = 0
         self._make = functools.partial(Steps, programs, sizes, window=window, reuse=reuse, stats=self.stats)
         self._steps, self._stale = self._make(), False
+        self._tally = Tally(slots=sizes.slots, reuse=reuse)
+        self.metrics = self._look()
 
     @property
     def scheduler(self) -> Scheduler:
@@ -88,6 +94,7 @@ class Rounds:
         """Nobody reads there any more: its requests end, without a last piece."""
         for live in list(outlet.lives):
             self._steps.drop(live)
+            self._tally.ended(live, "cancelled")
             self._forget(live)
         self._out.pop(outlet, None)
 
@@ -101,6 +108,7 @@ class Rounds:
             waiters, self._waiters = self._waiters, []
             for call in waiters:
                 call()
+        self.metrics = self._look()
         out, self._out = self._out, {}
         return out
 
@@ -127,7 +135,9 @@ class Rounds:
         for live in list(self._open):
             self._out.setdefault(live.outlet, []).append(_last(live, "error", why))
             live.ended = True
+            self._tally.ended(live, "error")
             self._forget(live)
+        self._tally.failed()
         self._steps, self._stale = self._make(), True
 
     def _do_job(self) -> None:
@@ -150,11 +160,19 @@ class Rounds:
         steps = self._steps
         told, taken, steps.told, steps.taken = steps.told, steps.taken, [], []
         for live in taken:
+            if live.queued:
+                self._tally.taken(live)
             self._leave_queue(live)
         for live, piece in told:
+            self._tally.told(live, piece)
             self._out.setdefault(live.outlet, []).append(piece)
             if piece.finish_reason:
                 self._forget(live)
+
+    def _look(self) -> Metrics:
+        scheduler = self.scheduler
+        waiting = scheduler.without_slot
+        return self._tally.metrics(self.stats, running=len(scheduler.running), waiting=waiting, pages=scheduler.pages)
 
     def _now(self) -> float:
         """The time, of one clock for all processes."""

@@ -67,6 +67,11 @@ class Scheduler:
         return len(self._waiting) - self._gone
 
     @property
+    def without_slot(self) -> int:
+        """Requests that are open and have none."""
+        return self.waiting + len(self._reading) + len(self._ready) + len(self.parked)
+
+    @property
     def busy(self) -> bool:
         """Whether somebody would take a slot that falls free."""
         return bool(self.waiting or self._reading or self._ready)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gptoss_jax.engine.requests import Piece, Request
+from gptoss_jax.engine.requests import FinishReason, Piece, Request
 from gptoss_jax.quoting import said
 
 
@@ -73,6 +73,14 @@ class Builder:
             "routed_experts": np.concatenate(routes)[: len(self._request.prompt) + len(self._tokens) - 1] if routes else None,
         }
 
+    def _satisfy(self) -> None:
+        """Enough has come."""
+        self._cancel("stop")
+
+    def _cancel(self, reason: FinishReason) -> None:
+        self._reason = self._request.cancelled_for = reason
+        self._request.cancelled = True  # the last: who sees it sees why
+
     def _fail(self, error: Exception) -> None:
-        self._request.cancelled, self._reason = True, "error"
+        self._cancel("error")
         self._error = f"its text could not be made after {len(self._tokens):,} tokens: {said(error)}."

@@ -72,7 +72,7 @@ class CompletionBuilder(Builder):
             if self._tokenizer and not last:
                 self._stop.push(self._tokenizer.decode_bytes([token]))
         if self._stop.found:
-            self._request.cancelled, self._reason = True, "stop"
+            self._satisfy()
         return []
 
     def _result(self) -> Completion:

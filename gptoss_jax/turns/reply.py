@@ -115,7 +115,7 @@ class ReplyBuilder(Builder):
                 break
             out += [self._show(delta) for delta in self._parser.push(self._keep(piece, i))]
         if self._answer.found:
-            self._request.cancelled, self._reason = True, "stop"
+            self._satisfy()
         elif piece.finish_reason:
             out += [self._show(delta) for delta in self._parser.finish()]
             out.append(ReplyPiece(self._answer.flush(), "final", None))

@@ -95,7 +95,8 @@ class Job:
     def outcome(self) -> Outcome:
         answers = tuple(builder.result() for builder in self.builders)
         error = next((answer.error for answer in answers if answer.error), None)
-        return Outcome(self.task, answers, len(self.requests[0].prompt), error, failed=error is not None)
+        first = self.requests[0]
+        return Outcome(self.task, answers, len(first.prompt), error, failed=error is not None, cached_tokens=first.cached_tokens)
 
 
 def chat(
