@@ -16,7 +16,7 @@ from gptoss_jax.research import scoring
 from gptoss_jax.research.scoring import PromptLogprobs
 from gptoss_jax.sampling.options import Sampling, check_top
 from gptoss_jax.tokenizer import Tokenizer
-from gptoss_jax.turns import replays, streams, tasks
+from gptoss_jax.turns import replays, running, tasks
 from gptoss_jax.turns.completion import Completion
 from gptoss_jax.turns.doors import FURTHER, door
 from gptoss_jax.turns.prompts import Prompt, ids_of, is_one_prompt
@@ -191,7 +191,7 @@ class LLM:
         """
         given = {"reasoning_effort": reasoning_effort, "tools": tools, "tool_choice": tool_choice, "response_format": response_format}
         task = tasks.chat(messages, sampling, priority=priority, time_limit=time_limit, **given, **options)
-        return Stream(self.engine, streams.begin(self, task))
+        return Stream(self.engine, running.begin(self, task))
 
     @door(elsewhere=tasks.ELSEWHERE_OF_RUN)
     def run(self, jobs: Iterable[Task]) -> Iterator[Outcome]:
@@ -206,15 +206,15 @@ class LLM:
     @door(*generate.takes)
     async def agenerate(self, prompts: Prompt | Sequence[Prompt], sampling: Sampling | Sequence[Sampling] | None = None, **options):
         """`generate` on the running event loop, with its arguments and results. Cancelling the asyncio task ends the generation."""
-        jobs = await streams.begun(tasks.Jobs, self, prompts, sampling, options, since=time.monotonic())
-        await streams.feed(self, jobs)
+        jobs = await running.begun(tasks.Jobs, self, prompts, sampling, options, since=time.monotonic())
+        await running.feed(self, jobs)
         return jobs.results()
 
     @door(*chat.takes)
     async def achat(self, messages: Messages, sampling: Sampling | None = None, **options) -> Reply:
         """`chat` on the running event loop, with its arguments. Cancelling the asyncio task ends the generation."""
-        job = await streams.begun(tasks.begin, self, tasks.chat(messages, sampling, **options), since=time.monotonic())
-        await streams.feed(self, job)
+        job = await running.begun(tasks.begin, self, tasks.chat(messages, sampling, **options), since=time.monotonic())
+        await running.feed(self, job)
         return job.builders[0].result()
 
     @door(*chat.takes)

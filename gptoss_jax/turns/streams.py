@@ -1,22 +1,18 @@
 """A turn on its way, piece by piece: for a loop, and for an event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-import functools
+from collections.abc import AsyncIterator, Generator, Iterator
 import threading
 import time
 from typing import Self
 
-from gptoss_jax.engine.readers import AsyncReader
 from gptoss_jax.engine.requests import Piece, Request
 from gptoss_jax.turns import tasks
-from gptoss_jax.turns.reply import Reply, ReplyBuilder, ReplyPiece
+from gptoss_jax.turns.reply import Reply, ReplyPiece
+from gptoss_jax.turns.running import Running, running
 from gptoss_jax.turns.tasks import Task
 
-SECONDS_PER_PIECE = 0.1  # how long a stream may stay silent, where the model is fast enough
 COPIED = "{} cannot be copied or pickled, for what it reads belongs to one engine; take its reply, or the pieces that came."
-_BEGINNERS = 4  # threads that begin what event loops ask for
 
 
 class Stream(Iterator[ReplyPiece]):
@@ -97,9 +93,8 @@ class AsyncStream(AsyncIterator[ReplyPiece]):
 
     def __init__(self, llm, task: Task):
         self._llm, self._task, self._since = llm, task, time.monotonic()
-        self._reader: AsyncReader | None = None
-        self._builder: ReplyBuilder | None = None
-        self._ready: list[ReplyPiece] = []
+        self._running: Running | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._read = self._over = False
 
     async def __anext__(self) -> ReplyPiece:
@@ -107,37 +102,35 @@ class AsyncStream(AsyncIterator[ReplyPiece]):
             raise RuntimeError(
                 "a stream must be read by one task at a time; another waits for its next piece; give each task its own stream."
             )
-        if self._reader is not None and self._reader.open and self._reader.outlet.loop is not asyncio.get_running_loop():
+        if not self._over and self._loop not in (None, asyncio.get_running_loop()):
             raise RuntimeError(
                 "a stream must be read on the event loop that asked for its first piece; this is another one; begin a new stream here."
             )
         self._read = True
         try:
-            while not self._ready:
-                await self._take()
-            return self._ready.pop(0)
+            return await self._next()
         except BaseException:
             await self.aclose()
             raise
         finally:
             self._read = False
 
-    async def _take(self) -> None:
-        """The next pieces. Raises StopAsyncIteration after the last."""
-        if not self._over and self._reader is None:
-            job = await begun(begin, self._llm, self._task, since=self._since)
-            [self._builder], self._reader = job.builders, await self._llm.engine.aread(job.requests)
-        if self._over or not self._reader.open:
-            raise StopAsyncIteration
-        for piece in await self._reader.take():
-            self._ready += self._builder.add(piece)
+    async def _next(self) -> ReplyPiece:
+        """The next piece. Raises StopAsyncIteration after the last."""
+        if not self._over and self._running is None:
+            self._loop = asyncio.get_running_loop()
+            self._running = await running(self._llm, [self._task], stream=True, since=self._since)
+        while not self._over:
+            _, piece = await anext(self._running)
+            if isinstance(piece, ReplyPiece):
+                return piece
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         """Ends the generation; `reply` holds what was read."""
         self._over = True
-        self._ready.clear()
-        if self._reader is not None:
-            self._reader.close()
+        if self._running is not None:
+            await self._running.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -151,35 +144,6 @@ class AsyncStream(AsyncIterator[ReplyPiece]):
     @property
     def reply(self) -> Reply:
         """What has come so far; the whole turn once the iteration has ended. Raises RuntimeError before the first piece was asked for."""
-        if self._builder is None:
+        if self._running is None:
             raise RuntimeError("a stream has a reply once its first piece was asked for; nothing was; iterate over it first.")
-        return self._builder.result()
-
-
-def begin(llm, task: Task, *, since: float | None = None) -> tasks.Job:
-    """The job of a turn whose pieces are to come soon."""
-    job = tasks.begin(llm, task, since=since)
-    for request in job.requests:
-        request.seconds_per_piece, request.paced = SECONDS_PER_PIECE, True
-    return job
-
-
-async def begun(make: Callable, *arguments, since: float):
-    """What `make` returns, in a thread of our own: it takes milliseconds, and asyncio's threads may be taken by others."""
-    return await asyncio.get_running_loop().run_in_executor(_beginners(), functools.partial(make, *arguments, since=since))
-
-
-@functools.cache
-def _beginners() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_BEGINNERS, thread_name_prefix="gptoss_jax begin")
-
-
-async def feed(llm, job: tasks.Job | tasks.Jobs) -> None:
-    """Has the requests of a job done on the running event loop, and gives it the pieces."""
-    reader = await llm.engine.aread(job.requests)
-    try:
-        while reader.open:
-            for piece in await reader.take():
-                job.add(piece)
-    finally:
-        reader.close()
+        return self._running.jobs[0].builders[0].result()

@@ -93,10 +93,13 @@ class Job:
 
     @property
     def outcome(self) -> Outcome:
-        answers = tuple(builder.result() for builder in self.builders)
+        return self.outcome_of([builder.result() for builder in self.builders])
+
+    def outcome_of(self, answers: Sequence[Reply | Completion]) -> Outcome:
+        """With its builders' results, where these are known already."""
         error = next((answer.error for answer in answers if answer.error), None)
-        first = self.requests[0]
-        return Outcome(self.task, answers, len(first.prompt), error, failed=error is not None, cached_tokens=first.cached_tokens)
+        first, failed = self.requests[0], error is not None
+        return Outcome(self.task, tuple(answers), len(first.prompt), error, failed=failed, cached_tokens=first.cached_tokens)
 
 
 def chat(
