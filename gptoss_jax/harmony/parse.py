@@ -62,6 +62,8 @@ class StreamParser:
         self._header = Header(role or "assistant", channel=channel)  # of the message whose content is being read
         self._text: list[str] = []
         self._held = b""  # bytes of a character that is not whole yet
+        self._begun = False  # a delta of the message has been given
+        self._content = self._told = self._whole = 0  # where its content begins; up to where deltas have its tokens; their text is whole
 
     @property
     def state(self) -> str:
@@ -74,7 +76,7 @@ class StreamParser:
         return self._header
 
     def push(self, token: int) -> list[Delta]:
-        """Takes the next token; returns the text that it completes, usually one delta or none.
+        """Takes the next token; returns the text that it completes and the messages that it begins and ends, usually one delta or none.
 
         Raises:
             ValueError: the stream has been finished, or the token is no integer.
@@ -146,6 +148,8 @@ class StreamParser:
         elif name == "<|message|>":
             self._header = self._read_header(name)
             self._state = "content"
+            self._content = self._told = self._whole = len(self._tokens)
+            return [self._delta("")]
         elif name == "<|start|>":
             self._problem("<|start|> inside a header")
             deltas = self._end_header(None, len(self._tokens) - 1)
@@ -160,7 +164,10 @@ class StreamParser:
 
     def _in_content(self, name: str | None, data: bytes | None) -> list[Delta]:
         if name is None:
-            return self._say(self._decode(data))
+            text = self._decode(data)
+            if len(self._held) <= len(data):  # an unfinished character, if there is one, begins in this token
+                self._whole = len(self._tokens) - bool(self._held)
+            return [self._delta(text)] if text else []
         if name in _ENDS:
             if name == "<|endoftext|>":
                 self._problem("<|endoftext|> ends a message")
@@ -197,19 +204,34 @@ class StreamParser:
         if not (self._header.text.strip() or self._header.channel or self._header.recipient):
             self._end_junk(end)
             return []
-        deltas = self._say(self._header.text)
-        return deltas + self._end_content(name, end)
+        self._content = self._told = self._spelling(self._header.text, end - (name is not None))
+        return self._end_content(name, end, self._header.text)
 
-    def _end_content(self, name: str | None, end: int) -> list[Delta]:
+    def _end_content(self, name: str | None, end: int, text: str = "") -> list[Delta]:
+        """Ends the message, with the last of its text."""
         if self._held:
             self._problem("invalid UTF-8")
-        deltas = self._say("\N{REPLACEMENT CHARACTER}" if self._held else "")
+            text = "\N{REPLACEMENT CHARACTER}"
+        self._whole = end - (name is not None)
+        delta = self._delta(text, ends=True)
         h = self._header
         self._judge(name)
-        text = "".join(self._text)
-        self._messages.append(Message(h.role, text, (self._begin, end), h.name, h.channel, h.recipient, h.content_type, name))
-        self._begin, self._text, self._held, self._state = end, [], b"", "between"
-        return deltas
+        what = {"name": h.name, "channel": h.channel, "recipient": h.recipient, "content_type": h.content_type, "end": name}
+        content = (self._content, self._whole)
+        self._messages.append(Message(h.role, "".join(self._text), (self._begin, end), **what, content=content))
+        self._begin, self._text, self._held, self._begun, self._state = end, [], b"", False, "between"
+        return [delta]
+
+    def _spelling(self, text: str, end: int) -> int:
+        """Where the last of the segment's tokens begin, up to `end`, that spell a text; where they all begin, if they do not."""
+        tokens = self._tokens[self._begin : end]
+        data = [b"" if self._tokenizer.control_name(token) else self._tokenizer.token_bytes(token) or _INVALID for token in tokens]
+        left = len(text.encode())
+        if not b"".join(data).endswith(text.encode()):
+            return self._begin
+        while left > 0:
+            left -= len(data.pop())
+        return self._begin + len(data)
 
     def _read_header(self, end: str | None) -> Header:
         pieces = [(name, data.decode(errors="replace")) for name, data in self._pieces]
@@ -232,11 +254,12 @@ class StreamParser:
         elif end == "<|return|>" and not answers(h.role, h.channel, h.recipient):
             self._problem(f"<|return|> ends the {h.channel}, which is no answer")
 
-    def _say(self, text: str) -> list[Delta]:
-        if not text:
-            return []
+    def _delta(self, text: str, *, ends: bool = False) -> Delta:
+        """The next of the message that is being read: text, and the tokens that are whole with it."""
         self._text.append(text)
-        return [Delta(len(self._messages), text, self._header.role, self._header.channel, self._header.recipient)]
+        h, begins, told = self._header, not self._begun, self._told
+        self._begun, self._told = True, self._whole
+        return Delta(len(self._messages), text, h.role, h.channel, h.recipient, begins, ends, (told, self._whole))
 
     def _decode(self, data: bytes) -> str:
         """The characters that data completes. Replaces what can never become valid, as bytes.decode does, and notes it."""

@@ -51,6 +51,8 @@ class Message:
         recipient: such as "functions.weather" or "assistant"; None for the user.
         content_type: such as "json"; None if it names none.
         end: the control token that ended it; None if the stream or another message did.
+        content: those of its tokens that its text was read from: without header, `<|message|>` and end, but with control tokens that
+            stand in the middle of it. Where no `<|message|>` ended the header, the last ones that spell the text.
     """
 
     role: str
@@ -61,6 +63,7 @@ class Message:
     recipient: str | None = None
     content_type: str | None = None
     end: str | None = None
+    content: Span = (0, 0)
 
     @property
     def tool_call(self) -> ToolCall | None:
@@ -76,13 +79,24 @@ class Message:
 
 @dataclasses.dataclass(frozen=True)
 class Delta:
-    """The next piece of a message's text. The pieces of one message add up to `Message.text`; `message` is its index."""
+    """The next piece of a message, whose pieces add up to `Message.text`.
+
+    Attributes:
+        message: its index in `Parsed.messages`.
+        text: may be empty where it begins or ends the message.
+        role, channel, recipient: as the message's.
+        begins, ends: whether it is the message's first, and its last; every message has both, perhaps in one.
+        content: the tokens of the content whose text is complete with it; those of one message add up to `Message.content`.
+    """
 
     message: int
     text: str
     role: str
     channel: str | None
     recipient: str | None
+    begins: bool = False
+    ends: bool = False
+    content: Span = (0, 0)
 
     @property
     def answers(self) -> bool:

@@ -1,5 +1,6 @@
 """Parsing over arbitrary tokens never raises and never loses one; over well-formed streams it agrees with openai_harmony."""
 
+from as_written import add_up
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import openai_harmony as oh
@@ -38,19 +39,15 @@ def test_no_token_is_lost_and_the_deltas_add_up(stream, role):
     assert parsed == parse(tokenizer, tokens, role=role)
     assert [i for a, b in parsed.spans for i in tokens[a:b]] == tokens == list(parsed.tokens)
     assert all(a < b for a, b in parsed.spans)
-    said = [""] * len(parsed.messages)
-    for delta in deltas:
-        message = parsed.messages[delta.message]
-        assert (delta.role, delta.channel, delta.recipient) == (message.role, message.channel, message.recipient)
-        said[delta.message] += delta.text
-    assert said == [message.text for message in parsed.messages]
+    add_up(deltas, parsed)
     for message in parsed.messages:
         span = tokens[message.span[0] : message.span[1]]
         if tokenizer.special["<|message|>"] in span:
             content = span[span.index(tokenizer.special["<|message|>"]) :]
             spelled = [b"" if tokenizer.control_name(i) else tokenizer.token_bytes(i) or b"\xff" for i in content]
             assert message.text == b"".join(spelled).decode(errors="replace")
-    assert all(name not in text for name in CONTROL for text in said)
+            assert tokens[slice(*message.content)] == content[1 : len(content) - (message.end is not None)]
+    assert all(name not in message.text for name in CONTROL for message in parsed.messages)
     assert parsed.malformed or not parsed.junk or parsed.incomplete
 
 

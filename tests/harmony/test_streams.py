@@ -2,7 +2,7 @@
 
 import itertools
 
-from as_written import random_streams
+from as_written import add_up, random_streams
 import pytest
 from small_vocabulary import small_vocabulary
 
@@ -24,12 +24,7 @@ def check(tokenizer, tokens: list[int], role: str | None) -> None:
         assert begin == at < end
         at = end
     assert at == len(tokens) and parsed.tokens == tuple(tokens)
-    said = [""] * len(parsed.messages)
-    for delta in deltas:
-        message = parsed.messages[delta.message]
-        assert delta.text and (delta.role, delta.channel, delta.recipient) == (message.role, message.channel, message.recipient)
-        said[delta.message] += delta.text
-    assert said == [message.text for message in parsed.messages]
+    add_up(deltas, parsed)
     assert parsed.malformed or not parsed.junk or parsed.incomplete
     assert parsed.final == "".join(delta.text for delta in deltas if delta.answers)
     for call in parsed.tool_calls:

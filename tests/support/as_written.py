@@ -1,11 +1,12 @@
 """Turns as models write them, in short (M! is <|message|>, C! <|channel|>, ...), and random ones, some near to well-formed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+import itertools
 import random
 
 from hypothesis import strategies as st
 
-from gptoss_jax.harmony import Parsed, StreamParser, parse
+from gptoss_jax.harmony import Delta, Parsed, StreamParser, parse
 from gptoss_jax.tokenizer import CONTROL, Tokenizer
 
 SHORT = {"M!": "<|message|>", "C!": "<|channel|>", "S!": "<|start|>", "E!": "<|end|>", "R!": "<|return|>", "A!": "<|call|>"}
@@ -81,8 +82,25 @@ def read(tokenizer: Tokenizer, text: str) -> Parsed:
     parsed = parse(tokenizer, tokens)
     assert parser.result() == parsed
     assert [i for a, b in parsed.spans for i in tokens[a:b]] == tokens
-    for delta in deltas:
-        message = parsed.messages[delta.message]
-        assert (delta.role, delta.channel, delta.recipient) == (message.role, message.channel, message.recipient)
-        assert delta.answers == message.answers
+    add_up(deltas, parsed)
     return parsed
+
+
+def add_up(deltas: Sequence[Delta], parsed: Parsed) -> None:
+    """Asserts that deltas are those of the messages: in order, each with a beginning and an end, the text and the tokens of the content."""
+    assert [delta.message for delta in deltas if delta.begins] == list(range(len(parsed.messages)))
+    assert [delta.message for delta in deltas if delta.ends] == list(range(len(parsed.messages)))
+    for index, (of_it, message) in enumerate(itertools.zip_longest(_by_message(deltas), parsed.messages)):
+        assert of_it[0].begins and of_it[-1].ends and {delta.message for delta in of_it} == {index}
+        header = {(delta.role, delta.channel, delta.recipient, delta.answers) for delta in of_it}
+        assert header == {(message.role, message.channel, message.recipient, message.answers)}
+        assert "".join(delta.text for delta in of_it) == message.text
+        assert all(delta.text or delta.begins or delta.ends for delta in of_it)
+        spans = [delta.content for delta in of_it]
+        assert all(before[1] == after[0] for before, after in itertools.pairwise(spans))
+        assert (spans[0][0], spans[-1][1]) == message.content
+        assert message.span[0] <= message.content[0] <= message.content[1] == message.span[1] - (message.end is not None)
+
+
+def _by_message(deltas: Sequence[Delta]) -> list[list[Delta]]:
+    return [list(of_it) for _, of_it in itertools.groupby(deltas, lambda delta: delta.message)]
