@@ -17,6 +17,7 @@ SYNONYMS = {
     **dict.fromkeys(("top_logprobs", "num_logprobs"), "logprobs"),
     **dict.fromkeys(("repeat_penalty",), "repetition_penalty"),
     **dict.fromkeys(("functions",), "tools"),
+    **dict.fromkeys(("function_call",), "tool_choice"),
     **dict.fromkeys(("effort", "reasoning", "thinking"), "reasoning_effort"),
     **dict.fromkeys(("system", "system_prompt"), "instructions"),
     **dict.fromkeys(("timeout", "max_time"), "time_limit"),

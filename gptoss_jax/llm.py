@@ -137,7 +137,8 @@ class LLM:
         *,
         reasoning_effort: str = "medium",
         tools: Sequence[Mapping] | None = None,
-        tool_choice: str | None = None,
+        tool_choice: str | Mapping | None = None,
+        parallel_tool_calls: bool = True,
         response_format: Mapping | None = None,
         priority: int = 0,
         time_limit: float | None = None,
@@ -151,7 +152,11 @@ class LLM:
           reasoning_effort: "low", "medium" or "high".
           tools: functions that the model may call, in OpenAI's form. The arguments of those with "strict": true, and of all where there
             is a response_format, can only come out as their parameters say.
-          tool_choice: None or "auto"; "none" hides the tools.
+          tool_choice: None or "auto": the model chooses by itself. "none" hides the tools; "required" has the turn end with a call,
+            {"type": "function", "function": {"name": ...}} with one of that function, {"type": "allowed_tools", "allowed_tools": {"mode":
+            "auto" or "required", "tools": [...]}} with one of those listed, if any. Then no other function can be called, and what must
+            be called gets arguments as its parameters say. Reasoning stays free.
+          parallel_tool_calls: False ends the turn with its first call, also where the model's format is broken and more could follow.
           response_format: what the answer must be like, in OpenAI's form: {"type": "json_schema", "json_schema": {"name": ..., "schema":
             ...}}, {"type": "json_object"}; or {"type": "regex", "regex": ...}, {"type": "choice", "choices": [...]}. Reasoning stays free.
           priority, time_limit: as for `generate`.
@@ -163,35 +168,22 @@ class LLM:
             response_format.
           TypeError: a keyword is none of these; it says what may be meant.
         """
-        given = {"reasoning_effort": reasoning_effort, "tools": tools, "tool_choice": tool_choice, "response_format": response_format}
-        job = tasks.begin(self, tasks.chat(messages, sampling, priority=priority, time_limit=time_limit, **given, **options))
+        called = {"tools": tools, "tool_choice": tool_choice, "parallel_tool_calls": parallel_tool_calls}
+        how = {"reasoning_effort": reasoning_effort, "response_format": response_format, "priority": priority, "time_limit": time_limit}
+        job = tasks.begin(self, tasks.chat(messages, sampling, **called, **how, **options))
         for piece in self.engine.run(job.requests):
             job.add(piece)
         return job.builders[0].result()
 
-    @door(*FURTHER)
-    def stream(
-        self,
-        messages: Messages,
-        sampling: Sampling | None = None,
-        *,
-        reasoning_effort: str = "medium",
-        tools: Sequence[Mapping] | None = None,
-        tool_choice: str | None = None,
-        response_format: Mapping | None = None,
-        priority: int = 0,
-        time_limit: float | None = None,
-        **options,
-    ) -> Stream:
+    @door(*chat.takes)
+    def stream(self, messages: Messages, sampling: Sampling | None = None, **options) -> Stream:
         """As `chat`, piece by piece: iterate for pieces with `.text` and `.channel`; then `.reply` is the whole turn.
 
         Everything is checked before this returns. `with llm.stream(...) as stream:` ends the generation where the block is left, as `close`
         does, and letting the stream go; `.reply` then holds what came, "cancelled". After a bare `break` out of a stream that is kept a
         dispatch or two more are drawn; then it stands still until it is read on, and gives its place to requests that wait.
         """
-        given = {"reasoning_effort": reasoning_effort, "tools": tools, "tool_choice": tool_choice, "response_format": response_format}
-        task = tasks.chat(messages, sampling, priority=priority, time_limit=time_limit, **given, **options)
-        return Stream(self.engine, running.begin(self, task))
+        return Stream(self.engine, running.begin(self, tasks.chat(messages, sampling, **options)))
 
     @door(elsewhere=tasks.ELSEWHERE_OF_RUN)
     def run(self, jobs: Iterable[Task]) -> Iterator[Outcome]:

@@ -34,7 +34,7 @@ WHOLE = {
 }
 """Those that are whole numbers, likewise."""
 _ELSEWHERE = dict.fromkeys(
-    ("n", "messages", "tools", "tool_choice", "reasoning_effort", "response_format", "priority", "time_limit"),
+    ("n", "messages", "tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "response_format", "priority", "time_limit"),
     "{name} is an argument of the call itself, of chat or generate",
 )
 

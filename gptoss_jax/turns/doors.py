@@ -9,6 +9,7 @@ from gptoss_jax.keywords import own_words
 from gptoss_jax.sampling.options import Sampling
 
 _OWN = ("tokenizer", "messages", "reasoning_effort", "tools")  # of a chat, which has them itself
+_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 FURTHER = tuple(
     name
     for name, one in (inspect.signature(harmony.render).parameters | inspect.signature(harmony.to_conversation).parameters).items()
@@ -18,7 +19,7 @@ FURTHER = tuple(
 
 _SAMPLING = {field.name: "it is an option of Sampling: pass sampling=Sampling({name}={value})" for field in dataclasses.fields(Sampling)}
 ELSEWHERE = {
-    **dict.fromkeys(("messages", "reasoning_effort", "tools", "tool_choice", *FURTHER), "{name} is an argument of chat and stream"),
+    **dict.fromkeys(("messages", "reasoning_effort", *_TOOLS, *FURTHER), "{name} is an argument of chat and stream"),
     **dict.fromkeys(("prompt", "prompts"), "a prompt is what generate takes"),
     **dict.fromkeys(("response_format", "priority", "time_limit"), "{name} is an argument of chat, stream and generate"),
     **dict.fromkeys(("slots", "context", "chunk", "cache_tokens", "prefix_reuse"), "{name} is an argument of LLM: make it with that"),

@@ -7,12 +7,13 @@ import numbers
 import time
 from typing import Any
 
-from gptoss_jax.engine.requests import Constraint, Piece, Request
+from gptoss_jax.engine.requests import Piece, Request
 from gptoss_jax.harmony import Continued, continued
 from gptoss_jax.keywords import UnknownKeyword, own_words, refuse
 from gptoss_jax.quoting import quoted, said
 from gptoss_jax.sampling.options import Sampling
 from gptoss_jax.tokenizer import STOP
+from gptoss_jax.turns import forms
 from gptoss_jax.turns.completion import Completion, CompletionBuilder
 from gptoss_jax.turns.doors import ELSEWHERE, FURTHER, OF_RUN, OF_TASK
 from gptoss_jax.turns.prompts import Prompt, ids_of, is_one_prompt, per_prompt, sampling_of
@@ -32,7 +33,8 @@ class Task:
 
     Attributes:
       key: the caller's own; not looked at.
-      messages, reasoning_effort, tools, tool_choice, response_format, options: as for `LLM.chat` (`options` are its further keywords).
+      messages, reasoning_effort, tools, tool_choice, parallel_tool_calls, response_format, options: as for `LLM.chat` (`options` are its
+        further keywords).
       prompt: text or token ids.
       sampling: how; None is `Sampling()`.
       n: how many answers. Those after the first have the seeds after `sampling.seed`.
@@ -49,7 +51,8 @@ class Task:
     time_limit: float | None = None
     reasoning_effort: str = "medium"
     tools: Sequence[Mapping] | None = None
-    tool_choice: str | None = None
+    tool_choice: str | Mapping | None = None
+    parallel_tool_calls: bool = True
     response_format: Mapping | None = None
     options: Mapping[str, Any] | None = dataclasses.field(default_factory=dict)
 
@@ -108,18 +111,19 @@ def chat(
     *,
     reasoning_effort: str = "medium",
     tools: Sequence[Mapping] | None = None,
-    tool_choice: str | None = None,
+    tool_choice: str | Mapping | None = None,
+    parallel_tool_calls: bool = True,
     response_format: Mapping | None = None,
     priority: int = 0,
     time_limit: float | None = None,
     **options,
 ) -> Task:
     """The task that the arguments of `LLM.chat` stand for."""
-    given = {"reasoning_effort": reasoning_effort, "tools": tools, "tool_choice": tool_choice, "response_format": response_format}
     if messages is None:
         raise ValueError('messages must be a list of messages or a string; got None; pass [{"role": "user", "content": "..."}].')
-    how = {"sampling": sampling_of(sampling), "priority": priority, "time_limit": time_limit}
-    return Task(messages=messages, options=options, **given, **how)
+    called = {"tools": tools, "tool_choice": tool_choice, "parallel_tool_calls": parallel_tool_calls}
+    how = {"reasoning_effort": reasoning_effort, "response_format": response_format, "priority": priority, "time_limit": time_limit}
+    return Task(messages=messages, sampling=sampling_of(sampling), options=options, **called, **how)
 
 
 def begin(llm, task: Task, *, since: float | None = None) -> Job:
@@ -145,7 +149,7 @@ def begin(llm, task: Task, *, since: float | None = None) -> Job:
     requests, builders = [], []
     for i in range(task.n):
         own = sampling if sampling.seed is None or i == 0 else dataclasses.replace(sampling, seed=(sampling.seed + i) % 2**63)
-        requests.append(Request(ids, own, priority=task.priority, constraint=_constraint(llm, task, sampling, tools, begun)))
+        requests.append(Request(ids, own, priority=task.priority, constraint=forms.constraint(llm, task, sampling, tools, begun)))
         if task.prompt is not None:
             builders.append(CompletionBuilder(requests[-1], llm.model.tokenizer))
         else:
@@ -248,13 +252,14 @@ def _checked(task: Task) -> Sampling:
     number = isinstance(limit, numbers.Real) and not isinstance(limit, bool)
     if limit is not None and not (number and 0 <= limit <= LONGEST):
         raise ValueError(f"time_limit must be a number of seconds, 0 to {LONGEST:,}, or None; got {quoted(limit)}.")
-    choice = task.tool_choice
-    if not (choice is None or isinstance(choice, str) and choice in ("auto", "none")):
-        raise ValueError(f'tool_choice must be "auto" or "none", the model chooses by itself; got {quoted(choice)}; leave it out.')
+    if not isinstance(task.parallel_tool_calls, bool):
+        raise ValueError(f"parallel_tool_calls must be True or False; got {quoted(task.parallel_tool_calls)}; leave it out for True.")
+    forms.read_choice(task.tool_choice)
     if not isinstance(task.options, Mapping | None):
         raise ValueError(f"options must be a dict of keywords of chat; got {quoted(task.options)}; leave it out for none.")
     refuse("Task(options=...)", task.options or {}, FURTHER, ELSEWHERE | _FIELDS)
     extra = [name for name in ("tools", "tool_choice", "options") if not _empty(getattr(task, name))]
+    extra += [] if task.parallel_tool_calls else ["parallel_tool_calls"]
     if task.prompt is not None and extra:
         raise ValueError(f"{extra[0]} needs messages; a prompt is continued as it stands; leave it out, or pass messages.")
     return sampling
@@ -266,30 +271,15 @@ def _empty(value: object) -> bool:
 
 def _chat_prompt(llm, task: Task, sampling: Sampling) -> tuple[list[int], Sampling, Sequence[Mapping] | None, Continued | None]:
     """Token ids of the prompt, the sampling that also ends where a turn does, the tools that the prompt names, what it has begun."""
-    tools = None if task.tool_choice == "none" else task.tools
+    choice = forms.read_choice(task.tool_choice)
+    tools = None if choice.mode == "none" else task.tools
     ids = llm.render(task.messages, reasoning_effort=task.reasoning_effort, tools=tools, **task.options or {})
+    choice.check_tools(tools)
     special = llm.tokenizer.special
     if not sampling.ignore_eos:
         ends = dict.fromkeys((*sampling.stop_token_ids, *(special[name] for name in STOP)))
         sampling = dataclasses.replace(sampling, stop_token_ids=tuple(ends))
     return ids, sampling, tools, continued(task.messages, (task.options or {}).get("continue_final_message", False))
-
-
-def _constraint(llm, task: Task, sampling: Sampling, tools: Sequence[Mapping] | None, begun: Continued | None) -> Constraint | None:
-    """What the tokens of one request must be like, if anything is asked of them."""
-    size = llm.model.config.vocab_size
-    strict = [tool for tool in tools or () if tool.get("function", tool).get("strict")]
-    if task.response_format is None and not strict:
-        return None
-    from gptoss_jax import grammar
-
-    if sampling.ignore_eos:
-        raise ValueError("ignore_eos and a form of the answer contradict each other: it ends when it is complete; leave ignore_eos out.")
-    if task.prompt is not None:
-        ends = tuple(llm.model.eos_token_ids) + sampling.stop_token_ids
-        return grammar.for_text(llm.tokenizer, task.response_format, end_ids=ends, vocab_size=size)
-    tools = strict if task.response_format is None else tools
-    return grammar.for_chat(llm.tokenizer, task.response_format, tools, vocab_size=size, continued=begun)
 
 
 def _all_of(outcomes: deque[Outcome]) -> Iterator[Outcome]:
