@@ -20,12 +20,12 @@ import jax
 from gptoss_jax import compile_cache
 from gptoss_jax.batch import shards, source
 from gptoss_jax.batch.draining import UNFINISHED, Draining
-from gptoss_jax.batch.fields import Defaults
 from gptoss_jax.batch.files import replaced
 from gptoss_jax.batch.job import Job
 from gptoss_jax.batch.progress import Progress
 from gptoss_jax.batch.shards import Shard
 from gptoss_jax.llm import LLM
+from gptoss_jax.openai.asked import Defaults
 from gptoss_jax.parallel import launch
 from gptoss_jax.quoting import said
 from gptoss_jax.sampling.options import Sampling

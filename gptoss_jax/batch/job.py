@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import dataclasses
 from pathlib import Path
 
 from gptoss_jax.batch import files, lines, results, shards, source
 from gptoss_jax.batch.draining import Draining
-from gptoss_jax.batch.fields import INTERNAL, Defaults, Refused, refusal_of
 from gptoss_jax.batch.journal import Journal
 from gptoss_jax.batch.lines import Line
 from gptoss_jax.batch.shards import Shard
 from gptoss_jax.batch.source import Source
+from gptoss_jax.openai.asked import Defaults
+from gptoss_jax.openai.errors import INTERNAL, Refused, refusal_of
 from gptoss_jax.quoting import quoted
 from gptoss_jax.turns.tasks import Outcome, Task
 
@@ -36,6 +38,7 @@ class Job:
 
     def __init__(self, given: Source, output: Path, settings: Mapping, defaults: Defaults, shard: Shard, *, private: bool = False):
         self._given, self._defaults, self._shard, self._private = given, defaults, shard, private
+        self._begun: dict[int, dict[int, Outcome]] = {}  # of lines with several tasks, those that are done, by their place
         self.path = shard.path(output)
         self._about = {"input": given.identity, "settings": dict(settings)}
         whole = self._about | {"shard": [shard.index, shard.count]}
@@ -89,13 +92,13 @@ class Job:
                         f"ids must differ; {quoted(line.id)} is that of an earlier line too; give this one another.", "duplicate_id"
                     )
                 request = lines.read(line, self._defaults)
-                task = Task(key=(place, request), **request.task)
+                tasks = [dataclasses.replace(task, key=(place, request, i)) for i, task in enumerate(request.tasks)]
             except Exception as error:
                 refusal = refusal_of(error)
                 with draining.uninterrupted():
                     self.journal.add(place, results.refused(line, refusal), error=True)
             else:
-                yield task
+                yield from tasks
 
     def _line(self, number: int, text: bytes | None, ids: source.Ids) -> tuple[Line, bool]:
         """A line, and whether its id is new. `text` None: it is too long."""
@@ -106,13 +109,19 @@ class Job:
             return lines.unreadable(number, error), True
 
     def _keep(self, outcome: Outcome, tokenizer) -> None:
-        place, request = outcome.task.key
+        place, request, index = outcome.task.key
+        outcomes = self._begun.setdefault(place, {})
+        outcomes[index] = outcome
+        if len(outcomes) < len(request.tasks):
+            return
+        outcomes = [outcomes[i] for i in sorted(self._begun.pop(place))]
         try:
-            if outcome.error is not None:
-                raise lines.refused(request, outcome.error, INTERNAL if outcome.failed else "invalid_request")
-            written = sum(len(answer.tokens) for answer in outcome.answers)
-            result = results.answered(request, outcome, tokenizer)
+            for one in outcomes:
+                if one.error is not None:
+                    raise lines.refused(request, one.error, INTERNAL if one.failed else "invalid_request")
+            written = sum(len(answer.tokens) for one in outcomes for answer in one.answers)
+            result = results.answered(request, outcomes, tokenizer)
         except Exception as error:
             self.journal.add(place, results.refused(request.line, refusal_of(error)), error=True)
         else:
-            self.journal.add(place, result, error=False, tokens_in=outcome.prompt_tokens, tokens_out=written)
+            self.journal.add(place, result, error=False, tokens_in=sum(one.prompt_tokens for one in outcomes), tokens_out=written)

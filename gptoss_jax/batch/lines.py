@@ -9,30 +9,22 @@ import dataclasses
 from typing import Any, Literal
 
 from gptoss_jax import strict_json
-from gptoss_jax.batch import fields, openai_chat, openai_responses
-from gptoss_jax.batch.fields import Defaults, Refused
+from gptoss_jax.batch import plain
+from gptoss_jax.openai import reading
+from gptoss_jax.openai.asked import Asked, Defaults, Endpoint, Reading
+from gptoss_jax.openai.errors import Refused, refusal_of
+from gptoss_jax.openai.reading.fields import Field, Table, Taken
+from gptoss_jax.openai.reading.words import blaming
 from gptoss_jax.quoting import quoted
+from gptoss_jax.turns.tasks import Task
 
-Form = Literal["plain", "chat", "responses"]
+Form = Literal["plain"] | Endpoint
 _DEEPEST = 100  # lists and objects in each other
 _TOO_DEEP = f"a line must be nested at most {_DEEPEST} deep, lists and objects together; this one is deeper; make it flatter."
 _OPENAI = ("custom_id", "method", "url", "body")
-_URLS: dict[str, Form] = {"/v1/chat/completions": "chat", "/v1/responses": "responses"}
-_FORMS = {"chat": openai_chat, "responses": openai_responses}
+_URLS: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/responses": "responses"}
 _BOM = b"\xef\xbb\xbf"
-_CONVERSATION = ("reasoning_effort", "tools", "tool_choice", "instructions", "continue_final_message")
-_PLAIN = (
-    "id",
-    "prompt",
-    "messages",
-    "max_tokens",
-    "logprobs",
-    "return_tokens",
-    "response_format",
-    *_CONVERSATION,
-    *fields.SAMPLING,
-    *fields.SCHEDULING,
-)
+_LINE = Table(*(Field(name) for name in _OPENAI))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +62,15 @@ class Request:
 
     Attributes:
         line: where it stands.
-        task: the fields of a `Task`.
+        tasks: what is to be done: one, or one for each prompt of a body of /v1/completions.
         body: as it came, without what was null.
+        asked: the body of an OpenAI's line as it was read.
     """
 
     line: Line
-    task: Mapping[str, Any]
+    tasks: tuple[Task, ...]
     body: Mapping[str, Any]
+    asked: Asked | None = None
 
 
 def parse(text: bytes, number: int) -> Line:
@@ -110,7 +104,7 @@ def too_long(number: int, most: int) -> Line:
 
 def unreadable(number: int, error: Exception) -> Line:
     """A line whose reading raised something else."""
-    return Line("plain", None, number, {}, fields.refusal_of(error))
+    return Line("plain", None, number, {}, refusal_of(error))
 
 
 def read(line: Line, defaults: Defaults) -> Request:
@@ -118,9 +112,9 @@ def read(line: Line, defaults: Defaults) -> Request:
     if line.problem:
         raise line.problem
     if line.form == "plain":
-        body = fields.given(line.content, _PLAIN)
-        return Request(line, _plain(body, line.name, defaults), body)
-    fields.given(line.content, _OPENAI)
+        body = plain.given(line.content)
+        return Request(line, (plain.task(body, line.name, Reading(defaults)),), body)
+    Taken(Reading()).fields(line.content, _LINE)
     for name, served in (("method", ("POST",)), ("url", tuple(_URLS))):
         if line.content.get(name) not in served:
             got = quoted(line.content.get(name))
@@ -130,55 +124,15 @@ def read(line: Line, defaults: Defaults) -> Request:
     body = line.content.get("body")
     if not isinstance(body, dict):
         raise Refused(f"body must be an object; got {_kind(body)}.", field="body")
-    form = _FORMS[line.form]
-    body = form.given(body)
-    return Request(line, form.task(body, line.name, defaults), body)
+    asked = reading.read(line.form, body, name=line.name, reading=Reading(defaults))
+    return Request(line, asked.tasks, asked.given, asked)
 
 
 def refused(request: Request, message: str, code: str) -> Refused:
     """Why a request that was read could not be answered, in the words of its form."""
-    form = _FORMS.get(request.line.form)
-    names = form.names(request.body) if form else {}
-    return fields.blaming(message, request.body, names, code)
-
-
-def _plain(body: Mapping, name: str, defaults: Defaults) -> dict:
-    if ("prompt" in body) == ("messages" in body):
-        raise Refused('a request must have either a prompt or messages; give it one of them, {"id": "1", "prompt": "..."}.')
-    if not isinstance(body.get("return_tokens", False), bool):
-        raise Refused(f"return_tokens must be true or false; got {quoted(body['return_tokens'])}.", field="return_tokens")
-    how = fields.sampling(body, defaults, name, max_tokens=body.get("max_tokens"), logprobs=body.get("logprobs"))
-    task = fields.scheduling(body) | {"sampling": how, "response_format": _format(body)}
-    if "prompt" in body:
-        if extra := [name for name in _CONVERSATION if name in body]:
-            raise Refused(f"{extra[0]} needs messages; a prompt is continued as it stands; remove it or give messages.", field=extra[0])
-        return task | {"prompt": _prompt(body["prompt"])}
-    return task | {
-        "messages": _messages(body["messages"]),
-        "reasoning_effort": body.get("reasoning_effort", defaults.reasoning_effort),
-        "tools": fields.tools(body),
-        "options": fields.instructions(body) | fields.continues(body),
-    }
-
-
-def _format(body: Mapping) -> Mapping | None:
-    """None for what asks for nothing special."""
-    return None if fields.mapping(body, "response_format") in ({}, {"type": "text"}) else body["response_format"]
-
-
-def _prompt(prompt: object) -> str | list[int]:
-    ids = isinstance(prompt, list) and all(isinstance(token, int) and not isinstance(token, bool) for token in prompt)
-    if not ids and not isinstance(prompt, str):
-        raise Refused(
-            f"prompt must be a string or a list of token ids; got {quoted(prompt)}; write a line for each prompt.", field="prompt"
-        )
-    return prompt
-
-
-def _messages(messages: object) -> str | list:
-    if not isinstance(messages, str | list):
-        raise Refused(f'messages must be a list; got {_kind(messages)}; write [{{"role": "user", "content": "..."}}].', field="messages")
-    return messages
+    if request.asked is None:
+        return blaming(message, request.body, {}, code)
+    return reading.refusal(request.asked, message, code)
 
 
 def _form(content: Mapping) -> Form:

@@ -1,27 +1,27 @@
 """Outcomes and refusals to lines of the output, in the form of the request; the same bytes whenever they are made. Knows no jax."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import hashlib
 import json
 
 from gptoss_jax.batch import openai_chat, openai_responses, replies
-from gptoss_jax.batch.fields import INTERNAL, Refused
 from gptoss_jax.batch.lines import Line, Request
+from gptoss_jax.openai.errors import INTERNAL, Refused
 
 
-def answered(request: Request, outcome, tokenizer) -> bytes:
+def answered(request: Request, outcomes: Sequence, tokenizer) -> bytes:
     """The line of a request that was answered.
 
     Args:
-        outcome: an `Outcome` without error.
+        outcomes: an `Outcome` without error for each of its tasks.
         tokenizer: spells the tokens of log-probabilities; may be None where there are none.
     """
     line = request.line
     if line.form == "plain":
-        return _json(_plain(request, outcome))
+        return _json(_plain(request, outcomes[0]))
     digest = _digest(line)
     form = openai_chat if line.form == "chat" else openai_responses
-    return _json(_openai(line, 200, form.response(request.body, digest, outcome, tokenizer)))
+    return _json(_openai(line, 200, form.response(request.body, digest, outcomes[0], tokenizer)))
 
 
 def refused(line: Line, refusal: Refused) -> bytes:

@@ -15,7 +15,7 @@ EFFORTS = {"low": oh.ReasoningEffort.LOW, "medium": oh.ReasoningEffort.MEDIUM, "
 
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _REASONING = ("reasoning", "thinking", "reasoning_content")
-_READ = {
+READ = {
     **dict.fromkeys(("system", "developer"), ("role", "content")),
     "user": ("role", "content", "name"),
     "assistant": ("role", "content", "channel", "tool_calls", *_REASONING),
@@ -24,7 +24,7 @@ _READ = {
 _ABOUT = ("id", "annotations", "cache_control")  # of a message elsewhere; the model is shown none of it
 _ABOUT_TEXT = ("annotations", "logprobs", "cache_control")  # so are these
 _OTHERS = {
-    **{key: f"only a message of the {role} has it" for role, keys in reversed(_READ.items()) for key in keys},
+    **{key: f"only a message of the {role} has it" for role, keys in reversed(READ.items()) for key in keys},
     "name": "write it into the content: the user's messages have one, and the tool's",
     "prefix": "pass continue_final_message=True",
     "function_call": "that is a list, tool_calls, here",
@@ -165,7 +165,7 @@ def _check(message: Mapping, where: str) -> None:
     no_arrays(message, where)
     if message.get("role") not in ROLES:
         raise ValueError(f"{where}: role must be one of {', '.join(ROLES)}; got {shown(message.get('role'))}")
-    only(message, (*_READ[message["role"]], *_ABOUT), where, _OTHERS)
+    only(message, (*READ[message["role"]], *_ABOUT), where, _OTHERS)
 
 
 def _user(message: Mapping, where: str) -> str | None:

@@ -63,14 +63,20 @@ class Asked:
 
     Attributes:
         tasks: what is to be done: one, or one for each prompt of a body of /v1/completions.
-        given: the body's fields that are not null, as they came.
-        ignored: names of fields that are not known here, "messages[0].mood" for one further in.
+        given: the body's fields that are known here and not null, as they came.
+        ignored: names of fields that are not known here, "messages[0].mood" for one further in, and of wishes that nothing comes of.
+        name: tells the request from all others.
+        places: what a part of a Task is called in the body, "input[3]" of "messages[2]", where it is another name.
+        items: of /v1/responses, its input, references to earlier items followed.
     """
 
     endpoint: Endpoint
     tasks: tuple[Task, ...]
     given: Mapping[str, Any]
     ignored: tuple[str, ...] = ()
+    name: str = ""
+    places: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    items: tuple[Mapping, ...] = ()
 
     @property
     def stream(self) -> bool:
@@ -80,3 +86,13 @@ class Asked:
     def include_usage(self) -> bool:
         """Whether a stream ends with what it has cost."""
         return bool((self.given.get("stream_options") or {}).get("include_usage"))
+
+    @property
+    def echo(self) -> bool:
+        """Whether a prompt is to come back before its continuation, with its log-probabilities where there are any."""
+        return self.endpoint == "completions" and bool(self.given.get("echo"))
+
+    @property
+    def draws(self) -> bool:
+        """Whether tokens are to be drawn; else nothing but the prompt is wanted, though the tasks are there."""
+        return not (self.echo and self.given.get("max_tokens") == 0)

@@ -6,9 +6,10 @@ from fake_llm import FakeLLM, FakeTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptoss_jax.batch import fields, lines, openai_chat, openai_responses, results
-from gptoss_jax.batch.fields import Defaults, Refused
-from gptoss_jax.turns.tasks import Task
+from gptoss_jax.batch import lines, plain, results
+from gptoss_jax.openai import reading
+from gptoss_jax.openai.asked import Defaults
+from gptoss_jax.openai.errors import Refused
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
@@ -16,7 +17,7 @@ values = st.recursive(
     max_leaves=6,
 )
 names = st.sampled_from(
-    sorted({*lines._PLAIN, *openai_chat._KNOWN, *openai_chat._FIXED, *openai_responses._KNOWN, *openai_responses._FIXED, "model"} - {"id"})
+    sorted({*plain.TABLE.fields, *(name for table in reading.TABLES.values() for name in table.fields)} - {"id"})
 )
 likely = {"temperature": 0.5, "top_p": 0.5, "n": 2, "stop": "x", "seed": 1, "logprobs": True, "top_logprobs": 2, "stream": False}
 bodies = st.dictionaries(names, values, max_size=3).flatmap(
@@ -34,11 +35,11 @@ def answer(text: bytes) -> dict:
     line = lines.parse(text, 1)
     try:
         request = lines.read(line, Defaults())
-        outcome = FakeLLM().answer(Task(**request.task))
+        outcomes = [FakeLLM().answer(task) for task in request.tasks]
     except Refused as refusal:
         assert str(refusal)
         return json.loads(results.refused(line, refusal))
-    return json.loads(results.answered(request, outcome, FakeTokenizer()))
+    return json.loads(results.answered(request, outcomes, FakeTokenizer()))
 
 
 def id_of(result: dict) -> object:
@@ -67,21 +68,5 @@ def test_any_bodies(body, url, more):
     out = answer(json.dumps({"custom_id": "a", "method": "POST", "url": url, "body": body} | more).encode())
     assert id_of(out) == "a" and out["response"]["status_code"] in (200, 400)
     if out["response"]["status_code"] == 200:
-        known = openai_chat if url.endswith("completions") else openai_responses
-        assert {name for name, value in body.items() if value is not None} <= {*known._KNOWN, *known._FIXED, *known._WITHOUT_EFFECT}
-
-
-@given(values)
-def test_any_item_of_a_response(item):
-    try:
-        openai_responses.messages([item])
-    except Refused:
-        pass
-
-
-@given(values, values)
-def test_any_tools(tools, choice):
-    try:
-        fields.tools({"tools": tools, "tool_choice": choice})
-    except Refused:
-        pass
+        known = reading.TABLES[lines._URLS[url]].fields
+        assert {name for name, value in body.items() if value is not None} <= known.keys()

@@ -7,11 +7,11 @@ import pytest
 
 from gptoss_jax.batch import source
 from gptoss_jax.batch.draining import Draining
-from gptoss_jax.batch.fields import Defaults
 from gptoss_jax.batch.job import Job
 from gptoss_jax.batch.journal import Totals
 from gptoss_jax.batch.progress import Progress
 from gptoss_jax.batch.shards import Shard
+from gptoss_jax.openai.asked import Defaults
 
 GOOD = {"id": "good", "prompt": "Hello"}
 

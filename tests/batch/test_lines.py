@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from gptoss_jax.batch import lines, openai_responses
-from gptoss_jax.batch.fields import Defaults, Refused
+from gptoss_jax.batch import lines
+from gptoss_jax.openai.asked import Defaults
+from gptoss_jax.openai.errors import Refused
 from gptoss_jax.sampling.options import Sampling
+from gptoss_jax.turns.tasks import Task
 
 DEFAULTS = Defaults(temperature=0.5, max_tokens=77, reasoning_effort="low", seed=9)
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -17,6 +19,11 @@ SCHEMA = {"name": "answer", "schema": {"type": "object"}, "strict": True}
 def read(content: object, number: int = 1) -> lines.Request:
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
     return lines.read(lines.parse(text, number), DEFAULTS)
+
+
+def task_of(content: object) -> Task:
+    (task,) = read(content).tasks
+    return task
 
 
 def chat(**body) -> dict:
@@ -46,7 +53,7 @@ EXTRAS = {
 def test_every_sampling_option_is_taken_in_every_form(content, limit):
     options = EXTRAS | {limit: 12}
     content = content | options if "body" not in content else content | {"body": content["body"] | options}
-    assert read(content).task["sampling"] == Sampling(**EXTRAS | {"logit_bias": {17: -100}}, max_tokens=12)
+    assert task_of(content).sampling == Sampling(**EXTRAS | {"logit_bias": {17: -100}}, max_tokens=12)
 
 
 def test_filters_beside_greedy_are_taken_as_clients_send_them():
@@ -57,51 +64,51 @@ def test_filters_beside_greedy_are_taken_as_clients_send_them():
             ({"temperature": 1, "top_p": 0}, {}),
         ):
             body = content | options if "body" not in content else content | {"body": content["body"] | options}
-            how = read(body).task["sampling"]
+            how = task_of(body).sampling
             assert how.greedy and {name: getattr(how, name) for name in options} == options | wanted
 
 
 def test_what_a_line_does_not_say_comes_from_the_defaults():
     for content in ({"id": "a", "messages": HELLO}, chat(), responses()):
-        task = read(content).task
-        assert (task["sampling"].temperature, task["sampling"].max_tokens, task["reasoning_effort"]) == (0.5, 77, "low")
-        assert (task["n"], task["priority"], task["time_limit"], task["tools"], task["response_format"]) == (1, 0, None, None, None)
+        task = task_of(content)
+        assert (task.sampling.temperature, task.sampling.max_tokens, task.reasoning_effort) == (0.5, 77, "low")
+        assert (task.n, task.priority, task.time_limit, task.tools, task.response_format) == (1, 0, None, None, None)
 
 
 def test_seeds_come_from_the_jobs_seed_and_the_id():
-    seeds = [read({"id": name, "prompt": "x"}).task["sampling"].seed for name in ("a", "b", 1, "a")]
+    seeds = [task_of({"id": name, "prompt": "x"}).sampling.seed for name in ("a", "b", 1, "a")]
     assert seeds[0] == seeds[3] and len(set(seeds)) == 3 and max(seeds) < 2**62
     other = lines.read(lines.parse(b'{"id": "a", "prompt": "x"}', 1), Defaults(seed=10))
-    assert other.task["sampling"].seed != seeds[0]
+    assert other.tasks[0].sampling.seed != seeds[0]
 
 
 def test_conversations():
     plain = {"id": 1, "messages": HELLO, "instructions": "Be brief.", "reasoning_effort": "high", "tools": [WEATHER], "time_limit": 2.5}
-    task = read(plain | {"n": 3, "priority": -1, "response_format": {"type": "json_object"}}).task
-    assert task["messages"] == HELLO and task["options"] == {"instructions": "Be brief."} and task["tools"] == [WEATHER]
-    assert (task["n"], task["priority"], task["time_limit"], task["reasoning_effort"]) == (3, -1, 2.5, "high")
-    assert task["response_format"] == {"type": "json_object"}
-    task = read(chat(n=2, tools=[{"type": "function", "function": WEATHER}], reasoning_effort="high", top_logprobs=3, logprobs=True)).task
-    assert task["n"] == 2 and task["tools"][0]["function"] == WEATHER and task["sampling"].logprobs == 3
-    assert read(chat(logprobs=True)).task["sampling"].logprobs == 0 and read(chat(logprobs=False)).task["sampling"].logprobs is None
-    task = read(responses(instructions="Be brief.", reasoning={"effort": "high"}, text={"format": {"type": "json_schema", **SCHEMA}})).task
-    assert task["reasoning_effort"] == "high" and task["options"] == {"instructions": "Be brief."}
-    assert task["response_format"] == {"type": "json_schema", "json_schema": SCHEMA}
-    task = read(responses(include=["message.output_text.logprobs"], top_logprobs=2)).task
-    assert task["sampling"].logprobs == 2
+    task = task_of(plain | {"n": 3, "priority": -1, "response_format": {"type": "json_object"}})
+    assert task.messages == HELLO and task.options == {"instructions": "Be brief."} and task.tools == [WEATHER]
+    assert (task.n, task.priority, task.time_limit, task.reasoning_effort) == (3, -1, 2.5, "high")
+    assert task.response_format == {"type": "json_object"}
+    task = task_of(chat(n=2, tools=[{"type": "function", "function": WEATHER}], reasoning_effort="high", top_logprobs=3, logprobs=True))
+    assert task.n == 2 and task.tools[0]["function"] == WEATHER and task.sampling.logprobs == 3
+    assert task_of(chat(logprobs=True)).sampling.logprobs == 0 and task_of(chat(logprobs=False)).sampling.logprobs is None
+    task = task_of(responses(instructions="Be brief.", reasoning={"effort": "high"}, text={"format": {"type": "json_schema", **SCHEMA}}))
+    assert task.reasoning_effort == "high" and task.options == {"instructions": "Be brief."}
+    assert task.response_format == {"type": "json_schema", "json_schema": SCHEMA}
+    task = task_of(responses(include=["message.output_text.logprobs"], top_logprobs=2))
+    assert task.sampling.logprobs == 2
 
 
 def test_tools_are_not_shown_where_none_may_be_called():
     for choice, shown in (("none", None), ("auto", [WEATHER]), (None, [WEATHER])):
-        assert read(chat(tools=[WEATHER], tool_choice=choice)).task["tools"] == shown
-        assert read({"id": "a", "messages": HELLO, "tools": [WEATHER], "tool_choice": choice}).task["tools"] == shown
+        assert task_of(chat(tools=[WEATHER], tool_choice=choice)).tools == shown
+        assert task_of({"id": "a", "messages": HELLO, "tools": [WEATHER], "tool_choice": choice}).tools == shown
 
 
 def test_prompts_are_text_or_ids():
-    assert read({"id": "a", "prompt": "x"}).task["prompt"] == "x"
-    assert read({"id": "a", "prompt": [1, 2]}).task["prompt"] == [1, 2]
+    assert task_of({"id": "a", "prompt": "x"}).prompt == "x"
+    assert task_of({"id": "a", "prompt": [1, 2]}).prompt == [1, 2]
     form = {"type": "regex", "regex": "[0-9]+"}
-    assert read({"id": "a", "prompt": "x", "response_format": form}).task["response_format"] == form
+    assert task_of({"id": "a", "prompt": "x", "response_format": form}).response_format == form
 
 
 def test_nulls_and_what_needs_nothing_done_are_taken():
@@ -120,7 +127,7 @@ def test_items_of_a_response_become_messages():
         {"type": "function_call_output", "call_id": "c1", "output": "sunny"},
         {"role": "assistant", "phase": "commentary", "content": "So:"},
     ]
-    assert openai_responses.messages(items) == [
+    assert task_of(responses(input=items)).messages == [
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": [{"type": "input_text", "text": "Weather?"}]},
         {"role": "assistant", "reasoning": "Look."},
@@ -173,8 +180,9 @@ def test_items_of_a_response_become_messages():
         (chat(max_tokens=3, max_completion_tokens=4), "must be the same"),
         (chat(top_logprobs=3), "needs logprobs"),
         (chat(logprobs=3), "logprobs must be true or false"),
-        (chat(tools=[WEATHER], tool_choice="required"), "tool_choice must"),
-        (chat(tools=[WEATHER], tool_choice={"type": "function"}), "tool_choice must"),
+        (chat(tools=[WEATHER], tool_choice="any"), "tool_choice must"),
+        (responses(tools=[WEATHER], tool_choice={"type": "web_search"}), "tool_choice must"),
+        (responses(reasoning={"effort": "x"}), r"^reasoning\.effort must be minimal .* got 'x'"),
         (chat(tools=WEATHER), "tools must be a list"),
         (chat(response_format="json"), "response_format must be an object"),
         (chat(model=5), "model must"),
@@ -214,9 +222,9 @@ def test_a_last_message_may_be_continued_in_every_form():
         chat(messages=BEGUN, continue_final_message=True, add_generation_prompt=None),
         responses(input=items, continue_final_message=True),
     ):
-        task = read(content).task
-        assert task["options"] == {"continue_final_message": True} and task["messages"][-1]["role"] == "assistant"
-    both = read(responses(input=items, continue_final_message=True, instructions="Be.")).task["options"]
+        task = task_of(content)
+        assert task.options == {"continue_final_message": True} and task.messages[-1]["role"] == "assistant"
+    both = task_of(responses(input=items, continue_final_message=True, instructions="Be.")).options
     assert both == {"continue_final_message": True, "instructions": "Be."}
     for content in (
         chat(continue_final_message=False),
@@ -225,7 +233,7 @@ def test_a_last_message_may_be_continued_in_every_form():
         responses(continue_final_message=False),
         {"id": "a", "messages": HELLO, "continue_final_message": False},
     ):
-        assert read(content).task["options"] == {}
+        assert task_of(content).options == {}
 
 
 @pytest.mark.parametrize(
@@ -275,18 +283,13 @@ ITEMS = [{"role": "user", "content": "Hi"}, {"type": "reasoning", "summary": []}
     [
         (responses(input=ITEMS), "messages[1] is a tool result of no known call", "input", "input[2] is a tool result of no known call"),
         (responses(input=[]), "messages is empty; pass one", "input", "input is empty; pass one"),
-        (
-            responses(reasoning={"effort": "x"}),
-            "reasoning_effort must be low; got 'x'",
-            "reasoning",
-            "reasoning.effort must be low; got 'x'",
-        ),
+        (responses(reasoning={"effort": "low"}), "reasoning_effort must be x", "reasoning", "reasoning.effort must be x"),
         (responses(text={}), "response_format.json_schema must hold a schema", "text", "text.format must hold a schema"),
         (responses(tools=[]), "tools[0]: name must be", "tools", "tools[0]: name must be"),
         (responses(), "a prompt must be shorter", None, "a prompt must be shorter"),
         (chat(messages=[]), "messages[0]: role must be x; got 'None', None", "messages", "messages[0]: role must be x; got 'None', null"),
         (chat(response_format={}), "response_format.type must", "response_format", "response_format.type must"),
-        ({"id": "a", "messages": [], "reasoning_effort": "x"}, "reasoning_effort must", "reasoning_effort", "reasoning_effort must"),
+        ({"id": "a", "messages": [], "reasoning_effort": "low"}, "reasoning_effort must", "reasoning_effort", "reasoning_effort must"),
     ],
 )
 def test_what_the_model_refuses_is_said_in_the_words_of_the_line(content, sentence, field, says):

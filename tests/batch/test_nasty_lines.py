@@ -8,9 +8,11 @@ import zlib
 from fake_llm import FakeLLM, run_job
 import pytest
 
-from gptoss_jax.batch import fields, lines, results
-from gptoss_jax.batch.fields import Defaults, Refused
+from gptoss_jax.batch import lines, results
 from gptoss_jax.harmony import ToolCall
+from gptoss_jax.openai.asked import Defaults
+from gptoss_jax.openai.errors import Refused
+from gptoss_jax.openai.reading.sampling import SAMPLING
 
 FORMS = {  # fields with their JSON; those of "body" have their own
     "plain": {"id": '"bad"', "prompt": '"bad"'},
@@ -33,7 +35,7 @@ WORDS = (
 )
 NAMES = (
     *("messages", "prompt", "input", "tools", "response_format", "max_tokens", "logprobs", "instructions", "metadata", "model", "text"),
-    *("reasoning", "include", "return_tokens", "what", "url", "method", *fields.SAMPLING, *fields.SCHEDULING),
+    *("reasoning", "include", "return_tokens", "what", "url", "method", *(field.name for field in SAMPLING), "n", "priority", "time_limit"),
 )
 
 
@@ -66,7 +68,7 @@ def test_what_is_nested_too_deeply_is_refused_in_every_field(form, opening, clos
 def test_what_is_nested_as_deeply_as_is_allowed_is_read():
     tools = f"[{deep(49, '{' + '"a": [', ']}')}]"
     line = lines.parse(written({"id": "1", "messages": '"x"', "tools": tools}).encode(), 1)
-    assert lines.read(line, Defaults()).task["tools"] == json.loads(tools)
+    assert lines.read(line, Defaults()).tasks[0].tools == json.loads(tools)
     assert lines.parse(written({"id": "1", "prompt": f"[{', '.join(['[{}]'] * 1_000)}]"}).encode(), 1).problem is None  # many, none deep
 
 
@@ -77,8 +79,8 @@ def test_any_number_in_any_field_is_taken_or_refused_in_a_short_sentence(form, n
     for name, value in itertools.product((*NAMES, *more), (number, f"[{number}]", written({number: number}), f'"{number}"')):
         line = lines.parse(written(with_fields(form, {name: value})).encode(), 1)
         try:
-            task = lines.read(line, Defaults()).task
-            assert -(2**31) <= task["priority"] < 2**31 and 0 < (task["time_limit"] or 1) <= 10**9 and 1 <= task["n"] <= 128
+            task = lines.read(line, Defaults()).tasks[0]
+            assert -(2**31) <= task.priority < 2**31 and 0 < (task.time_limit or 1) <= 10**9 and 1 <= task.n <= 128
         except Refused as refusal:
             assert len(str(refusal)) < 500
             json.loads(results.refused(line, refusal))

@@ -6,9 +6,9 @@ from fake_llm import FakeLLM, FakeTokenizer
 import pytest
 
 from gptoss_jax.batch import lines, results
-from gptoss_jax.batch.fields import Defaults, Refused
 from gptoss_jax.harmony import to_conversation
-from gptoss_jax.turns.tasks import Task
+from gptoss_jax.openai.asked import Defaults
+from gptoss_jax.openai.errors import Refused
 
 HELLO = [{"role": "user", "content": "Hello"}]
 WEATHER = {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}
@@ -16,8 +16,8 @@ WEATHER = {"name": "get_weather", "parameters": {"type": "object", "properties":
 
 def line(content: dict) -> bytes:
     request = lines.read(lines.parse(json.dumps(content).encode(), 1), Defaults())
-    outcome = FakeLLM().answer(Task(**request.task))
-    return results.answered(request, outcome, FakeTokenizer())
+    outcomes = [FakeLLM().answer(task) for task in request.tasks]
+    return results.answered(request, outcomes, FakeTokenizer())
 
 
 def chat(**body) -> dict:

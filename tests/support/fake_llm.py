@@ -11,10 +11,10 @@ import zlib
 
 from gptoss_jax.batch import source
 from gptoss_jax.batch.draining import UNFINISHED, Draining
-from gptoss_jax.batch.fields import Defaults
 from gptoss_jax.batch.job import Job
 from gptoss_jax.batch.shards import Shard
 from gptoss_jax.harmony import Message, ToolCall
+from gptoss_jax.openai.asked import Defaults
 from gptoss_jax.turns.tasks import Outcome, Task
 
 MESSAGE, END = 1, 2  # control tokens; all other ids are code points

@@ -1,0 +1,45 @@
+"""Bodies of requests to what they ask for. A body is read once, by the table of its endpoint; refusals and the docs follow from it too."""
+
+from collections.abc import Mapping
+
+from gptoss_jax.openai.asked import Asked, Earlier, Endpoint, Reading
+from gptoss_jax.openai.errors import Refused
+from gptoss_jax.openai.reading import chat, completions, responses
+from gptoss_jax.openai.reading.fields import Table, Taken
+from gptoss_jax.openai.reading.items import input_items
+from gptoss_jax.openai.reading.words import blaming
+from gptoss_jax.quoting import quoted
+
+__all__ = ["TABLES", "input_items", "read", "refusal"]
+
+_AS_FILES = Reading()
+TABLES: Mapping[Endpoint, Table] = {"chat": chat.TABLE, "responses": responses.TABLE, "completions": completions.TABLE}
+
+
+def read(endpoint: Endpoint, body: object, *, name: str, reading: Reading = _AS_FILES, earlier: Earlier | None = None) -> Asked:
+    """What a body asks for; what a model must know to refuse it is left to it.
+
+    Args:
+        body: JSON, as `strict_json.loads` reads it.
+        name: tells the request from all others; seeds and ids are made of it.
+        earlier: responses that it may go on from.
+
+    Raises:
+        Refused: it cannot be answered. Nothing else is raised, whatever the body holds.
+    """
+    if not isinstance(body, dict):
+        raise Refused(f"a request's body must be a JSON object; got {quoted(body, json=True)}; pass one.")
+    taken = Taken(reading)
+    fields = taken.fields(body, TABLES[endpoint])
+    given = {name: body[name] for name in fields}
+    if endpoint == "responses":
+        return responses.read(given, fields, taken, name, earlier)
+    return (chat if endpoint == "chat" else completions).read(given, fields, taken, name)
+
+
+def refusal(asked: Asked, message: str, code: str = "invalid_request") -> Refused:
+    """What was refused later, a Task's error, in the words of the body."""
+    table = TABLES[asked.endpoint]
+    names = {become.partition(".")[2]: table.called(become, asked.given) for become in table.becoming}
+    names = {**names, **{become.partition(".")[2]: here for become, here in table.becoming.items() if "." in here}}
+    return blaming(message, asked.given, dict(sorted({**names, **asked.places}.items(), key=lambda pair: -len(pair[0]))), code)

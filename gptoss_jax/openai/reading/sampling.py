@@ -1,0 +1,121 @@
+"""The fields that every endpoint shares: how tokens are drawn, how many answers there are, when."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gptoss_jax.openai.asked import Reading
+from gptoss_jax.openai.errors import Refused
+from gptoss_jax.openai.reading.fields import ANY, NOTHING, OBJECT, TEXT, TRUTH, Field, Kind, Table, only, whole_number
+from gptoss_jax.openai.reading.words import in_json
+from gptoss_jax.sampling.options import MAX_STOPS, REAL, WHOLE, OptionError, Sampling
+
+MOST_ANSWERS = 128  # to one request, as in OpenAI's API
+_MOST_SECONDS = 10**9
+_MOST_PRIORITY = 2**31
+_OTHERS = {
+    "logit_bias": "an object of token ids and numbers, -100 to 100",
+    "stop": f"a string or a list of at most {MAX_STOPS}",
+    "stop_token_ids": "a list of token ids",
+    "ignore_eos": "true or false",
+}
+
+
+def option(name: str, called: str | None = None, about: str = "") -> Field:
+    """A field that becomes an option of `Sampling`, which checks it itself."""
+    return Field(called or name, Kind(_says(name), ANY.fits), f"sampling.{name}", about)
+
+
+def _says(name: str) -> str:
+    if name in _OTHERS:
+        return _OTHERS[name]
+    low, high, _ = REAL.get(name) or WHOLE[name]
+    return f"a number, {low:g} to {high:g}" if name in REAL else f"a whole number from {low}" + (f" to {high}" if high < 2**63 - 1 else "")
+
+
+# By the same names in every form. `max_tokens` and `logprobs` have several names or shapes.
+SAMPLING = tuple(
+    option(name)
+    for name in (
+        *("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
+        *("logit_bias", "seed", "stop", "stop_token_ids", "ignore_eos"),
+    )
+)
+N = Field("n", whole_number(1, MOST_ANSWERS), "task.n")
+PRIORITY = Field(
+    "priority",
+    whole_number(-_MOST_PRIORITY, _MOST_PRIORITY - 1, "those with the lowest come first", says="a whole number, -2**31 to 2**31 - 1"),
+    "task.priority",
+)
+TIME_LIMIT = Field(
+    "time_limit",
+    Kind(
+        f"a number of seconds above 0, at most {_MOST_SECONDS:,}",
+        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _MOST_SECONDS,
+        "leave it out for no limit",
+    ),
+    "task.time_limit",
+)
+_NO_ROOM = "nothing need be done about it"
+# What OpenAI's endpoints take, and what has no effect on an answer.
+WITHOUT_EFFECT = (
+    Field("model", TEXT, about="there is one model; the answer bears this name"),
+    *(Field(name, TEXT, about=_NO_ROOM) for name in ("user", "service_tier", "safety_identifier")),
+    *(Field(name, ANY, about="prefixes are kept by themselves") for name in ("prompt_cache_key", "prompt_cache_retention")),
+    Field("metadata", OBJECT, about="comes back as it is, where the endpoint's answer has it"),
+)
+STREAMING = (
+    Field("stream", TRUTH, about="server-sent events", files=only(False)),
+    Field(
+        "stream_options",
+        OBJECT,
+        files=NOTHING,
+        inner=Table(
+            Field("include_usage", TRUTH, about="what it has cost, at the end of the stream"),
+            Field("include_obfuscation", TRUTH, about="no padding is sent, whatever it says"),
+            Field("continuous_usage_stats", only(False)),
+        ),
+    ),
+)
+# vLLM's, which would change an answer: served as they are when left out.
+OTHERS = (
+    *(Field(name, only(0)) for name in ("min_tokens",)),
+    *(Field(name, only(False)) for name in ("use_beam_search", "include_stop_str_in_output", "return_token_ids")),
+    *(Field(name, only(False)) for name in ("return_tokens_as_token_ids",)),
+    *(Field(name, only(True)) for name in ("skip_special_tokens", "spaces_between_special_tokens")),
+    Field("length_penalty", only(1, 1.0)),
+    *(
+        Field(name, NOTHING)
+        for name in ("allowed_token_ids", "bad_words", "logits_processors", "prompt_logprobs", "truncate_prompt_tokens")
+    ),
+)
+
+
+def sampling(
+    body: Mapping, table: Table, reading: Reading, name: str, *, max_tokens: int | None, logprobs: int | None, index: int = 0
+) -> Sampling:
+    """How a request is sampled. Raises Refused where an option is out of range or of the wrong type, by the name that the table has for it.
+
+    Args:
+        name: of the request, of which its seed is made where it has none; `index` counts the prompts of one.
+    """
+    options: dict[str, Any] = {field.name: body[field.name] for field in SAMPLING if field.name in body}
+    options.setdefault("temperature", reading.defaults.temperature)
+    options.setdefault("seed", reading.defaults.seed_of(f"{name} {index}" if index else name))
+    if isinstance(options.get("logit_bias"), Mapping):
+        options["logit_bias"] = {_token(key): value for key, value in options["logit_bias"].items()}
+    try:
+        return Sampling(**options, max_tokens=reading.defaults.max_tokens if max_tokens is None else max_tokens, logprobs=logprobs)
+    except OptionError as error:
+        called = table.called(f"sampling.{error.option}", body)
+        raise Refused(called + in_json(error.says), field=called if called in body else None) from None
+
+
+def scheduling(body: Mapping, reading: Reading) -> dict:
+    """The fields of a Task that say how many answers there are and when."""
+    limits = [limit for limit in (body.get("time_limit"), reading.time_limit) if limit is not None]
+    return {"n": body.get("n", 1), "priority": body.get("priority", 0), "time_limit": min(limits, default=None)}
+
+
+def _token(key: object) -> object:
+    """JSON's keys are strings."""
+    return int(key) if isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) < 20 else key
