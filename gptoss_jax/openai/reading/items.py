@@ -61,7 +61,7 @@ class Conversation:
             self.items.append(item)
 
     def _followed(self, item: Mapping, where: str) -> Mapping:
-        name = item.get("id")
+        name = _known(item, (), where, self.taken).get("id")
         found = self.earlier.item(name) if self.earlier and isinstance(name, str) else None
         if found is None:
             raise Refused(
@@ -115,7 +115,8 @@ def _message(item: object, where: str, taken: Taken) -> list[dict]:
         return [{"role": "tool", "tool_call_id": item.get("call_id"), "content": _content(item.get("output"), where, taken)}]
     if kind == "reasoning":
         given = item.get("content") or []
-        texts = [part.get("text") if isinstance(part, dict) else None for part in given] if isinstance(given, list) else [None]
+        given = parts(given, where, taken, ("reasoning_text", "text")) if isinstance(given, list) else [None]
+        texts = [part.get("text") if isinstance(part, dict) else None for part in given]
         if all(isinstance(text, str) for text in texts):
             return [{"role": "assistant", "reasoning": "".join(texts)}] if any(texts) else []
     raise Refused(

@@ -1,12 +1,13 @@
 """Messages of a conversation as clients write them, to those that `harmony.to_conversation` reads."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from gptoss_jax.harmony.conversation import READ
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.reading.fields import UNSUPPORTED, Taken
 from gptoss_jax.quoting import quoted
 
+_TEXTS = ("text", "input_text", "output_text")
 _PART = ("type", "text")
 _ABOUT_PART = ("annotations", "logprobs", "cache_control")  # of a part elsewhere; the model is shown none of it
 _ABOUT = ("id", "annotations", "cache_control")  # of a message, likewise
@@ -49,15 +50,19 @@ def _message(message: Mapping, where: str, taken: Taken) -> dict:
     return message
 
 
-def parts(content: list, where: str, taken: Taken) -> list:
-    """The parts of a message's content; a refusal is text that was said."""
-    return [_part(part, f"{where}.content[{i}]", taken) if isinstance(part, dict) else part for i, part in enumerate(content)]
+def parts(content: list, where: str, taken: Taken, kinds: Collection[str] = _TEXTS) -> list:
+    """The parts of a message's content; a refusal is text that was said.
+
+    Args:
+        kinds: of parts that are text; others are left as they are.
+    """
+    return [_part(part, f"{where}.content[{i}]", taken, kinds) if isinstance(part, dict) else part for i, part in enumerate(content)]
 
 
-def _part(part: Mapping, where: str, taken: Taken) -> dict:
+def _part(part: Mapping, where: str, taken: Taken, kinds: Collection[str]) -> dict:
     if part.get("type") == "refusal" and isinstance(part.get("refusal"), str):
         part = {name: value for name, value in part.items() if name != "refusal"} | {"type": "text", "text": part["refusal"]}
-    if part.get("type") not in ("text", "input_text", "output_text"):
+    if part.get("type") not in kinds:
         return dict(part)
     return taken.known(part, (*_PART, *_ABOUT_PART), where)
 

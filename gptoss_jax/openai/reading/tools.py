@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.reading.fields import UNSUPPORTED, Taken
 from gptoss_jax.quoting import quoted
-from gptoss_jax.turns.tasks import Task
 
 _FUNCTION = ("name", "description", "parameters", "strict", "return")
 _MODES = ("auto", "none", "required")
@@ -23,12 +22,17 @@ def chat_choice(body: Mapping, taken: Taken) -> str | dict | None:
     choice = body.get("tool_choice", "auto")
     if choice in ("auto", "none"):
         return None
-    if isinstance(choice, dict) and isinstance(choice.get("function"), dict):
-        choice = taken.known(choice, ("type", "function"), "tool_choice")
-        return choice | {"function": taken.known(choice["function"], ("name",), "tool_choice.function")}
-    if not isinstance(choice, dict) and choice not in _MODES:
-        raise _no_choice(choice, '{"type": "function", "function": {"name": ...}}')
-    return choice
+    if not isinstance(choice, dict):
+        if choice not in _MODES:
+            raise _no_choice(choice, '{"type": "function", "function": {"name": ...}}')
+        return choice
+    if choice.get("type") == "allowed_tools" and isinstance(choice.get("allowed_tools"), dict):
+        choice = taken.known(choice, ("type", "allowed_tools"), "tool_choice")
+        inner = taken.known(choice["allowed_tools"], ("mode", "tools"), "tool_choice.allowed_tools")
+        if isinstance(inner.get("tools"), list):
+            inner["tools"] = [_named(tool, f"tool_choice.allowed_tools.tools[{i}]", taken) for i, tool in enumerate(inner["tools"])]
+        return choice | {"allowed_tools": inner}
+    return _named(choice, "tool_choice", taken)
 
 
 def responses_tools(body: Mapping, taken: Taken) -> tuple[list | None, dict[str, str]]:
@@ -57,13 +61,12 @@ def responses_choice(body: Mapping, taken: Taken) -> str | dict | None:
         return choice
     kind = choice.get("type") if isinstance(choice, dict) else None
     if kind == "function":
-        choice = taken.known(choice, ("type", "name"), "tool_choice")
-        return {"type": "function", "function": {key: value for key, value in choice.items() if key != "type"}}
+        return _flat(choice, "tool_choice", taken)
     if kind == "allowed_tools":
         choice = taken.known(choice, ("type", "mode", "tools"), "tool_choice")
         inner = {key: value for key, value in choice.items() if key != "type"}
         if isinstance(inner.get("tools"), list):
-            inner["tools"] = [_named(tool, f"tool_choice.tools[{i}]", taken) for i, tool in enumerate(inner["tools"])]
+            inner["tools"] = [_flat(tool, f"tool_choice.tools[{i}]", taken) for i, tool in enumerate(inner["tools"])]
         return {"type": "allowed_tools", "allowed_tools": inner}
     raise _no_choice(choice, '{"type": "function", "name": ...}')
 
@@ -79,7 +82,15 @@ def _chat_tool(tool: object, where: str, taken: Taken) -> object:
 
 
 def _named(tool: object, where: str, taken: Taken) -> object:
-    """A function that a choice names."""
+    """A function that a choice names, in chat's form; what is none is left to those who read it."""
+    if not isinstance(tool, dict) or not isinstance(tool.get("function"), dict):
+        return tool if not isinstance(tool, dict) else taken.known(tool, ("type", "function"), where)
+    tool = taken.known(tool, ("type", "function"), where)
+    return tool | {"function": taken.known(tool["function"], ("name",), f"{where}.function")}
+
+
+def _flat(tool: object, where: str, taken: Taken) -> dict:
+    """A function that a choice names in the flat form, in chat's."""
     if not isinstance(tool, dict) or tool.get("type") != "function":
         got = quoted(tool, json=True)
         raise Refused(
@@ -102,6 +113,4 @@ def _no_choice(choice: object, named: str) -> Refused:
 
 def choice(body: Mapping, chosen: str | dict | None) -> dict:
     """The fields of a Task that say which tools are called, and how many."""
-    if "parallel_tool_calls" not in Task.__dataclass_fields__ and not body.get("parallel_tool_calls", True):
-        raise Refused("parallel_tool_calls must be true; got false, which is not supported.", UNSUPPORTED, "parallel_tool_calls")
     return {"tool_choice": chosen} | ({} if body.get("parallel_tool_calls", True) else {"parallel_tool_calls": False})
