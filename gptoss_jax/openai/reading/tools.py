@@ -91,7 +91,7 @@ def _named(tool: object, where: str, taken: Taken) -> object:
 
 def _flat(tool: object, where: str, taken: Taken) -> dict:
     """A function that a choice names in the flat form, in chat's."""
-    if not isinstance(tool, dict) or tool.get("type") != "function":
+    if not isinstance(tool, dict) or tool.get("type") != "function" or not isinstance(tool.get("name"), str):
         got = quoted(tool, json=True)
         raise Refused(
             f'{where} must be {{"type": "function", "name": ...}}; got {got}; nothing but functions can be called.',

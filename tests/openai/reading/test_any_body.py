@@ -147,7 +147,7 @@ def test_any_value_anywhere_is_read_or_refused(endpoint, data, value):
 def test_whatever_is_added_anywhere_but_to_what_is_the_callers_own_is_passed_over_and_named(endpoint, data, name, value):
     body = BODIES[endpoint]
     objects = [path for path in places(body) if isinstance(at(body, path), dict) and not {"metadata", "parameters", "schema"} & {*path}]
-    path = data.draw(st.sampled_from([path for path in objects if path[-1:] != ("logit_bias",)]))
+    path = data.draw(st.sampled_from([path for path in objects if path[-1:] != ("logit_bias",) and path != ("tools", 1)]))
     read(endpoint, put(body, (*path, f"new_{name}"), value))
     found = read(endpoint, put(body, (*path, "new_field"), 1))
     assert isinstance(found, Asked) and any(one.endswith("new_field") for one in found.ignored)
