@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "harmony": "strict_json tokenizer schemas",
     "grammar": "tokenizer schemas harmony",
     "turns": "keywords tokenizer sampling engine harmony grammar",
-    "openai": "sampling harmony turns",
+    "openai": "tokenizer sampling harmony turns",
     "llm": "tokenizer sampling engine weights research harmony turns",
     "batch": "strict_json bars compile_cache parallel sampling weights turns openai llm",
     "chat": "strict_json compile_cache parallel sampling weights harmony turns llm",

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 import hashlib
 import json
 
-from gptoss_jax.batch import openai_chat, openai_responses, replies
 from gptoss_jax.batch.lines import Line, Request
+from gptoss_jax.openai import writing
 from gptoss_jax.openai.errors import INTERNAL, Refused
+from gptoss_jax.openai.told import Told
+from gptoss_jax.openai.writing import spelling, usage
 
 
 def answered(request: Request, outcomes: Sequence, tokenizer) -> bytes:
@@ -19,9 +21,8 @@ def answered(request: Request, outcomes: Sequence, tokenizer) -> bytes:
     line = request.line
     if line.form == "plain":
         return _json(_plain(request, outcomes[0]))
-    digest = _digest(line)
-    form = openai_chat if line.form == "chat" else openai_responses
-    return _json(_openai(line, 200, form.response(request.body, digest, outcomes[0], tokenizer)))
+    told = Told(_digest(line), model=request.body.get("model", ""), as_batch=True)
+    return _json(_openai(line, 200, writing.body(request.asked, told, outcomes, tokenizer)))
 
 
 def refused(line: Line, refusal: Refused) -> bytes:
@@ -42,10 +43,10 @@ def _openai(line: Line, status: int, body: Mapping) -> dict:
 
 def _plain(request: Request, outcome) -> dict:
     answers = [_answer(request, answer) for answer in outcome.answers]
-    written = replies.written_tokens(outcome)
-    usage = {"prompt_tokens": outcome.prompt_tokens, "completion_tokens": written, "total_tokens": outcome.prompt_tokens + written}
+    written = usage.written([outcome])
+    spent = {"prompt_tokens": outcome.prompt_tokens, "completion_tokens": written, "total_tokens": outcome.prompt_tokens + written}
     several = {"choices": answers} if len(answers) != 1 else answers[0]
-    return {"id": request.line.id, **several, "usage": usage, "error": None}
+    return {"id": request.line.id, **several, "usage": spent, "error": None}
 
 
 def _answer(request: Request, answer) -> dict:
@@ -58,9 +59,9 @@ def _answer(request: Request, answer) -> dict:
     if request.body.get("return_tokens"):
         out["tokens"] = list(answer.tokens)
     if answer.logprobs is not None:
-        out["logprobs"] = [replies.finite(value) for value in answer.logprobs]
+        out["logprobs"] = [spelling.finite(value) for value in answer.logprobs]
     if answer.top_logprobs is not None:
-        out["top_logprobs"] = [{str(token): replies.finite(value) for token, value in top.items()} for top in answer.top_logprobs]
+        out["top_logprobs"] = [{str(token): spelling.finite(value) for token, value in top.items()} for top in answer.top_logprobs]
     return out
 
 

@@ -5,6 +5,7 @@ import json
 from typing import Protocol
 
 from gptoss_jax.openai.errors import Refused
+from gptoss_jax.openai.told import Told
 from gptoss_jax.turns.completion import Completion, CompletionPiece
 from gptoss_jax.turns.reply import Reply, ReplyPiece
 from gptoss_jax.turns.tasks import Outcome
@@ -14,7 +15,15 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Events(Protocol):
-    """The events of one stream, in the order in which these are called."""
+    """The events of one stream, in the order in which these are called.
+
+    A request that failed on the way, as its outcome says, has its error in what `end` returns; after `end` and `fail` nothing comes.
+
+    Attributes:
+        told: may be replaced before `end`, by one that knows when all was completed.
+    """
+
+    told: Told
 
     def begin(self) -> list[Event]:
         """Before the first piece."""

@@ -16,6 +16,8 @@ class Told:
         model: as it is to be called; "" for none.
         cached: whether to say how many tokens of the prompt were found in kept prefixes, which depends on what else ran.
         echo: further fields of a Response that are to come back as they are, such as previous_response_id.
+        as_batch: whether to leave out what results of batches have never had (`reasoning` beside `reasoning_content`, the phase of an
+            answer, fields of a Response that say nothing here), so that a job that goes on writes the bytes that it would have written.
     """
 
     id: str
@@ -24,3 +26,4 @@ class Told:
     model: str = ""
     cached: bool = False
     echo: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    as_batch: bool = False

@@ -13,11 +13,12 @@ from gptoss_jax.batch import source
 from gptoss_jax.batch.draining import UNFINISHED, Draining
 from gptoss_jax.batch.job import Job
 from gptoss_jax.batch.shards import Shard
-from gptoss_jax.harmony import Message, ToolCall
+from gptoss_jax.harmony import Message
 from gptoss_jax.openai.asked import Defaults
 from gptoss_jax.turns.tasks import Outcome, Task
 
 MESSAGE, END = 1, 2  # control tokens; all other ids are code points
+NAME, CALL = "functions.get_weather", '{"city": "Paris"}'
 
 
 class FakeTokenizer:
@@ -79,24 +80,29 @@ class FakeLLM:
         """Says how it was asked, reasons one word, and calls the tools that it has."""
         how = task.sampling
         said = f"{prompt[-40:]} seed {how.seed + index} at {how.temperature:g}"[: how.max_tokens]
+        cut = len(said) == how.max_tokens
         if task.messages is None:
             tokens, parsed = [*map(ord, said)], None
         else:
-            thought, tokens = [ord("a"), MESSAGE, ord("h"), ord("m"), END], [ord("f"), MESSAGE, *map(ord, said), END]
-            spans = (("analysis", (0, 5)), ("final", (5, 5 + len(tokens))))
-            messages = [Message("assistant", "", s, channel=c, end="<|end|>") for c, s in spans]
-            tokens, parsed = thought + tokens, SimpleNamespace(messages=messages, commentary="")
+            thought, tokens = [ord("a"), MESSAGE, ord("h"), ord("m"), END], [ord("f"), MESSAGE, *map(ord, said), *([] if cut else [END])]
+            spans = ((0, 5), (5, 5 + len(tokens)))
+            said, listed = ("", task.tools) if task.tools else (said, ())
+            messages = [Message("assistant", "hm", spans[0], channel="analysis", end="<|end|>")]
+            messages += [Message("assistant", CALL, spans[1], channel="commentary", recipient=NAME, end="<|end|>") for _ in listed]
+            messages += [] if listed else [Message("assistant", said, spans[1], channel="final", end=None if cut else "<|end|>")]
+            tokens, parsed = thought + tokens, SimpleNamespace(messages=messages)
         logprobs = [-(zlib.crc32(b"%d %d" % (how.seed, i)) % 1000) / 100 for i in range(len(tokens))]
-        calls = tuple(ToolCall("get_weather", '{"city": "Paris"}') for _ in task.tools or ())
+        calls = tuple(message.tool_call for message in parsed.messages if message.tool_call) if parsed else ()
         return SimpleNamespace(
-            text="" if calls else said,
+            text=said,
             reasoning="hm",
             tool_calls=calls,
             tokens=tuple(tokens),
             logprobs=None if how.logprobs is None else logprobs,
             top_logprobs=[{token: x, 65: x - 1} for token, x in zip(tokens, logprobs, strict=True)] if how.logprobs else None,
-            finish_reason="tool_calls" if calls else "length" if len(said) == how.max_tokens else "stop",
+            finish_reason="tool_calls" if calls else "length" if cut else "stop",
             parsed=parsed,
+            error=None,
         )
 
 
