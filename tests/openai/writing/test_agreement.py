@@ -1,0 +1,185 @@
+"""What is streamed and what is whole agree to the byte, whatever the model wrote and however it is cut into pieces."""
+
+import json
+import random
+
+from as_written import random_streams, written
+import folded
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+from small_vocabulary import small_vocabulary
+
+from gptoss_jax.engine.requests import Piece, Request
+from gptoss_jax.openai import writing
+from gptoss_jax.openai.asked import Asked
+from gptoss_jax.openai.echoed import Echoed
+from gptoss_jax.openai.events import sse
+from gptoss_jax.openai.told import Told
+from gptoss_jax.sampling.options import Sampling
+from gptoss_jax.turns.completion import Completion, CompletionBuilder, CompletionPiece
+from gptoss_jax.turns.reply import ReplyBuilder
+from gptoss_jax.turns.tasks import Outcome, Task
+
+TOLD = Told("0f", created=5, completed=9, model="m", cached=True)
+REASONS = ("stop", "length", "timeout", "cancelled")
+sizes = st.lists(st.integers(1, 5), min_size=1, max_size=8)
+
+
+def streams(count: int = 40) -> st.SearchStrategy[list[int]]:
+    """Tokens of turns, most of them malformed."""
+    return st.integers(0, 2**32).map(lambda seed: next(random_streams(small_vocabulary(), seed)))
+
+
+def run(builder, request, tokens, cuts, reason) -> tuple:
+    """The pieces that a builder makes of tokens that come a few at a time, and its result."""
+    pieces, at, i = [], 0, 0
+    while at < len(tokens) or not i:
+        part = tokens[at : at + cuts[i % len(cuts)]]
+        at, i = at + len(part), i + 1
+        numbers = [-((token % 7) + at) / 8 for token in part]
+        tops = [{token: value, 65: value - 1.0} for token, value in zip(part, numbers, strict=True)]
+        pieces += builder.add(Piece(request, part, numbers, tops, reason if at >= len(tokens) else None))
+        if request.cancelled:
+            break
+    return pieces, builder.result()
+
+
+def turn(tokens, cuts, *, reason="stop", logprobs=1, stop=()) -> tuple:
+    request = Request([1], Sampling(logprobs=logprobs, stop=stop))
+    return run(ReplyBuilder(request, small_vocabulary()), request, tokens, cuts, reason)
+
+
+def told(asked, answers, outcomes, **more) -> list:
+    """The events of answers, each of them some pieces and the whole, that take turns."""
+    events = writing.events(asked, TOLD, small_vocabulary(), **more)
+    out, waiting = events.begin(), [(i, list(pieces), whole) for i, (pieces, whole) in enumerate(answers)]
+    order = random.Random(len(waiting))
+    while waiting:
+        number, pieces, whole = one = order.choice(waiting)
+        out += events.add(number, pieces.pop(0)) if pieces else events.done(number, whole)
+        if len(one[1]) == 0 and not pieces and out and one in waiting:
+            waiting.remove(one)
+            out += events.done(number, whole)
+    out += events.end(outcomes)
+    assert all(sse(event).endswith(b"\n\n") for event in out)
+    return json.loads(json.dumps(out))
+
+
+@given(st.lists(st.tuples(streams(), sizes, st.sampled_from(REASONS)), min_size=1, max_size=3), st.sampled_from([None, 0, 1]), st.booleans())
+def test_chat(turns, logprobs, include_usage):
+    answers = [turn(tokens, cuts, reason=reason, logprobs=logprobs) for tokens, cuts, reason in turns]
+    task = Task(messages="", n=len(answers), sampling=Sampling(logprobs=logprobs))
+    outcome = Outcome(task, tuple(whole for _, whole in answers), 7, cached_tokens=3)
+    asked = Asked("chat", (task,), {"stream": True, "stream_options": {"include_usage": include_usage}})
+    whole = writing.body(asked, TOLD, [outcome], small_vocabulary())
+    streamed = folded.chat(told(asked, answers, [outcome]))
+    if logprobs is not None:  # a client that was told of no token's knows of none
+        for choice in streamed["choices"]:
+            choice["logprobs"] = choice["logprobs"] or {"content": [], "refusal": None}
+    if not include_usage:
+        assert streamed.pop("usage") is None and whole.pop("usage")
+    assert streamed == json.loads(json.dumps(whole))
+
+
+@given(streams(), sizes, st.sampled_from(REASONS), st.sampled_from([None, 0, 1]))
+def test_responses(tokens, cuts, reason, logprobs):
+    pieces, reply = turn(tokens, cuts, reason=reason, logprobs=logprobs)
+    task = Task(messages="", sampling=Sampling(logprobs=logprobs))
+    asked, outcome = Asked("responses", (task,), {"stream": True}), Outcome(task, (reply,), 7)
+    events = told(asked, [(pieces, reply)], [outcome])
+    last = folded.response(events)
+    assert last == json.loads(json.dumps(writing.body(asked, TOLD, [outcome], small_vocabulary())))
+    assert last["status"] == ("completed" if reason == "stop" else "incomplete")
+    kinds = {"analysis": "reasoning"}
+    expected = [
+        ("function_call" if m.tool_call else kinds.get(m.channel, "message"), m.text) for m in reply.parsed.messages if m.role == "assistant"
+    ]
+    text = lambda item: item["arguments"] if item["type"] == "function_call" else item["content"][0]["text"]
+    assert [(item["type"], text(item)) for item in last["output"]] == expected
+    assert len({item["id"] for item in last["output"]}) == len(expected)
+    assert all(item.get("status") == "completed" for item in last["output"][:-1])
+
+
+@given(st.text(max_size=12), st.text(min_size=1, max_size=3), sizes)
+def test_stop_strings(text, stop, cuts):
+    small = small_vocabulary()
+    tokens = written(small, "C!analysisM!HmE!S!assistantC!finalM!") + small.encode(text + stop + text) + written(small, "R!")
+    pieces, reply = turn(tokens, cuts, stop=(stop,))
+    task = Task(messages="", sampling=Sampling(logprobs=1))
+    for endpoint, fold in (("chat", folded.chat), ("responses", folded.response)):
+        asked, outcome = Asked(endpoint, (task,), {"stream_options": {"include_usage": True}}), Outcome(task, (reply,), 7)
+        streamed = fold(told(asked, [(pieces, reply)], [outcome]))
+        whole = json.loads(json.dumps(writing.body(asked, TOLD, [outcome], small)))
+        assert streamed == whole
+    [item] = [item for item in whole["output"] if item["type"] == "message"]
+    assert item["content"][0]["text"] == reply.text and item["status"] == "completed"
+
+
+def continuation(tokens, cuts, *, reason="length", logprobs=1, stop=()) -> tuple:
+    request = Request([1], Sampling(logprobs=logprobs, stop=stop))
+    return run(CompletionBuilder(request, small_vocabulary()), request, tokens, cuts, reason)
+
+
+ids = st.lists(st.integers(0, 399), max_size=12)
+
+
+@given(st.lists(st.tuples(ids, ids, sizes), min_size=1, max_size=3), st.sampled_from([None, 0, 1]), st.booleans(), st.integers(1, 2))
+def test_completions(prompts, logprobs, echo, n):
+    sampling = Sampling(logprobs=logprobs)
+    tasks = tuple(Task(prompt=[1, *prompt], n=n, sampling=sampling) for prompt, _, _ in prompts)
+    answers = [continuation(tokens, cuts, logprobs=logprobs) for _, tokens, cuts in prompts for _ in range(n)]
+    wholes = [whole for _, whole in answers]
+    outcomes = [Outcome(task, tuple(wholes[i * n : i * n + n]), len(task.prompt)) for i, task in enumerate(tasks)]
+    asked = Asked("completions", tasks, {"echo": echo, "stream_options": {"include_usage": True}})
+    echoed = None
+    if echo and logprobs is not None:
+        lists = [([None, *[-0.5] * (len(task.prompt) - 1)], [None, *[{5: -0.5}] * (len(task.prompt) - 1)]) for task in tasks]
+        echoed = [Echoed(task.prompt, numbers, tops if logprobs else None) for task, (numbers, tops) in zip(tasks, lists, strict=True)]
+    whole = json.loads(json.dumps(writing.body(asked, TOLD, outcomes, small_vocabulary(), echoed=echoed)))
+    streamed = folded.completion(told(asked, answers, outcomes, echoed=echoed))
+    if logprobs is not None:
+        for choice in streamed["choices"]:
+            choice["logprobs"] = choice["logprobs"] or dict.fromkeys(("tokens", "token_logprobs", "top_logprobs", "text_offset"), [])
+    assert streamed == whole
+    for i, choice in enumerate(whole["choices"]):
+        prompt = small_vocabulary().decode(tasks[i // n].prompt) if echo else ""
+        assert choice["text"] == prompt + wholes[i].text
+        if logprobs is None:
+            continue
+        lists = choice["logprobs"]
+        assert len(lists["tokens"]) == len(wholes[i].tokens) + (len(tasks[i // n].prompt) if echo else 0)
+        assert lists["text_offset"] == sorted(lists["text_offset"]) and all(0 <= at <= len(choice["text"]) for at in lists["text_offset"])
+        if all("bytes:" not in token for token in lists["tokens"]):
+            assert all(choice["text"].startswith(t, at) for t, at in zip(lists["tokens"], lists["text_offset"], strict=True))
+        for token, value, top in zip(lists["tokens"], lists["token_logprobs"], lists["top_logprobs"], strict=True):
+            assert (top is None) if value is None else top[token] == value
+
+
+@pytest.mark.parametrize("as_batch", [False, True])
+def test_a_piece_that_never_came_is_told_with_the_whole(as_batch):
+    _, reply = turn(written(small_vocabulary(), 'C!analysisM!Hm.E!S!assistantC!commentary to=functions.f K!jsonM!{"x": 1}A!'), [1])
+    task = Task(messages="")
+    for endpoint, fold in (("chat", folded.chat), ("responses", folded.response)):
+        asked, outcome = Asked(endpoint, (task,), {}), Outcome(task, (reply,), 7)
+        events = writing.events(asked, Told("x", as_batch=as_batch), small_vocabulary())
+        seen = events.begin() + events.done(0, reply) + events.end([outcome])
+        whole = writing.body(asked, Told("x", as_batch=as_batch), [outcome], small_vocabulary())
+        found = fold(seen)
+        if endpoint == "responses" or not as_batch:
+            assert {name: found[name] for name in found if name != "usage"} == {name: whole[name] for name in whole if name != "usage"}
+
+
+def test_a_token_of_half_a_character_has_a_name_of_its_own_and_the_place_where_the_character_begins():
+    small = small_vocabulary()
+    tokens = tuple(small.encode("a€b"))
+    whole = Completion("a€b", tokens, (-1.0,) * 5, None, "length")
+    task = Task(prompt="", sampling=Sampling(logprobs=0))
+    asked = Asked("completions", (task,), {})
+    [choice] = writing.body(asked, TOLD, [Outcome(task, (whole,), 1)], small)["choices"]
+    assert choice["logprobs"]["tokens"] == ["a", r"bytes:\xe2", r"bytes:\x82", r"bytes:\xac", "b"]
+    assert choice["logprobs"]["text_offset"] == [0, 1, 1, 1, 2]
+    events = writing.events(asked, TOLD, small)
+    part = lambda text, i, k: CompletionPiece(text, tokens[i:k], (-1.0,) * (k - i), None)
+    seen = [event for piece in (part("a", 0, 1), part("€", 1, 4), part("b", 4, 5)) for event in events.add(0, piece)]
+    assert folded.completion([*seen, *events.done(0, whole)])["choices"] == [choice]
