@@ -1,0 +1,107 @@
+"""What all rooms of one server share: its model, once there is one, its settings, who is in, what is kept."""
+
+import asyncio
+from collections.abc import Coroutine
+import contextlib
+import logging
+from typing import Any, TypeVar
+
+from starlette.types import Receive
+
+from gptoss_jax.llm import LLM
+from gptoss_jax.openai.asked import Defaults, Reading
+from gptoss_jax.openai.errors import Refused
+from gptoss_jax.quoting import quoted
+from gptoss_jax.serve.bodies import Gone
+from gptoss_jax.serve.gate import Gate, stopping
+from gptoss_jax.serve.settings import Settings
+from gptoss_jax.serve.stored import Stored
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_MOST_NOTICED = 1000  # names
+
+
+class Service:
+    """One server.
+
+    Args:
+        llm: None for one that is still being loaded, and comes later.
+
+    Attributes:
+        llm: the model.
+        reading: how bodies are to be read.
+        gate, stored: who is in, what is kept.
+        cut: set where what still runs must end at once.
+    """
+
+    def __init__(self, settings: Settings, llm: LLM | None = None):
+        self.settings, self.llm = settings, llm
+        self.stored = Stored(settings.max_stored, settings.max_stored_bytes)
+        self.gate = Gate(settings.max_waiting, 4 * settings.max_body_bytes)
+        self.cut = asyncio.Event()
+        defaults = Defaults(settings.temperature, settings.max_tokens, settings.reasoning_effort, seed=None)
+        self.reading = Reading(defaults, live=True, strict=settings.strict, time_limit=settings.timeout)
+        self._noticed: set[str] = set()
+        if llm is not None:
+            self.begin(llm)
+
+    def begin(self, llm: LLM) -> None:
+        """The model is there."""
+        self.llm = llm
+        self.gate.most = self.settings.max_waiting + llm.engine.slots
+
+    def ready(self) -> LLM:
+        """The model. Raises Refused where it is not there yet, or no more to be asked."""
+        if self.gate.closed:
+            raise stopping()
+        if self.llm is None:
+            raise Refused("the model is being loaded; try again soon.", "loading", status=503)
+        return self.llm
+
+    def check_model(self, name: Any) -> None:
+        """Raises Refused for another model's name where that is strict; else it is logged, and this model answers."""
+        if not isinstance(name, str | None):
+            raise Refused(f"model must be a string; got {quoted(name)}; pass {quoted(self.settings.name)}.", field="model")
+        if name and name != self.settings.name:
+            if self.settings.strict:
+                raise self.no_such_model(name)
+            self.notice(f"model {quoted(name)} is asked for; {self.settings.name} answers")
+
+    def no_such_model(self, name: str) -> Refused:
+        text = f"model must be one that is served here; got {quoted(name)}; pass {quoted(self.settings.name)}."
+        return Refused(text, "model_not_found", "model", status=404)
+
+    def notice(self, what: str) -> None:
+        """Logs something, the first time that it happens."""
+        if what not in self._noticed and len(self._noticed) < _MOST_NOTICED:
+            self._noticed.add(what)
+            _log.warning("%s", what)
+
+    async def unless_ended(self, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+        """What comes of the work, which is cancelled where the client is gone, or time is up.
+
+        Raises:
+            Gone: the client is.
+            Refused: the server stops.
+        """
+        task, gone, cut = (asyncio.ensure_future(one) for one in (work, _gone(receive), self.cut.wait()))
+        try:
+            await asyncio.wait({task, gone, cut}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            if gone.done():
+                raise Gone
+            raise stopping()
+        finally:
+            for one in (task, gone, cut):
+                one.cancel()
+            for one in (task, gone, cut):
+                with contextlib.suppress(BaseException if one.cancelled() or one.done() else asyncio.CancelledError):
+                    await one
+
+
+async def _gone(receive: Receive) -> None:
+    """Returns once the client has hung up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
