@@ -64,13 +64,18 @@ class Builder:
 
     def _numbers(self) -> dict:
         """Fields that every kind of result has."""
-        asked = self._request.sampling.logprobs
         routes = self._routes
-        return {
-            "tokens": tuple(self._tokens),
-            "logprobs": None if asked is None else tuple(self._logprobs),
-            "top_logprobs": tuple(self._top) if asked else None,
+        return self._said_of(0, len(self._tokens)) | {
             "routed_experts": np.concatenate(routes)[: len(self._request.prompt) + len(self._tokens) - 1] if routes else None,
+        }
+
+    def _said_of(self, begin: int, end: int) -> dict:
+        """Some of the tokens, with what is said of them where that was asked for."""
+        asked = self._request.sampling.logprobs
+        return {
+            "tokens": tuple(self._tokens[begin:end]),
+            "logprobs": None if asked is None else tuple(self._logprobs[begin:end]),
+            "top_logprobs": tuple(self._top[begin:end]) if asked else None,
         }
 
     def _satisfy(self) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from gptoss_jax.engine.requests import FinishReason, Piece, Request
 from gptoss_jax.tokenizer import Tokenizer
 from gptoss_jax.turns.builder import Builder
-from gptoss_jax.turns.stop import TextStop
+from gptoss_jax.turns.stop import TextStop, Waiting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +42,8 @@ class CompletionPiece:
     """The next text of a continuation.
 
     Attributes:
-      text: to be appended to what came before.
-      tokens: those whose text is complete with this piece; all pieces together have all of them.
+      text: to be appended to what came before; "" where a stop token ends it, and where there is no tokenizer.
+      tokens: those whose text is complete with this piece; all pieces together have all of them, those of a stop string or token too.
       logprobs, top_logprobs: of these tokens, as in `Completion`.
     """
 
@@ -61,22 +61,40 @@ class CompletionBuilder(Builder):
         if request.sampling.stop and tokenizer is None:
             raise ValueError("stop strings need a tokenizer, and this checkpoint has none; use stop_token_ids.")
         self._tokenizer = tokenizer
-        self._stop = TextStop(request.sampling.stop)
+        self._stop, self._waiting = TextStop(request.sampling.stop), Waiting()
+        self._whole = self._told = 0  # tokens whose text is whole; those that pieces had
 
-    def _add(self, piece: Piece) -> list:
+    def _add(self, piece: Piece) -> list[CompletionPiece]:
+        """The text that the tokens complete, and those of them that it completes."""
+        texts = []
         for i in range(len(piece.tokens)):
             if self._stop.found:
                 break
             token = self._keep(piece, i)
-            last = piece.finish_reason == "stop" and i == len(piece.tokens) - 1
-            if self._tokenizer and not last:
-                self._stop.push(self._tokenizer.decode_bytes([token]))
+            if self._tokenizer and not (piece.finish_reason == "stop" and i == len(piece.tokens) - 1):
+                texts.append(self._write(self._tokenizer.decode_bytes([token])))
+        if piece.finish_reason:
+            texts.append(self._stop.end())
         if self._stop.found:
             self._satisfy()
-        return []
+        ended = piece.finish_reason or self._stop.found or self._tokenizer is None
+        return self._piece("".join(texts), len(self._tokens) if ended else self._waiting.told)
+
+    def _write(self, data: bytes) -> str:
+        """Takes the bytes of the newest token; returns the text that is certain with it."""
+        text, unfinished = self._stop.push(data), self._stop.unfinished
+        if len(unfinished) <= len(data):  # an unfinished character, if there is one, begins in this token
+            self._whole = len(self._tokens) - bool(unfinished)
+        self._waiting.write(self._stop.taken, self._whole)
+        self._waiting.show(len(text))
+        return text
+
+    def _piece(self, text: str, end: int) -> list[CompletionPiece]:
+        told, self._told = self._told, end
+        return [CompletionPiece(text, **self._said_of(told, end))] if text or told < end else []
 
     def _result(self) -> Completion:
-        return Completion(text=self._stop.finish(), finish_reason=self._reason, **self._numbers())
+        return Completion(text=self._stop.text, finish_reason=self._reason, **self._numbers())
 
     def _result_of_failure(self) -> Completion:
-        return Completion(text=self._stop.finish(), finish_reason="error", error=self._error, **self._numbers())
+        return Completion(text=self._stop.text, finish_reason="error", error=self._error, **self._numbers())

@@ -10,7 +10,7 @@ from gptoss_jax import harmony
 from gptoss_jax.engine.requests import Piece, Request
 from gptoss_jax.tokenizer import Tokenizer
 from gptoss_jax.turns.builder import Builder
-from gptoss_jax.turns.stop import TextStop
+from gptoss_jax.turns.stop import TextStop, Waiting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,8 @@ class ReplyPiece:
         to the user before one; None where the model named none, and its own word where it named one that there is not: then,
         without a recipient, it is the answer.
       recipient: the tool that is called, such as "functions.weather", or None.
-      message: which of the turn's messages it is of, from 0: those of `Reply.parsed`.
+      message: which of the turn's messages it is of, from 0: those of `Reply.said`. Of messages that are not the assistant's, which only
+        a malformed turn has, there are no pieces.
       begins, ends: whether it is the first, and the last, of its message; such a piece may have no text.
       tokens: of the message's content, those whose text is complete with this piece; all of its pieces have all of them.
       logprobs, top_logprobs: of these tokens, as in `Completion`.
@@ -66,6 +67,8 @@ class Reply:
         at the time limit, "error" where something failed, or "cancelled" where it was left or has not ended: then this is what came before.
       malformed: the model broke the harmony format; what could be read is here all the same.
       parsed: every message with its span of tokens; `parsed.problems` says what was malformed.
+      said: its messages up to the stop string, if there is one: the last one's text ends before it, and its `content` with the last token
+        that is part of that text.
       routed_experts, error: as in `Completion`.
     """
 
@@ -79,6 +82,7 @@ class Reply:
     finish_reason: Literal["stop", "tool_calls", "length", "timeout", "cancelled", "error"]
     malformed: bool
     parsed: harmony.Parsed = dataclasses.field(repr=False)
+    said: tuple[harmony.Message, ...] = dataclasses.field(default=(), repr=False)
     routed_experts: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
     error: str | None = None
 
@@ -94,7 +98,7 @@ class Reply:
 
 
 class ReplyBuilder(Builder):
-    """Adds up the pieces of one turn.
+    """Adds up the pieces of one turn, and ends it at a stop string in an answer: one that stands whole in one of its messages.
 
     Args:
       continued: the beginning of the turn, if the prompt ends in the middle of it.
@@ -105,39 +109,85 @@ class ReplyBuilder(Builder):
         self._tokenizer, self._continued = tokenizer, continued
         self._channel = None if continued is None else continued.channel
         self._parser = harmony.StreamParser(tokenizer, channel=self._channel)
-        self._answer = TextStop(request.sampling.stop)
+        self._answer, self._waiting = TextStop(request.sampling.stop), Waiting()
+        self._parts: list[_Part] = []  # of the next pieces
+        self._told = 0  # token that the next piece begins with
+        self._cut: tuple[int, int, int] | None = None  # the message that a stop string ended, its characters, where its tokens end
+        self._over = False
 
     def _add(self, piece: Piece) -> list[ReplyPiece]:
-        """The text that the tokens complete."""
-        out = []
+        """What the tokens complete: a piece for each message."""
         for i in range(len(piece.tokens)):
-            if self._answer.found:
+            if self._cut:
                 break
-            out += [self._show(delta) for delta in self._parser.push(self._keep(piece, i))]
-        if self._answer.found:
+            for delta in self._parser.push(self._keep(piece, i)):
+                self._show(delta)
+        if piece.finish_reason and not self._cut:
+            for delta in self._parser.finish():
+                self._show(delta)
+        if self._cut:
             self._satisfy()
-        elif piece.finish_reason:
-            out += [self._show(delta) for delta in self._parser.finish()]
-            out.append(ReplyPiece(self._answer.flush(), "final", None))
-        return [one for one in out if one.text]
+        self._over = self._over or bool(self._cut or piece.finish_reason)
+        parts, self._parts = self._parts, []
+        return [self._piece(part) for part in parts if part.texts or part.begins or part.ends or part.begin < part.end]
+
+    def _show(self, delta: harmony.Delta) -> None:
+        """Adds a delta to the next pieces; another role's is none of the turn's."""
+        if delta.role != "assistant" or self._cut:
+            return
+        if delta.begins:
+            self._told = delta.content[0]
+        if not self._parts or self._parts[-1].message != delta.message:
+            recipient = delta.recipient if delta.calls else None
+            self._parts.append(_Part(delta.message, delta.channel, recipient, self._told))
+        part, text, end = self._parts[-1], delta.text, delta.content[1]
+        if self._request.sampling.stop and delta.answers:
+            text, end = self._up_to_stop(delta)
+        if text:
+            part.texts.append(text)
+        part.end = self._told = end
+        part.begins |= delta.begins
+        part.ends |= delta.ends or self._cut is not None
+
+    def _up_to_stop(self, delta: harmony.Delta) -> tuple[str, int]:
+        """What is certain of an answer with a delta of it: text, and where the tokens end that are whole with that."""
+        if delta.begins:
+            self._waiting, self._before = Waiting(delta.content[0]), self._answer.taken
+        text = self._answer.push(delta.text)
+        self._waiting.write(self._answer.taken - self._before, delta.content[1])
+        if delta.ends and not self._answer.found:
+            text += self._answer.flush()
+        self._waiting.show(len(text))
+        if self._answer.found:
+            self._waiting.stop()
+            self._cut = (delta.message, self._waiting.shown, self._waiting.told)
+        return text, self._waiting.told
+
+    def _piece(self, part: "_Part") -> ReplyPiece:
+        said = self._said_of(part.begin, part.end)
+        how = {"message": part.message, "begins": part.begins, "ends": part.ends}
+        return ReplyPiece("".join(part.texts), part.channel, part.recipient, **how, **said)
 
     def _result(self) -> Reply:
-        parsed = harmony.parse(self._tokenizer, self._tokens, channel=self._channel)
+        parsed = self._parser.result() if self._over else self._parsed()
         reason = "tool_calls" if self._reason == "stop" and _ends_with_call(parsed) else self._reason
         return self._reply(parsed, reason)
 
     def _result_of_failure(self) -> Reply:
         try:
-            return self._reply(harmony.parse(self._tokenizer, self._tokens, channel=self._channel), "error")
+            return self._reply(self._parsed(), "error")
         except Exception:  # what cannot be read is nothing but tokens
             tokens = tuple(self._tokens)
             return self._reply(harmony.Parsed(tokens, (), ((0, len(tokens)),), ("it could not be read",), "an error"), "error")
 
+    def _parsed(self) -> harmony.Parsed:
+        return harmony.parse(self._tokenizer, self._tokens, channel=self._channel)
+
     def _reply(self, parsed: harmony.Parsed, reason: str) -> Reply:
-        text = self._answer.finish() if self._answer.found else parsed.final
-        said = _cut(parsed, len(text)) if self._answer.found else parsed
+        said = parsed if self._cut is None else dataclasses.replace(parsed, messages=_up_to(parsed.messages, *self._cut))
+        text = said.final
         messages = said.to_chat_messages() if self._continued is None else self._continued.chat_messages(said)
-        if self._answer.found and not text and not (self._channel == "final" and self._continued.text):
+        if self._cut and not text and not (self._channel == "final" and self._continued.text):
             messages += [] if messages and messages[-1].keys() == {"role", "reasoning"} else [{"role": "assistant"}]
             messages[-1]["content"] = ""  # the stop string was all of the answer
         return Reply(
@@ -148,27 +198,30 @@ class ReplyBuilder(Builder):
             finish_reason=reason,
             malformed=parsed.malformed,
             parsed=parsed,
+            said=said.messages,
             error=self._error,
             **self._numbers(),
         )
 
-    def _show(self, delta: harmony.Delta) -> ReplyPiece:
-        """The delta as a piece; the answer's text goes through the search for stop strings, another role's is none of the turn's."""
-        if delta.role != "assistant":
-            return ReplyPiece("", delta.channel, delta.recipient)
-        text = self._answer.push(delta.text) if delta.answers else delta.text
-        return ReplyPiece(text, delta.channel, delta.recipient if delta.calls else None)
+
+@dataclasses.dataclass
+class _Part:
+    """What comes of one message with a piece of the engine's."""
+
+    message: int
+    channel: str | None
+    recipient: str | None
+    begin: int  # of its tokens
+    end: int = 0
+    texts: list[str] = dataclasses.field(default_factory=list)
+    begins: bool = False
+    ends: bool = False
 
 
-def _cut(parsed: harmony.Parsed, length: int) -> harmony.Parsed:
-    """The turn with so many characters of its answers."""
-    messages = []
-    for message in parsed.messages:
-        if message.answers:
-            message = dataclasses.replace(message, text=message.text[:length])
-            length -= len(message.text)
-        messages.append(message)
-    return dataclasses.replace(parsed, messages=tuple(messages))
+def _up_to(messages: tuple[harmony.Message, ...], last: int, length: int, end: int) -> tuple[harmony.Message, ...]:
+    """The messages up to the last, with so many characters of that, whose tokens end at `end`."""
+    cut = (dataclasses.replace(one, text=one.text[:length], content=(one.content[0], end)) for one in messages[last : last + 1])
+    return (*messages[:last], *cut)
 
 
 def _ends_with_call(parsed: harmony.Parsed) -> bool:
