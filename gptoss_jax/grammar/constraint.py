@@ -8,6 +8,7 @@ from gptoss_jax.grammar.compiling import compiled
 from gptoss_jax.grammar.formats import read_format
 from gptoss_jax.grammar.matcher import NO_MORE, Matcher
 from gptoss_jax.grammar.vocabulary import vocabulary
+from gptoss_jax.quoting import quoted
 from gptoss_jax.tokenizer import Tokenizer
 
 
@@ -133,6 +134,23 @@ def for_text(tokenizer: Tokenizer, response_format: object, *, end_ids: Sequence
     if format is None:
         return None
     return TextConstraint(Body(compiled(vocabulary(tokenizer), format, "response_format"), end_ids), vocab_size)
+
+
+def take(body: Body, tokenizer: Tokenizer, text: str) -> None:
+    """Has a body begin with a text that the caller wrote; raises a ValueError if it must not."""
+    tokens = tokenizer.encode(text)
+    for i, token in enumerate(tokens):
+        try:
+            body.advance(token)
+        except ValueError:
+            taken = tokenizer.decode_bytes(tokens[:i]).decode(errors="ignore")
+            raise ValueError(
+                f"response_format must allow what the last message begins with; got {quoted(text[len(taken) :], 40)} after "
+                f"{quoted(taken[-40:], 42)}, at character {len(taken):,}; begin it as the answer is to look, or leave out one of "
+                "response_format and continue_final_message"
+            ) from None
+        if body.problem:
+            raise ValueError(f"what the last message begins with must be within the grammar's limits; {body.problem}; shorten it")
 
 
 def allow(out: np.ndarray, ids: Sequence[int]) -> None:

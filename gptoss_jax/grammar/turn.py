@@ -8,14 +8,15 @@ asked for, messages must be well-formed too: nothing but <|message|> ends a head
 follows it. So the turn cannot end without the answer or a checked call, and no text that nobody checked is read as the answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import functools
 import json
 
 import numpy as np
 
+from gptoss_jax.grammar.chosen import ChosenTurn
 from gptoss_jax.grammar.compiling import compiled
-from gptoss_jax.grammar.constraint import Body, Constraint, allow, check_width
+from gptoss_jax.grammar.constraint import Body, Constraint, allow, check_width, take
 from gptoss_jax.grammar.formats import of_schema, read_format
 from gptoss_jax.grammar.kept import Kept
 from gptoss_jax.grammar.matcher import Matcher
@@ -24,7 +25,6 @@ from gptoss_jax.harmony.continued import Continued
 from gptoss_jax.harmony.functions import read_functions
 from gptoss_jax.harmony.header import Header, answers, called
 from gptoss_jax.harmony.parse import StreamParser
-from gptoss_jax.quoting import quoted
 from gptoss_jax.schemas.size import count_json
 from gptoss_jax.tokenizer import Tokenizer
 
@@ -59,7 +59,7 @@ class TurnConstraint(Constraint):
         self._parser = StreamParser(tokenizer, channel=None if continued is None else continued.channel)
         self._body = None if continued is None else self._body_of(self._parser.header)
         if self._body:
-            _take(self._body, tokenizer, continued.text)
+            take(self._body, tokenizer, continued.text)
 
     def advance(self, token: int) -> None:
         token = int(token)
@@ -105,23 +105,6 @@ def _all_but(tokenizer: Tokenizer, names: tuple[str, ...], vocab_size: int) -> n
     return bits(flags)
 
 
-def _take(body: Body, tokenizer: Tokenizer, text: str) -> None:
-    """Has a body begin with a text that the caller wrote; raises a ValueError if it must not."""
-    tokens = tokenizer.encode(text)
-    for i, token in enumerate(tokens):
-        try:
-            body.advance(token)
-        except ValueError:
-            taken = tokenizer.decode_bytes(tokens[:i]).decode(errors="ignore")
-            raise ValueError(
-                f"response_format must allow what the last message begins with; got {quoted(text[len(taken) :], 40)} after "
-                f"{quoted(taken[-40:], 42)}, at character {len(taken):,}; begin it as the answer is to look, or leave out one of "
-                "response_format and continue_final_message"
-            ) from None
-        if body.problem:
-            raise ValueError(f"what the last message begins with must be within the grammar's limits; {body.problem}; shorten it")
-
-
 def for_chat(
     tokenizer: Tokenizer,
     response_format: object,
@@ -129,6 +112,9 @@ def for_chat(
     *,
     vocab_size: int,
     continued: Continued | None = None,
+    ruled: Collection[str] | None = None,
+    names: Collection[str] | None = None,
+    required: bool = False,
 ) -> Constraint | None:
     """The constraint of one turn after a prompt that ends with `<|start|>assistant`; None if there is nothing to constrain.
 
@@ -138,15 +124,18 @@ def for_chat(
         tools: functions whose arguments must satisfy their parameters, in OpenAI's form; one without parameters gets {}. None
             constrains no calls. Calls of other functions are free, but cannot end the turn if an answer is asked for: with a
             response_format, pass the tools that the prompt names.
+        ruled: names of those whose arguments must; None for all.
         vocab_size: width of the model's logits, at least the tokenizer's.
         continued: the beginning of the turn, if the prompt ends in the middle of it; the answer's grammar goes on from there.
+        names: of the tools, those that alone may be called; None forbids nothing. With names, headers come in the form above only.
+        required: one of names must be called, and the turn ends with that: there is no answer.
 
     Raises:
         ValueError: response_format or tools are not of those, nothing satisfies a schema in them, or no answer begins as it was begun.
     """
     format = read_format(response_format)
     check_width(tokenizer, vocab_size)
-    functions = _functions(tools)
+    functions = [] if ruled is not None and not ruled and names is None else _functions(tools)
     if format is None and not functions:
         return None
     words = vocabulary(tokenizer)
@@ -154,7 +143,11 @@ def for_chat(
     calls = {}
     for i, (name, parameters) in enumerate(functions):
         where = f"tools[{i}]: parameters"
-        calls[name] = compiled(words, of_schema(_NO_PARAMETERS if parameters is None else parameters, where), where)
+        if (ruled is None or name in ruled) and (names is None or name in names):
+            calls[name] = compiled(words, of_schema(_NO_PARAMETERS if parameters is None else parameters, where), where)
+    if names is not None:
+        allowed = {name: calls.get(name) for name, _ in functions if name in names}
+        return ChosenTurn(tokenizer, answer, allowed, vocab_size, required=required, continued=continued)
     return TurnConstraint(tokenizer, answer, calls, vocab_size, continued)
 
 

@@ -111,16 +111,24 @@ def constraint(llm, task, sampling: Sampling, tools: Sequence[Mapping] | None, b
     Raises:
       ValueError: what is asked for contradicts itself, or cannot be followed.
     """
-    size = llm.model.config.vocab_size
+    size, choice = llm.model.config.vocab_size, read_choice(task.tool_choice)
+    chosen = choice.mode == "required" or choice.names is not None
     strict = [tool for tool in tools or () if tool.get("function", tool).get("strict")]
-    if task.response_format is None and not strict:
+    if task.response_format is None and not strict and not chosen:
         return None
     from gptoss_jax import grammar
 
     if sampling.ignore_eos:
-        raise ValueError("ignore_eos and a form of the answer contradict each other: it ends when it is complete; leave ignore_eos out.")
+        what = "tool_choice" if chosen else "a form of the answer"
+        raise ValueError(f"ignore_eos and {what} contradict each other: a turn ends when that is complete; leave ignore_eos out.")
     if task.prompt is not None:
         ends = tuple(llm.model.eos_token_ids) + sampling.stop_token_ids
         return grammar.for_text(llm.tokenizer, task.response_format, end_ids=ends, vocab_size=size)
-    tools = strict if task.response_format is None else tools
-    return grammar.for_chat(llm.tokenizer, task.response_format, tools, vocab_size=size, continued=begun)
+    if choice.mode == "required" and begun is not None:
+        raise ValueError(
+            "tool_choice and continue_final_message contradict each other: a turn that must call is not begun with text; leave one out."
+        )
+    ruled = None if task.response_format is not None or choice.mode == "required" else names_of(strict)
+    names = (choice.names or names_of(tools)) if chosen else None
+    how = {"vocab_size": size, "continued": begun, "ruled": ruled, "names": names, "required": choice.mode == "required"}
+    return grammar.for_chat(llm.tokenizer, task.response_format, tools, **how)
