@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Coroutine
-import contextlib
 import logging
 from typing import Any, TypeVar
 
@@ -96,9 +95,7 @@ class Service:
         finally:
             for one in (task, gone, cut):
                 one.cancel()
-            for one in (task, gone, cut):
-                with contextlib.suppress(BaseException if one.cancelled() or one.done() else asyncio.CancelledError):
-                    await one
+            await asyncio.gather(task, gone, cut, return_exceptions=True)
 
 
 async def _gone(receive: Receive) -> None:

@@ -1,0 +1,41 @@
+"""Prompts of /v1/completions that come back with what the model thought of them.
+
+`LLM.prompt_logprobs` has programs of its own, which are compiled when they are first needed, one thread at a time.
+"""
+
+import asyncio
+from collections.abc import Sequence
+import functools
+
+from gptoss_jax.llm import LLM
+from gptoss_jax.openai import reading
+from gptoss_jax.openai.asked import Asked
+from gptoss_jax.openai.echoed import Echoed
+from gptoss_jax.serve.service import Service
+from gptoss_jax.turns.prompts import ids_of
+
+
+async def echoed(service: Service, llm: LLM, asked: Asked) -> list[Echoed] | None:
+    """One for each prompt; None where nothing is to come back. Raises Refused."""
+    if asked.endpoint != "completions" or not asked.given.get("echo"):
+        return None
+    work = functools.partial(_echoed, llm, asked)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(service.scorer, work)
+    except ValueError as error:
+        raise reading.refusal(asked, str(error)) from None
+
+
+def _echoed(llm: LLM, asked: Asked) -> list[Echoed]:
+    prompts = [ids_of(llm, task.prompt) for task in asked.tasks]
+    for ids in prompts:
+        llm.engine.check(ids, room=0 if asked.given.get("max_tokens") == 0 else 1)
+    top = asked.given.get("logprobs")
+    if top is None:
+        return [Echoed(ids) for ids in prompts]
+    return [_with_logprobs(ids, found) for ids, found in zip(prompts, llm.prompt_logprobs(prompts, top), strict=True)]
+
+
+def _with_logprobs(ids: Sequence[int], found) -> Echoed:
+    most = None if found.top_logprobs is None else [None, *found.top_logprobs]
+    return Echoed(ids, [None, *map(float, found.logprobs)], most)
