@@ -163,5 +163,3 @@ class _Exchange:
 async def _drained(parts: Running) -> None:
     async for _ in parts:
         pass
-
-

@@ -1,14 +1,16 @@
 """The server as an ASGI app: its routes, and what stands around them. Pure ASGI: what goes out is never held back, a hang-up is seen."""
 
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
+from gptoss_jax.serve import metrics
 from gptoss_jax.serve.answering import Answering
 from gptoss_jax.serve.auth import Auth
 from gptoss_jax.serve.fence import Fenced, Logged
 from gptoss_jax.serve.kept import KeptResponses
-from gptoss_jax.serve.metrics import Metrics
 from gptoss_jax.serve.models import Models
 from gptoss_jax.serve.page import page
 from gptoss_jax.serve.service import Service
@@ -21,15 +23,14 @@ def app(service: Service) -> ASGIApp:
     routes = [
         Route("/", page),
         Route("/health", models.health),
-        Route("/metrics", Metrics(service).get),
+        Route("/metrics", _Metrics(service).get),
         Route("/v1/models", models.all),
         Route("/v1/models/{name:path}", models.one),
         Route("/v1/chat/completions", Answering(service, "chat"), methods=["POST"]),
         Route("/v1/completions", Answering(service, "completions"), methods=["POST"]),
         Route("/v1/responses", Answering(service, "responses"), methods=["POST"]),
         Route("/v1/responses/{name}/input_items", kept.input_items),
-        Route("/v1/responses/{name}", kept.get),
-        Route("/v1/responses/{name}", kept.delete, methods=["DELETE"]),
+        Route("/v1/responses/{name}", kept.one, methods=["GET", "DELETE"]),
         Route("/tokenize", Spelling(service, back=False), methods=["POST"]),
         Route("/detokenize", Spelling(service, back=True), methods=["POST"]),
         Route("/tokenizer_info", Info(service).get),
@@ -39,3 +40,16 @@ def app(service: Service) -> ASGIApp:
         headers = {"allow_methods": ["*"], "allow_headers": ["*"], "expose_headers": ["x-request-id", "retry-after"]}
         inner = CORSMiddleware(inner, allow_origins=origins, **headers)
     return Logged(inner)
+
+
+class _Metrics:
+    """The engine's numbers, once there is an engine; also while it stops."""
+
+    def __init__(self, service: Service):
+        self._service, self._endpoint = service, None
+
+    async def get(self, request: Request) -> Response:
+        llm = self._service.llm or self._service.ready()
+        if self._endpoint is None:
+            self._endpoint = metrics.endpoint(llm, self._service.settings.name)
+        return await self._endpoint(request)

@@ -56,4 +56,6 @@ def value_of(body: bytes) -> Mapping[str, Any]:
 
 
 def _too_long(most: int) -> Refused:
-    return Refused(f"a body must have at most {most:,} bytes; this one has more; send less (--max_body_bytes).", "body_too_large", status=413)
+    return Refused(
+        f"a body must have at most {most:,} bytes; this one has more; send less (--max_body_bytes).", "body_too_large", status=413
+    )

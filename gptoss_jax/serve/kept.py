@@ -18,15 +18,13 @@ class KeptResponses:
     def __init__(self, service: Service):
         self._service = service
 
-    async def get(self, request: Request) -> Response:
+    async def one(self, request: Request) -> Response:
+        """A response as it was answered, or, with DELETE, no more."""
+        if request.method == "DELETE":
+            return self._deleted(request)
         if request.query_params.get("stream", "false").lower() not in ("false", "0", ""):
             raise Refused("stream must be false for a response that is kept; its events are not; leave it out.", field="stream")
         return _object(self._found(request).body)
-
-    async def delete(self, request: Request) -> Response:
-        name = self._found(request).body["id"]
-        self._service.stored.forget(name)
-        return _object({"id": name, "object": "response", "deleted": True})
 
     async def input_items(self, request: Request) -> Response:
         """A page of them, newest first unless asked for otherwise."""
@@ -46,6 +44,11 @@ class KeptResponses:
         page, more = items[: int(limit)], len(items) > int(limit)
         ends = {"first_id": page[0].get("id") if page else None, "last_id": page[-1].get("id") if page else None}
         return _object({"object": "list", "data": page, **ends, "has_more": more})
+
+    def _deleted(self, request: Request) -> Response:
+        name = self._found(request).body["id"]
+        self._service.stored.forget(name)
+        return _object({"id": name, "object": "response", "deleted": True})
 
     def _found(self, request: Request) -> Kept:
         name = request.path_params["name"]

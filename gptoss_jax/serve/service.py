@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 import logging
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from gptoss_jax.serve.stored import Stored
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+_READERS = 2  # threads
 _MOST_NOTICED = 1000  # names
 
 
@@ -31,6 +33,7 @@ class Service:
         llm: the model.
         reading: how bodies are to be read.
         gate, stored: who is in, what is kept.
+        readers, scorer: threads that read and write long bodies; one that asks for log-probabilities of prompts.
         cut: set where what still runs must end at once.
     """
 
@@ -41,6 +44,8 @@ class Service:
         self.cut = asyncio.Event()
         defaults = Defaults(settings.temperature, settings.max_tokens, settings.reasoning_effort, seed=None)
         self.reading = Reading(defaults, live=True, strict=settings.strict, time_limit=settings.timeout)
+        self.readers = ThreadPoolExecutor(_READERS, thread_name_prefix="gptoss_jax read")
+        self.scorer = ThreadPoolExecutor(1, thread_name_prefix="gptoss_jax score")
         self._noticed: set[str] = set()
         if llm is not None:
             self.begin(llm)

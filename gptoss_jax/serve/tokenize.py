@@ -60,7 +60,9 @@ def _ids(service: Service, llm: LLM, body: Mapping[str, Any]) -> Mapping:
             raise Refused(str(error), field="prompt") from None
     else:
         if body.get("add_generation_prompt") is False:
-            raise Refused("add_generation_prompt must be true: messages are rendered to be answered; leave it out.", field="add_generation_prompt")
+            raise Refused(
+                "add_generation_prompt must be true: messages are rendered to be answered; leave it out.", field="add_generation_prompt"
+            )
         asked = reading.read("chat", _without(body), name="", reading=service.reading)
         try:
             ids = [int(one) for one in tasks.begin(llm, asked.tasks[0]).requests[0].prompt]
