@@ -59,19 +59,22 @@ class Numbers(Collector):
     """An LLM's numbers under their names.
 
     Args:
-      llm: an `LLM`, or whatever has its `metrics`.
+      found: gives an `LLM`, or whatever has its `metrics`; None while there is none yet, of which there are no numbers.
       model: what clients call it.
     """
 
-    def __init__(self, llm: HasMetrics, model: str):
-        self._llm, self._model = llm, model
+    def __init__(self, found: Callable[[], HasMetrics | None], model: str):
+        self._found, self._model = found, model
 
     def describe(self) -> list[Metric]:
         """So that nothing is looked at before it is asked for."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        now, labels, values = self._llm.metrics(), ["model_name"], [self._model]
+        llm = self._found()
+        if llm is None:
+            return
+        now, labels, values = llm.metrics(), ["model_name"], [self._model]
         for name, says, of in GAUGES:
             gauge = GaugeMetricFamily(name, says, labels=labels)
             gauge.add_metric(values, of(now))
@@ -90,17 +93,17 @@ class Numbers(Collector):
             yield histogram
 
 
-def registry(llm: HasMetrics, model: str) -> CollectorRegistry:
+def registry(found: Callable[[], HasMetrics | None], model: str) -> CollectorRegistry:
     """One of its own for each server: an LLM's numbers, and those of the process that are Prometheus' custom: memory, files, seconds."""
-    found = CollectorRegistry()
-    found.register(Numbers(llm, model))
-    ProcessCollector(registry=found)
-    return found
+    known = CollectorRegistry()
+    known.register(Numbers(found, model))
+    ProcessCollector(registry=known)
+    return known
 
 
-def endpoint(llm: HasMetrics, model: str) -> Callable:
-    """What answers GET /metrics."""
-    known = registry(llm, model)
+def endpoint(found: Callable[[], HasMetrics | None], model: str) -> Callable:
+    """What answers GET /metrics; see `Numbers`."""
+    known = registry(found, model)
 
     async def metrics(request: Request) -> Response:
         return Response(generate_latest(known), headers={"content-type": KIND, "cache-control": "no-store"})

@@ -42,7 +42,7 @@ class Counted:
 
 
 def ask(llm, accept: str = "*/*", method: str = "GET") -> httpx.Response:
-    app = Starlette(routes=[Route("/metrics", metrics.endpoint(llm, MODEL))])
+    app = Starlette(routes=[Route("/metrics", metrics.endpoint(lambda: llm, MODEL))])
 
     async def get():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
@@ -109,13 +109,17 @@ def test_every_number_is_shown():
 
 
 def test_nothing_is_counted_until_it_is_asked_for_and_servers_know_nothing_of_each_other():
-    class Broken:
-        def metrics(self):
-            raise AssertionError("nobody asked")
+    def broken():
+        raise AssertionError("nobody asked")
 
-    metrics.registry(Broken(), "a")
-    assert metrics.registry(Counted(), "a").get_sample_value("vllm:num_requests_running", {"model_name": "a"}) == 2
-    assert metrics.registry(Counted(), "b").get_sample_value("vllm:num_requests_running", {"model_name": "a"}) is None
+    metrics.registry(broken, "a")
+    assert metrics.registry(Counted, "a").get_sample_value("vllm:num_requests_running", {"model_name": "a"}) == 2
+    assert metrics.registry(Counted, "b").get_sample_value("vllm:num_requests_running", {"model_name": "a"}) is None
+
+
+def test_before_there_is_a_model_only_the_process_has_numbers():
+    answer = ask(None)
+    assert answer.status_code == 200 and {name.partition("_")[0] for name, *_ in samples(answer)} == {"process"}
 
 
 def test_the_dashboard_asks_for_what_there_is():
