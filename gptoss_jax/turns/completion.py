@@ -61,7 +61,7 @@ class CompletionBuilder(Builder):
         if request.sampling.stop and tokenizer is None:
             raise ValueError("stop strings need a tokenizer, and this checkpoint has none; use stop_token_ids.")
         self._tokenizer = tokenizer
-        self._stop, self._waiting = TextStop(request.sampling.stop), Waiting()
+        self._stop, self._waiting = TextStop(request.sampling.stop), Waiting() if request.sampling.stop else None
         self._whole = self._told = 0  # tokens whose text is whole; those that pieces had
 
     def _add(self, piece: Piece) -> list[CompletionPiece]:
@@ -77,16 +77,18 @@ class CompletionBuilder(Builder):
             texts.append(self._stop.end())
         if self._stop.found:
             self._satisfy()
-        ended = piece.finish_reason or self._stop.found or self._tokenizer is None
-        return self._piece("".join(texts), len(self._tokens) if ended else self._waiting.told)
+        if piece.finish_reason or self._stop.found or self._tokenizer is None:
+            return self._piece("".join(texts), len(self._tokens))
+        return self._piece("".join(texts), self._whole if self._waiting is None else self._waiting.told)
 
     def _write(self, data: bytes) -> str:
         """Takes the bytes of the newest token; returns the text that is certain with it."""
         text, unfinished = self._stop.push(data), self._stop.unfinished
         if len(unfinished) <= len(data):  # an unfinished character, if there is one, begins in this token
             self._whole = len(self._tokens) - bool(unfinished)
-        self._waiting.write(self._stop.taken, self._whole)
-        self._waiting.show(len(text))
+        if self._waiting is not None:
+            self._waiting.write(self._stop.taken, self._whole)
+            self._waiting.show(len(text))
         return text
 
     def _piece(self, text: str, end: int) -> list[CompletionPiece]:
