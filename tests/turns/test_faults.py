@@ -12,6 +12,7 @@ from small_model import small_model
 
 import gptoss_jax as gj
 from gptoss_jax.engine.requests import Piece, Request
+from gptoss_jax.turns import streams
 from gptoss_jax.turns.completion import CompletionBuilder
 from gptoss_jax.turns.reply import ReplyBuilder
 
@@ -55,6 +56,19 @@ def test_a_token_that_cannot_be_spelled_ends_its_own_continuation(llm):
     assert outcomes[0].failed and outcomes[0].error == broken.error and outcomes[0].answers == (broken,)
     assert [outcomes[i].answers for i in (1, 2)] == [(wanted[1],), (wanted[2],)]
     assert not outcomes[1].failed and outcomes[1].error is None
+
+
+def test_an_answer_that_fails_on_an_event_loop_says_so_and_the_others_go_on(llm):
+    async def main():
+        tasks = [gj.Task(prompt=one, sampling=GREEDY) for one in ("another", "x")]
+        async with await streams.running(llm, tasks, stream=False, since=time.monotonic()) as running:
+            return [pair async for pair in running], running.outcomes
+
+    fine = llm.generate("x", GREEDY)
+    llm.tokenizer.broken = broken_by(llm, "another", ["x"])
+    pairs, outcomes = asyncio.run(main())
+    assert [one.failed for one in outcomes] == [True, False] and dict(pairs)[1] == fine
+    assert dict(pairs)[0].finish_reason == "error" and outcomes[0].error == dict(pairs)[0].error
 
 
 @pytest.mark.parametrize("make", [CompletionBuilder, ReplyBuilder])
