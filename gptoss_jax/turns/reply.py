@@ -102,9 +102,10 @@ class ReplyBuilder(Builder):
 
     Args:
       continued: the beginning of the turn, if the prompt ends in the middle of it.
+      one_call: whether the turn ends with its first call, whatever ended that.
     """
 
-    def __init__(self, request: Request, tokenizer: Tokenizer, continued: harmony.Continued | None = None):
+    def __init__(self, request: Request, tokenizer: Tokenizer, continued: harmony.Continued | None = None, *, one_call: bool = False):
         super().__init__(request)
         self._tokenizer, self._continued = tokenizer, continued
         self._channel = None if continued is None else continued.channel
@@ -113,21 +114,23 @@ class ReplyBuilder(Builder):
         self._parts: list[_Part] = []  # of the next pieces
         self._told = 0  # token that the next piece begins with
         self._cut: tuple[int, int, int] | None = None  # the message that a stop string ended, its characters, where its tokens end
+        self._one_call, self._enough = one_call, False
         self._over = False
 
     def _add(self, piece: Piece) -> list[ReplyPiece]:
         """What the tokens complete: a piece for each message."""
         for i in range(len(piece.tokens)):
-            if self._cut:
+            if self._cut or self._enough:
                 break
             for delta in self._parser.push(self._keep(piece, i)):
                 self._show(delta)
-        if piece.finish_reason and not self._cut:
+                self._enough |= self._one_call and delta.calls and delta.ends
+        if piece.finish_reason and not self._cut and not self._enough:
             for delta in self._parser.finish():
                 self._show(delta)
-        if self._cut:
+        if self._cut or self._enough:
             self._satisfy()
-        self._over = self._over or bool(self._cut or piece.finish_reason)
+        self._over = self._over or bool(self._cut or self._enough or piece.finish_reason)
         parts, self._parts = self._parts, []
         return [self._piece(part) for part in parts if part.texts or part.begins or part.ends or part.begin < part.end]
 

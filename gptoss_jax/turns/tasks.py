@@ -153,7 +153,7 @@ def begin(llm, task: Task, *, since: float | None = None) -> Job:
         if task.prompt is not None:
             builders.append(CompletionBuilder(requests[-1], llm.model.tokenizer))
         else:
-            builders.append(ReplyBuilder(requests[-1], llm.tokenizer, begun))
+            builders.append(ReplyBuilder(requests[-1], llm.tokenizer, begun, one_call=not task.parallel_tool_calls))
     if task.time_limit is not None:
         for request in requests:
             request.time_limit = max(0.0, task.time_limit - (time.monotonic() - since))

@@ -77,7 +77,9 @@ def test_free_masks_hold_until_a_pause(tokenizer):
     assert rules.pauses == tuple(written(tokenizer, "E!")) and not rules.problem
 
 
-@pytest.mark.parametrize("turn", ["C!finalM!HiR!", "C!commentaryM!Let me see.E!S!assistantC!analysisM!HmE!S!assistantC!finalM!R!", "C!finalM!"])
+@pytest.mark.parametrize(
+    "turn", ["C!finalM!HiR!", "C!commentaryM!Let me see.E!S!assistantC!analysisM!HmE!S!assistantC!finalM!R!", "C!finalM!"]
+)
 def test_where_none_is_required_the_turn_may_answer(tokenizer, turn):
     told(made(tokenizer, ["now"], required=False), tokenizer, turn)
     assert asked(made(tokenizer, ["now"], required=False), tokenizer)[1].tolist() == written(tokenizer, "C!")

@@ -11,12 +11,12 @@ from gptoss_jax.turns.reply import ReplyBuilder
 CALL = ' K!jsonM!{"x": 1}'
 
 
-def built(turn, *, reason="stop", size=3, stop=()):
+def built(turn, *, reason="stop", size=3, stop=(), one_call=False):
     """The reply of a turn that came in pieces of so many tokens, and what was shown meanwhile."""
     small = small_vocabulary()
     tokens = written(small, turn)
     request = Request([1], Sampling(stop=stop))
-    builder = ReplyBuilder(request, small)
+    builder = ReplyBuilder(request, small, one_call=one_call)
     shown = []
     for at in range(0, len(tokens), size):
         part = tokens[at : at + size]
@@ -77,3 +77,25 @@ def test_arguments_that_are_no_json_are_kept_and_said_to_be_none():
     [call] = reply.tool_calls
     assert (call.valid, call.parsed, call.arguments) == (False, None, '{"x": NaN}')
     assert reply.messages[-1]["tool_calls"][0]["function"]["arguments"] == '{"x": NaN}'
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000])
+@pytest.mark.parametrize("more", ["A!", "R!", "E!S!assistantC!commentary to=functions.g{}A!", "S!assistantC!finalM!xR!", "C!finalM!xR!"])
+@pytest.mark.parametrize("before", ["", "C!finalM!soE!S!assistant", "C!analysisM!HmE!S!assistant"])
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_one_call_is_enough_where_one_is_asked_for(before, more, size, reason):
+    """However the call ends, and whatever comes after it: without <|message|> too."""
+    heads = [f"C!commentary to=functions.f{CALL}"] + ['C!commentary to=functions.f{"x": 1}'] * (more[0] != "C")  # which goes on with C!
+    for head in heads:
+        reply, shown = built(f"{before}{head}{more}", size=size, one_call=True, reason=reason, stop=("x y",))
+        [call] = reply.tool_calls
+        assert (call.name, call.parsed, reply.finish_reason) == ("f", {"x": 1}, "tool_calls")
+        assert [one.call for one in shown if one.call and one.begins] == ["f"] and shown[-1].call == "f" and shown[-1].ends
+        assert "".join(one.text for one in shown if one.answers) == reply.text == ("so" if "final" in before else "")
+        whole, _ = built(f"{before}{head}{more}", size=size)
+        assert reply.tokens == whole.tokens[: len(reply.tokens)]
+
+
+def test_a_call_that_has_not_ended_is_no_end():
+    reply, shown = built(f"C!commentary to=functions.f{CALL}", size=1, one_call=True, reason="length")
+    assert reply.finish_reason == "length" and len(reply.tool_calls) == 1
