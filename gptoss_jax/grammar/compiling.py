@@ -29,7 +29,7 @@ _LIMITS = {
 }
 _WALKS, _STEPS, _WALK_SECONDS = 3, 12, 0.3
 _WHY_SECONDS = 0.3
-_KEPT, _KEPT_CHARACTERS = 48, 4_000_000
+_KEPT, _KEPT_CHARACTERS = 256, 4_000_000  # an agent brings a hundred tools, each a grammar of some 300 KB
 
 
 class Refused(Exception):

@@ -62,9 +62,9 @@ def read_choice(tool_choice: object) -> Choice:
         return Choice(_MODES[_MODES.index(tool_choice)])
     if isinstance(tool_choice, Mapping):
         kind = tool_choice.get("type")
-        if kind == "function":
+        if isinstance(kind, str) and kind == "function":
             return Choice("required", (_name(tool_choice, "tool_choice"),))
-        if kind == "allowed_tools":
+        if isinstance(kind, str) and kind == "allowed_tools":
             return _allowed(tool_choice)
     raise ValueError(
         f'tool_choice must be "none", "auto", "required", {_NAMED} or {_ALLOWED}; got {quoted(tool_choice, 60)}; pass one of them.'
@@ -93,9 +93,10 @@ def _allowed(given: Mapping) -> Choice:
 
 def _name(tool: object, where: str) -> str:
     """The function that a tool of a choice names, without a namespace."""
-    function = tool.get("function") if isinstance(tool, Mapping) else None
-    name = function.get("name") if isinstance(function, Mapping) else None
-    if not isinstance(name, str) or tool.get("type") != "function" or set(tool) != {"type", "function"} or set(function) != {"name"}:
+    whole = isinstance(tool, Mapping) and set(tool) == {"type", "function"} and isinstance(tool["type"], str) and tool["type"] == "function"
+    function = tool["function"] if whole else None
+    name = function["name"] if isinstance(function, Mapping) and set(function) == {"name"} else None
+    if not isinstance(name, str):
         raise ValueError(f"{where} must name one function as {_NAMED}; got {quoted(tool, 80)}; write it so.")
     return name.removeprefix("functions.")
 
