@@ -22,7 +22,7 @@ Form = Literal["plain"] | Endpoint
 _DEEPEST = 100  # lists and objects in each other
 _TOO_DEEP = f"a line must be nested at most {_DEEPEST} deep, lists and objects together; this one is deeper; make it flatter."
 _OPENAI = ("custom_id", "method", "url", "body")
-_URLS: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/responses": "responses"}
+_URLS: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/responses": "responses", "/v1/completions": "completions"}
 _BOM = b"\xef\xbb\xbf"
 _LINE = Table(*(Field(name) for name in _OPENAI))
 

@@ -63,7 +63,7 @@ def test_any_plain_fields(body):
 
 
 @settings(max_examples=400)
-@given(bodies, st.sampled_from(["/v1/chat/completions", "/v1/responses"]), st.dictionaries(st.sampled_from(["method", "more"]), values))
+@given(bodies, st.sampled_from([*lines._URLS]), st.dictionaries(st.sampled_from(["method", "more"]), values))
 def test_any_bodies(body, url, more):
     out = answer(json.dumps({"custom_id": "a", "method": "POST", "url": url, "body": body} | more).encode())
     assert id_of(out) == "a" and out["response"]["status_code"] in (200, 400)

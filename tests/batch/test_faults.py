@@ -11,13 +11,15 @@ from gptoss_jax.batch.journal import Journal
 
 GOOD = {"id": "good", "prompt": "Hello"}
 CHAT = {"method": "POST", "url": "/v1/chat/completions"}
+COMPLETIONS = {"method": "POST", "url": "/v1/completions"}
 RESPONSES = {"method": "POST", "url": "/v1/responses"}
-THREE_FORMS = [
+FORMS = [
     {"id": "bad", "prompt": "bad"},
     {"custom_id": "bad", **CHAT, "body": {"messages": [{"role": "user", "content": "bad"}]}},
     {"custom_id": "bad", **RESPONSES, "body": {"input": "bad"}},
+    {"custom_id": "bad", **COMPLETIONS, "body": {"prompt": ["good", "bad"]}},
 ]
-every_form = pytest.mark.parametrize("bad", THREE_FORMS, ids=["plain", "chat", "responses"])
+every_form = pytest.mark.parametrize("bad", FORMS, ids=["plain", "chat", "responses", "completions"])
 
 
 class Bad(RuntimeError):
@@ -83,7 +85,7 @@ def test_whatever_reading_raises_is_the_lines_result(job, bad, error, monkeypatc
 @every_error
 def test_whatever_parsing_raises_is_the_lines_result(job, error, monkeypatch):
     monkeypatch.setattr(lines, "parse", raising(error, lines.parse, lambda text, _: b"bad" in text))
-    out = job([GOOD, THREE_FORMS[0], GOOD | {"id": "last"}])
+    out = job([GOOD, FORMS[0], GOOD | {"id": "last"}])
     check(out, "invalid_request" if isinstance(error, ValueError) else "internal_error")
     assert (out[1]["id"], out[1]["line"]) == (None, 2)
 
@@ -149,7 +151,7 @@ def test_an_answer_that_was_ended_is_one_cut_off(job, bad, reason):
 @pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), SystemExit(3)], ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("where", ["read", "answered"])
 def test_what_is_not_the_lines_own_ends_the_job_which_goes_on_afterwards(job, error, where, monkeypatch):
-    given = [GOOD, THREE_FORMS[0], GOOD | {"id": "last"}]
+    given = [GOOD, FORMS[0], GOOD | {"id": "last"}]
     with monkeypatch.context() as patch:
         room = lines if where == "read" else results
         patch.setattr(room, where, raising(error, getattr(room, where), lambda what, *_: getattr(what, "line", what).id == "bad"))
@@ -158,7 +160,7 @@ def test_what_is_not_the_lines_own_ends_the_job_which_goes_on_afterwards(job, er
     assert all(error_of(one) is None for one in job(given))
 
 
-@pytest.mark.parametrize("bad", [THREE_FORMS[0], {"id": "bad", "what": 1}], ids=["answered", "refused"])
+@pytest.mark.parametrize("bad", [FORMS[0], {"id": "bad", "what": 1}], ids=["answered", "refused"])
 def test_a_journal_that_cannot_be_written_ends_the_job(job, bad, monkeypatch):
     full = OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as patch:

@@ -50,6 +50,21 @@ def test_bad_lines_become_errors_and_the_others_go_on(job):
     assert "context is" in out[3]["error"]["message"]
 
 
+def test_a_line_with_several_prompts_has_one_result_when_all_of_them_are_answered(job):
+    url = {"method": "POST", "url": "/v1/completions"}
+    given = [{"custom_id": f"c{i}", **url, "body": {"prompt": [f"question {i} {j}" for j in range(i % 4 + 1)], "n": 2}} for i in range(20)]
+    given += [{"custom_id": "long", **url, "body": {"prompt": ["x", "y" * 20_000, "z"]}}]
+    out = job(given, FakeLLM(slots=8))
+    assert [one["custom_id"] for one in out] == [one["custom_id"] for one in given]
+    for line, one in zip(given[:-1], out[:-1], strict=True):
+        choices = one["response"]["body"]["choices"]
+        assert [choice["index"] for choice in choices] == list(range(len(choices)))
+        prompts = [prompt for prompt in line["body"]["prompt"] for _ in range(2)]
+        assert all(choice["text"].startswith(prompt) for choice, prompt in zip(choices, prompts, strict=True))
+    error = out[-1]["response"]["body"]["error"]
+    assert out[-1]["response"]["status_code"] == 400 and error["param"] == "prompt" and "context is" in error["message"]
+
+
 def test_the_first_of_two_lines_with_one_id_counts(job):
     chat = {"method": "POST", "url": "/v1/chat/completions", "body": {"messages": [{"role": "user", "content": "x"}]}}
     out = job([GOOD, {"id": "good", "prompt": "other"}, {"custom_id": "good", **chat}, {"id": "b", "what": 1}, {"id": "b", "prompt": "x"}])

@@ -34,6 +34,10 @@ def responses(**body) -> dict:
     return {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {"model": "m", "input": "Hello"} | body}
 
 
+def completions(**body) -> dict:
+    return {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"model": "m", "prompt": "Hello"} | body}
+
+
 EXTRAS = {
     "temperature": 0.7, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "presence_penalty": 1.0, "frequency_penalty": -1.0,
     "repetition_penalty": 1.1, "logit_bias": {"17": -100}, "seed": 3, "stop": ["\n"], "stop_token_ids": [4], "ignore_eos": True,
@@ -48,6 +52,7 @@ EXTRAS = {
         (chat(), "max_tokens"),
         (chat(), "max_completion_tokens"),
         (responses(), "max_output_tokens"),
+        (completions(), "max_tokens"),
     ],
 )
 def test_every_sampling_option_is_taken_in_every_form(content, limit):
@@ -102,6 +107,18 @@ def test_tools_are_not_shown_where_none_may_be_called():
     for choice, shown in (("none", None), ("auto", [WEATHER]), (None, [WEATHER])):
         assert task_of(chat(tools=[WEATHER], tool_choice=choice)).tools == shown
         assert task_of({"id": "a", "messages": HELLO, "tools": [WEATHER], "tool_choice": choice}).tools == shown
+
+
+def test_which_tools_are_called_and_how_many():
+    for content in (chat(tools=[WEATHER]), {"id": "a", "messages": HELLO, "tools": [WEATHER]}, responses(tools=[WEATHER])):
+        more = {"tool_choice": "required", "parallel_tool_calls": False}
+        task = task_of(content | more if "body" not in content else content | {"body": content["body"] | more})
+        assert (task.tools, task.tool_choice, task.parallel_tool_calls) == ([WEATHER], "required", False)
+
+
+def test_a_line_of_completions_has_a_task_for_each_prompt():
+    first, second = read(completions(prompt=["x", "y"], n=2, max_tokens=3)).tasks
+    assert (first.prompt, second.prompt, first.n) == ("x", "y", 2) and first.sampling.seed != second.sampling.seed
 
 
 def test_prompts_are_text_or_ids():
@@ -168,12 +185,15 @@ def test_items_of_a_response_become_messages():
         ({"id": "a", "messages": 5}, "messages must be a list"),
         ({"id": "a", "messages": HELLO, "instructions": 5}, "instructions must"),
         (chat() | {"method": "GET"}, "method must be POST"),
-        (chat() | {"url": "/v1/embeddings"}, "url must be /v1/chat/completions or /v1/responses; got '/v1/embeddings'"),
+        (chat() | {"url": "/v1/embeddings"}, "url must be /v1/chat/completions or /v1/responses or /v1/completions; got '/v1/embeddings'"),
         (chat() | {"url": ["x"]}, "url must be"),
         (chat() | {"body": "x"}, "body must be an object"),
         (chat() | {"extra": 1}, "extra is no field"),
         (chat(stream=True), "stream must be false; got true"),
-        (chat(parallel_tool_calls=False), "parallel_tool_calls must be true"),
+        (chat(parallel_tool_calls="no"), "parallel_tool_calls must be true or false"),
+        (completions(echo=True), "echo must be false; got true"),
+        (completions(prompt=None), "prompt must be a string, a list"),
+        (completions(suffix="x"), "suffix must be"),
         (chat(audio={"voice": "x"}), "audio must be left out"),
         (chat(time_limit=3), "time_limit is no field"),
         (chat(messages="Hello"), "messages must be a list"),

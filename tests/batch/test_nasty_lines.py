@@ -23,6 +23,7 @@ FORMS = {  # fields with their JSON; those of "body" have their own
         "body": {"messages": '[{"role": "user", "content": "x"}]'},
     },
     "responses": {"custom_id": '"bad"', "method": '"POST"', "url": '"/v1/responses"', "body": {"input": '"bad"'}},
+    "completions": {"custom_id": '"bad"', "method": '"POST"', "url": '"/v1/completions"', "body": {"prompt": '"bad"'}},
 }
 every_form = pytest.mark.parametrize("form", FORMS)
 NUMBERS = (

@@ -1,6 +1,7 @@
 """Bodies of requests to what they ask for. A body is read once, by the table of its endpoint; refusals and the docs follow from it too."""
 
 from collections.abc import Mapping
+import re
 
 from gptoss_jax.openai.asked import Asked, Earlier, Endpoint, Reading
 from gptoss_jax.openai.errors import Refused
@@ -13,6 +14,9 @@ from gptoss_jax.quoting import quoted
 __all__ = ["TABLES", "input_items", "read", "refusal"]
 
 _AS_FILES = Reading()
+_TOO_LONG = re.compile(r"prompt has [\d,]+ tokens but context is [\d,]+")  # as `engine.requests` says it
+_PROMPTS = {"chat": "task.messages", "responses": "task.messages", "completions": "task.prompt"}
+_SENTENCES = {"with continue_final_message": "continue_final_message: with it"}  # of the library, that begin with another word
 TABLES: Mapping[Endpoint, Table] = {"chat": chat.TABLE, "responses": responses.TABLE, "completions": completions.TABLE}
 
 
@@ -37,9 +41,15 @@ def read(endpoint: Endpoint, body: object, *, name: str, reading: Reading = _AS_
     return (chat if endpoint == "chat" else completions).read(given, fields, taken, name)
 
 
-def refusal(asked: Asked, message: str, code: str = "invalid_request") -> Refused:
-    """What was refused later, a Task's error, in the words of the body."""
-    table = TABLES[asked.endpoint]
-    names = {become.partition(".")[2]: table.called(become, asked.given) for become in table.becoming}
-    names = {**names, **{become.partition(".")[2]: here for become, here in table.becoming.items() if "." in here}}
-    return blaming(message, asked.given, dict(sorted({**names, **asked.places}.items(), key=lambda pair: -len(pair[0]))), code)
+def refusal(asked: Asked, message: str, code: str | None = None) -> Refused:
+    """What was refused later, a Task's error, in the words of the body.
+
+    Args:
+        code: "invalid_request" if None, and OpenAI's own for a prompt that the context does not hold.
+    """
+    table, given = TABLES[asked.endpoint], asked.given
+    if code is None and (long := _TOO_LONG.match(message)):
+        return Refused(f"{long[0]}; shorten it.", "context_length_exceeded", table.called(_PROMPTS[asked.endpoint], given))
+    names = {become.partition(".")[2]: table.called(become, given) for become in table.becoming}
+    names |= {become.partition(".")[2]: here for become, here in table.becoming.items() if "." in here}
+    return blaming(message, given, _SENTENCES | names | asked.places, code or "invalid_request")

@@ -14,6 +14,7 @@ from gptoss_jax.turns.tasks import Task
 MAX_TOKENS = 16  # where nothing is said, as OpenAI has it
 MOST_PROMPTS = 1024
 _PROMPT = "a string, a list of token ids, or a list of strings or of such lists"
+_NAMES = {"token ids": "prompt's token ids", "a prompt": "prompt"}  # that sentences about it begin with
 _BEST = whole_number(1, 128)
 
 TABLE = Table(
@@ -56,7 +57,7 @@ def read(body: Mapping, fields: Mapping, taken: Taken, name: str) -> Asked:
         )
         for i, prompt in enumerate(_prompts(fields.get("prompt")))
     ]
-    return Asked("completions", tuple(tasks), body, tuple(taken.ignored), name=name)
+    return Asked("completions", tuple(tasks), body, tuple(taken.ignored), name=name, places=_NAMES)
 
 
 def _prompts(given: object) -> list[Prompt]:

@@ -12,7 +12,8 @@ RESPONSE_FORMAT = Field("response_format", OBJECT, "task.response_format")
 STRUCTURED = Field(
     "structured_outputs",
     OBJECT,
-    about="one of them, in place of response_format",
+    "task.response_format",
+    "one of them, in place of response_format",
     inner=Table(
         Field("json", _SCHEMA),
         Field("regex", TEXT),

@@ -113,4 +113,4 @@ def _no_choice(choice: object, named: str) -> Refused:
 
 def choice(body: Mapping, chosen: str | dict | None) -> dict:
     """The fields of a Task that say which tools are called, and how many."""
-    return {"tool_choice": chosen} | ({} if body.get("parallel_tool_calls", True) else {"parallel_tool_calls": False})
+    return {"tool_choice": chosen, "parallel_tool_calls": body.get("parallel_tool_calls", True)}

@@ -20,10 +20,10 @@ def blaming(message: str, body: Mapping, names: Mapping[str, str], code: str) ->
 
     Args:
         body: the fields that there are.
-        names: what may begin a sentence, to what it is called in the body; the first that fits counts.
+        names: what may begin a sentence, to what it is called in the body; the longest that fits counts.
     """
     message = in_json(message)
-    for name, here in names.items():
+    for name, here in sorted(names.items(), key=lambda pair: -len(pair[0])):
         if message.startswith(name) and not message[len(name) : len(name) + 1].isidentifier():
             message = here + message[len(name) :]
             break

@@ -83,3 +83,9 @@ def test_forms_and_names():
     assert asked.ignored == ("messages",)
     refused = reading.refusal(asked, "prompt of token ids must be below 100; got 10**30; pass None")
     assert (str(refused), refused.field) == ("prompt of token ids must be below 100; got 10**30; pass null", "prompt")
+    for sentence, says in (
+        ("a prompt needs a token", "prompt needs a token"),
+        ("token ids must lie in 0", "prompt's token ids must lie in 0"),
+    ):
+        refused = reading.refusal(asked, sentence)
+        assert (str(refused), refused.field) == (says, "prompt")

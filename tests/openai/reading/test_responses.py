@@ -2,6 +2,8 @@
 
 import pytest
 
+from gptoss_jax.config import TINY
+from gptoss_jax.engine.requests import check_length
 from gptoss_jax.harmony import to_conversation
 from gptoss_jax.openai import reading
 from gptoss_jax.openai.asked import Asked, Defaults, Reading
@@ -202,3 +204,11 @@ def test_what_only_a_live_server_can_do_is_refused_elsewhere(body):
     read(**body)
     with pytest.raises(Refused, match="which is not supported"):
         read(Reading(live=False, strict=False), **body)
+
+
+def test_a_prompt_that_is_too_long_has_openais_code():
+    with pytest.raises(ValueError, match="tokens but context is") as error:
+        check_length("prompt", 100, TINY, 64)
+    refused = reading.refusal(read(), str(error.value))
+    assert (str(refused), refused.field) == ("prompt has 100 tokens but context is 64; shorten it.", "input")
+    assert refused.code == "context_length_exceeded"

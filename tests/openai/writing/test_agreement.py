@@ -66,7 +66,9 @@ def told(asked, answers, outcomes, **more) -> list:
     return json.loads(json.dumps(out))
 
 
-@given(st.lists(st.tuples(streams(), sizes, st.sampled_from(REASONS)), min_size=1, max_size=3), st.sampled_from([None, 0, 1]), st.booleans())
+@given(
+    st.lists(st.tuples(streams(), sizes, st.sampled_from(REASONS)), min_size=1, max_size=3), st.sampled_from([None, 0, 1]), st.booleans()
+)
 def test_chat(turns, logprobs, include_usage):
     answers = [turn(tokens, cuts, reason=reason, logprobs=logprobs) for tokens, cuts, reason in turns]
     task = Task(messages="", n=len(answers), sampling=Sampling(logprobs=logprobs))
@@ -93,7 +95,9 @@ def test_responses(tokens, cuts, reason, logprobs):
     assert last["status"] == ("completed" if reason == "stop" else "incomplete")
     kinds = {"analysis": "reasoning"}
     expected = [
-        ("function_call" if m.tool_call else kinds.get(m.channel, "message"), m.text) for m in reply.parsed.messages if m.role == "assistant"
+        ("function_call" if m.tool_call else kinds.get(m.channel, "message"), m.text)
+        for m in reply.parsed.messages
+        if m.role == "assistant"
     ]
     text = lambda item: item["arguments"] if item["type"] == "function_call" else item["content"][0]["text"]
     assert [(item["type"], text(item)) for item in last["output"]] == expected
