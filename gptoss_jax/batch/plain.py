@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from gptoss_jax.openai.asked import Reading
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.reading import conversations, forms, sampling, tools
-from gptoss_jax.openai.reading.fields import ANY, LIST, TEXT, TEXT_OR_LIST, TRUTH, Field, Kind, Table, Taken, whole
+from gptoss_jax.openai.reading.fields import ANY, CHOICE, LIST, TEXT, TEXT_OR_LIST, TRUTH, Field, Kind, Table, Taken, whole
 from gptoss_jax.turns.tasks import Task
 
 _PROMPT = Kind(
@@ -18,13 +18,13 @@ TABLE = Table(
     Field("id", ANY, about="tells it from all others: a string or a whole number"),
     Field("prompt", _PROMPT, "task.prompt"),
     Field("messages", Kind("a list", TEXT_OR_LIST.fits, 'write [{"role": "user", "content": "..."}]'), "task.messages"),
-    Field("instructions", TEXT, "task.instructions"),
+    Field("instructions", TEXT, "options.instructions"),
     sampling.option("max_tokens"),
     *sampling.SAMPLING,
     sampling.option("logprobs"),
     sampling.N,
     Field("tools", Kind("a list of function definitions", LIST.fits), "task.tools"),
-    Field("tool_choice", ANY, "task.tool_choice"),
+    Field("tool_choice", CHOICE, "task.tool_choice"),
     Field("parallel_tool_calls", TRUTH, "task.parallel_tool_calls"),
     forms.RESPONSE_FORMAT,
     conversations.REASONING_EFFORT,

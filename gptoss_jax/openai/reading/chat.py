@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from gptoss_jax.openai.asked import Asked
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.reading import conversations, forms, tools
-from gptoss_jax.openai.reading.fields import ANY, LIST, NOTHING, TRUTH, Field, Kind, Table, Taken, of_words, only
+from gptoss_jax.openai.reading.fields import CHOICE, LIST, NOTHING, TRUTH, Field, Kind, Table, Taken, of_words, only
 from gptoss_jax.openai.reading.messages import messages
 from gptoss_jax.openai.reading.sampling import OTHERS, PRIORITY, SAMPLING, STREAMING, WITHOUT_EFFECT, N, option, sampling, scheduling
 from gptoss_jax.turns.tasks import Task
@@ -18,7 +18,7 @@ TABLE = Table(
     option("logprobs", "top_logprobs"),
     N,
     Field("tools", Kind("a list of function definitions", LIST.fits), "task.tools"),
-    Field("tool_choice", ANY, "task.tool_choice"),
+    Field("tool_choice", CHOICE, "task.tool_choice"),
     Field("parallel_tool_calls", TRUTH, "task.parallel_tool_calls"),
     forms.RESPONSE_FORMAT,
     forms.STRUCTURED,
@@ -35,8 +35,8 @@ TABLE = Table(
     Field("echo", only(False)),
     Field("include_reasoning", only(True)),
     *(Field(name, NOTHING) for name in ("audio", "prediction", "web_search_options")),
-    Field("functions", only(hint="pass tools")),
-    Field("function_call", only(hint="pass tool_choice")),
+    Field("functions", only(hint="pass tools"), about="pass `tools`"),
+    Field("function_call", only(hint="pass tool_choice"), about="pass `tool_choice`"),
     *(Field(name, NOTHING) for name in ("documents", "chat_template")),
     *OTHERS,
 )

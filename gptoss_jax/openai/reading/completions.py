@@ -31,7 +31,7 @@ TABLE = Table(
     *WITHOUT_EFFECT,
     Field("best_of", _BEST, about="must be n: none of the answers is left out"),
     Field("suffix", only(""), about="gpt-oss fills no gaps"),
-    Field("add_special_tokens", only(False)),
+    Field("add_special_tokens", TRUTH, about="there are none to add"),
     *OTHERS,
 )
 

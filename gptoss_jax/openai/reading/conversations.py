@@ -10,12 +10,12 @@ EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "
 EFFORT = of_words(*EFFORTS, hint="gpt-oss knows low, medium and high, and always reasons")
 _SAID = "minimal is low, xhigh is high: gpt-oss knows low, medium and high"
 REASONING_EFFORT = Field("reasoning_effort", EFFORT, "task.reasoning_effort", _SAID)
-CONTINUE = Field("continue_final_message", TRUTH, "task.continue_final_message")
+CONTINUE = Field("continue_final_message", TRUTH, "options.continue_final_message")
 TEMPLATE = Field(
     "chat_template_kwargs",
     OBJECT,
     about="of gpt-oss' own template",
-    inner=Table(Field("reasoning_effort", EFFORT), Field("model_identity", TEXT, "task.model_identity")),
+    inner=Table(Field("reasoning_effort", EFFORT), Field("model_identity", TEXT, "options.model_identity")),
 )
 
 

@@ -62,6 +62,7 @@ def whole_number(least: int, most: int, hint: str = "", *, says: str | None = No
 
 
 NOTHING = only()
+CHOICE = Kind('"auto", "none", "required", a function, allowed tools', ANY.fits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,12 @@ class Field:
     inner: "Table | None" = None
 
 
+def _becoming(field: Field) -> str:
+    """What is made of a field, as Python calls it."""
+    where, _, name = field.becomes.partition(".")
+    return {"": "", "task": f"`Task({name}=)`", "sampling": f"`Sampling({name}=)`", "options": f"`Task(options={{'{name}':}})`"}[where]
+
+
 class Table:
     """The fields of an object, by their names."""
 
@@ -96,6 +103,21 @@ class Table:
         """What a body calls what becomes that; where it does not, what it could."""
         names = [name for name, field in self.fields.items() if field.becomes == becomes]
         return next((name for name in names if name in body), names[0] if names else becomes.partition(".")[2])
+
+    def rows(self, within: str = "") -> list[str]:
+        """The table as Markdown has it: a field, what its value must be, what becomes of it."""
+        found, never = [], []
+        for field in self.fields.values():
+            if field.kind == NOTHING and not field.about:
+                never.append(f"`{within}{field.name}`")
+                continue
+            name = within + field.name
+            value = field.kind.says if field.hint is None else f"{field.kind.says}; {field.hint.says} is a wish"
+            if field.files is not None and field.files != field.kind:
+                value += f"; in files {field.files.says}"
+            found.append(f"| `{name}` | {value} | {'; '.join(filter(None, (_becoming(field), field.about)))} |".replace("|  |", "| |"))
+            found += [] if field.inner is None else field.inner.rows(f"{name}.")
+        return [*found, f"| {', '.join(never)} | {NOTHING.says} | |"] if never else found
 
     @functools.cached_property
     def becoming(self) -> dict[str, str]:

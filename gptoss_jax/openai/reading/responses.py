@@ -6,7 +6,7 @@ from gptoss_jax.openai.asked import Asked, Earlier
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.reading import conversations, forms, tools
 from gptoss_jax.openai.reading.fields import (
-    ANY,
+    CHOICE,
     LIST,
     NOTHING,
     OBJECT,
@@ -33,7 +33,7 @@ _INPUT = Kind("a string or a list of items", TEXT_OR_LIST.fits)
 
 TABLE = Table(
     Field("input", _INPUT, "task.messages"),
-    Field("instructions", TEXT, "task.instructions"),
+    Field("instructions", TEXT, "options.instructions"),
     option("max_tokens", "max_output_tokens"),
     *SAMPLING,
     option("logprobs", "top_logprobs"),
@@ -52,7 +52,7 @@ TABLE = Table(
         inner=Table(Field("format", OBJECT, "task.response_format"), Field("verbosity", only("medium"), hint=of_words("low", "high"))),
     ),
     Field("tools", Kind("a list of function definitions", LIST.fits), "task.tools"),
-    Field("tool_choice", ANY, "task.tool_choice"),
+    Field("tool_choice", CHOICE, "task.tool_choice"),
     Field("parallel_tool_calls", TRUTH, "task.parallel_tool_calls"),
     Field("max_tool_calls", whole_number(1, 2**31 - 1), about="there are no tools that it limits"),
     conversations.CONTINUE,

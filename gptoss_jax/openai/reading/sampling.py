@@ -5,7 +5,7 @@ from typing import Any
 
 from gptoss_jax.openai.asked import Reading
 from gptoss_jax.openai.errors import Refused
-from gptoss_jax.openai.reading.fields import ANY, NOTHING, OBJECT, TEXT, TRUTH, Field, Kind, Table, only, whole_number
+from gptoss_jax.openai.reading.fields import ANY, NOTHING, OBJECT, TEXT, TRUTH, UNSUPPORTED, Field, Kind, Table, only, whole_number
 from gptoss_jax.openai.reading.words import in_json
 from gptoss_jax.sampling.options import MAX_STOPS, REAL, WHOLE, OptionError, Sampling
 
@@ -60,7 +60,7 @@ _NO_ROOM = "nothing need be done about it"
 WITHOUT_EFFECT = (
     Field("model", TEXT, about="there is one model; the answer bears this name"),
     *(Field(name, TEXT, about=_NO_ROOM) for name in ("user", "service_tier", "safety_identifier")),
-    *(Field(name, ANY, about="prefixes are kept by themselves") for name in ("prompt_cache_key", "prompt_cache_retention")),
+    *(Field(name, TEXT, about="prefixes are kept by themselves") for name in ("prompt_cache_key", "prompt_cache_retention")),
     Field("metadata", OBJECT, about="comes back as it is, where the endpoint's answer has it"),
 )
 STREAMING = (
@@ -78,11 +78,11 @@ STREAMING = (
 )
 # vLLM's, which would change an answer: served as they are when left out.
 OTHERS = (
-    *(Field(name, only(0)) for name in ("min_tokens",)),
-    *(Field(name, only(False)) for name in ("use_beam_search", "include_stop_str_in_output", "return_token_ids")),
-    *(Field(name, only(False)) for name in ("return_tokens_as_token_ids",)),
+    Field("min_tokens", only(0)),
+    *(Field(name, only(False)) for name in ("use_beam_search", "include_stop_str_in_output")),
+    *(Field(name, only(False)) for name in ("return_token_ids", "return_tokens_as_token_ids")),
     *(Field(name, only(True)) for name in ("skip_special_tokens", "spaces_between_special_tokens")),
-    Field("length_penalty", only(1, 1.0)),
+    Field("length_penalty", Kind("1", lambda value: value == 1 and not isinstance(value, bool), code=UNSUPPORTED)),
     *(
         Field(name, NOTHING)
         for name in ("allowed_token_ids", "bad_words", "logits_processors", "prompt_logprobs", "truncate_prompt_tokens")
