@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from gptoss_jax.openai.asked import Asked
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.reading import conversations, forms, tools
-from gptoss_jax.openai.reading.fields import CHOICE, LIST, NOTHING, TRUTH, Field, Kind, Table, Taken, of_words, only
+from gptoss_jax.openai.reading.fields import ANY, CHOICE, LIST, NOTHING, TRUTH, Field, Kind, Table, Taken, of_words, only
 from gptoss_jax.openai.reading.messages import messages
 from gptoss_jax.openai.reading.sampling import OTHERS, PRIORITY, SAMPLING, STREAMING, WITHOUT_EFFECT, N, option, sampling, scheduling
 from gptoss_jax.turns.tasks import Task
@@ -29,7 +29,7 @@ TABLE = Table(
     PRIORITY,
     *STREAMING,
     *WITHOUT_EFFECT,
-    Field("store", TRUTH, about="completions are not kept"),
+    Field("store", TRUTH, about="completions are not kept", files=ANY),
     Field("verbosity", only("medium"), hint=of_words("low", "high")),
     Field("modalities", only(["text"])),
     Field("echo", only(False)),

@@ -88,7 +88,7 @@ def input_items(asked: Asked) -> list[dict]:
 
 
 def _as_kept(item: Mapping, digest: str) -> dict:
-    kind = item.get("type") or "message"
+    kind = _kind(item)
     kept = {"id": f"{_PREFIXES[kind]}_{digest}", "type": kind} | {name: value for name, value in item.items() if value is not None}
     if kind == "message" and isinstance(kept.get("content"), str):
         said = item.get("role") == "assistant"
@@ -97,13 +97,18 @@ def _as_kept(item: Mapping, digest: str) -> dict:
     return kept | ({} if kind == "reasoning" else {"status": kept.get("status", "completed")})
 
 
+def _kind(item: Mapping) -> object:
+    """A message need not say that it is one."""
+    return "message" if item.get("type") is None else item["type"]
+
+
 def _is_reference(item: object) -> bool:
     """The type of a reference may be left out, or null."""
     return isinstance(item, dict) and item.get("type") is None and "id" in item and not item.keys() - {"id", "type"}
 
 
 def _message(item: object, where: str, taken: Taken) -> list[dict]:
-    kind = (item.get("type") or "message") if isinstance(item, dict) else None
+    kind = _kind(item) if isinstance(item, dict) else None
     if isinstance(kind, str) and kind in ITEMS:
         item = _known(item, ITEMS[kind], where, taken)
     if kind == "message":

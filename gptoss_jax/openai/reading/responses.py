@@ -6,6 +6,7 @@ from gptoss_jax.openai.asked import Asked, Earlier
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.reading import conversations, forms, tools
 from gptoss_jax.openai.reading.fields import (
+    ANY,
     CHOICE,
     LIST,
     NOTHING,
@@ -58,7 +59,7 @@ TABLE = Table(
     conversations.CONTINUE,
     PRIORITY,
     Field("previous_response_id", TEXT, about="goes on from a response that is kept", files=NOTHING),
-    Field("store", TRUTH, about="whether the response is kept; true if left out", files=TRUTH),
+    Field("store", TRUTH, about="whether the response is kept; true if left out", files=ANY),
     *STREAMING,
     *WITHOUT_EFFECT,
     Field("client_metadata", OBJECT, about="nothing need be done about it"),

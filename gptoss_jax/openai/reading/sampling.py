@@ -55,13 +55,13 @@ TIME_LIMIT = Field(
     ),
     "task.time_limit",
 )
-_NO_ROOM = "nothing need be done about it"
+_NOTHING_TO_DO = "nothing need be done about it"
 # What OpenAI's endpoints take, and what has no effect on an answer.
 WITHOUT_EFFECT = (
     Field("model", TEXT, about="there is one model; the answer bears this name"),
-    *(Field(name, TEXT, about=_NO_ROOM) for name in ("user", "service_tier", "safety_identifier")),
-    *(Field(name, TEXT, about="prefixes are kept by themselves") for name in ("prompt_cache_key", "prompt_cache_retention")),
-    Field("metadata", OBJECT, about="comes back as it is, where the endpoint's answer has it"),
+    *(Field(name, TEXT, about=_NOTHING_TO_DO, files=ANY) for name in ("user", "service_tier", "safety_identifier")),
+    *(Field(name, TEXT, about="prefixes are kept by themselves", files=ANY) for name in ("prompt_cache_key", "prompt_cache_retention")),
+    Field("metadata", OBJECT, about="comes back as it is, where the endpoint's answer has it", files=ANY),
 )
 STREAMING = (
     Field("stream", TRUTH, about="server-sent events", files=only(False)),

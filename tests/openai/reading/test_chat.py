@@ -135,6 +135,7 @@ def test_further_options():
         ({"verbosity": "loud"}, "verbosity", "verbosity must be medium; got loud"),
         ({"min_tokens": 3}, "min_tokens", "min_tokens must be 0; got 3, which is not supported"),
         ({"user": 5}, "user", "user must be a string; got 5"),
+        ({"metadata": "x"}, "metadata", "metadata must be an object; got 'x'"),
     ],
 )
 @pytest.mark.parametrize("strict", [True, False])

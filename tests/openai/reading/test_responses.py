@@ -176,6 +176,7 @@ def test_what_agents_send_is_taken():
         ({"input": None}, "input", "input must be a string or a list of items; got null"),
         ({"input": 5}, "input", "input must be a string or a list of items; got 5"),
         ({"input": ["x"]}, "input", r"input\[0\] must be a message"),
+        ({"input": [{"type": [], "role": "user", "content": "x"}]}, "input", r"input\[0\] must be a message"),
         ({"input": [{"type": "web_search_call"}]}, "input", r"input\[0\] must be a message"),
         ({"background": True}, "background", "background must be false; got true"),
         ({"conversation": "c"}, "conversation", "conversation must be left out"),
