@@ -87,9 +87,17 @@ class FakeLLM:
             thought, tokens = [ord("a"), MESSAGE, ord("h"), ord("m"), END], [ord("f"), MESSAGE, *map(ord, said), *([] if cut else [END])]
             spans = ((0, 5), (5, 5 + len(tokens)))
             said, listed = ("", task.tools) if task.tools else (said, ())
-            messages = [Message("assistant", "hm", spans[0], channel="analysis", end="<|end|>")]
+            messages = [Message("assistant", "hm", spans[0], channel="analysis", end="<|end|>", content=(2, 4))]
             messages += [Message("assistant", CALL, spans[1], channel="commentary", recipient=NAME, end="<|end|>") for _ in listed]
-            messages += [] if listed else [Message("assistant", said, spans[1], channel="final", end=None if cut else "<|end|>")]
+            messages += (
+                []
+                if listed
+                else [
+                    Message(
+                        "assistant", said, spans[1], channel="final", end=None if cut else "<|end|>", content=(7, spans[1][1] - 1 + cut)
+                    )
+                ]
+            )
             tokens, parsed = thought + tokens, SimpleNamespace(messages=messages)
         logprobs = [-(zlib.crc32(b"%d %d" % (how.seed, i)) % 1000) / 100 for i in range(len(tokens))]
         calls = tuple(message.tool_call for message in parsed.messages if message.tool_call) if parsed else ()

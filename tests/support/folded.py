@@ -8,8 +8,12 @@ ABOUT = ("id", "created", "model", "system_fingerprint")
 _CONTENT = {"reasoning": "response.reasoning_text", "message": "response.output_text", "function_call": "response.function_call_arguments"}
 
 
-def chat(events: Sequence[Event]) -> dict:
-    """The chat.completion of a stream, its usage if that was told."""
+def chat(events: Sequence[Event], *, logprobs: bool = False) -> dict:
+    """The chat.completion of a stream, its usage if that was told.
+
+    Args:
+        logprobs: whether they were asked for: then there is a list of them, though it be empty.
+    """
     choices: dict[int, dict] = {}
     out = _begun(events, "chat.completion")
     for _, chunk in _chunks(events, "chat.completion.chunk"):
@@ -17,7 +21,7 @@ def chat(events: Sequence[Event]) -> dict:
             delta, index = choice["delta"], choice["index"]
             if index not in choices:
                 assert delta == {"role": "assistant", "content": ""}
-                choices[index] = {"content": "", "logprobs": None, "finish": None, "calls": []}
+                choices[index] = {"content": "", "logprobs": [] if logprobs else None, "finish": None, "calls": []}
                 continue
             one = choices[index]
             assert one["finish"] is None, "something came behind the finish reason"
@@ -26,7 +30,7 @@ def chat(events: Sequence[Event]) -> dict:
             one["finish"] = choice["finish_reason"]
             if choice["logprobs"]:
                 assert "content" in delta and choice["logprobs"]["content"]
-                one["logprobs"] = (one["logprobs"] or []) + choice["logprobs"]["content"]
+                one["logprobs"] += choice["logprobs"]["content"]
             for name in ("content", "reasoning", "reasoning_content"):
                 one[name] = one.get(name, "") + delta.get(name, "")
             for part in delta.get("tool_calls", ()):
@@ -41,19 +45,19 @@ def chat(events: Sequence[Event]) -> dict:
     return out
 
 
-def completion(events: Sequence[Event]) -> dict:
-    """The text_completion of a stream, its usage if that was told."""
+def completion(events: Sequence[Event], *, logprobs: bool = False) -> dict:
+    """The text_completion of a stream; as `chat`."""
     choices: dict[int, dict] = {}
+    lists = lambda: {name: [] for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")} if logprobs else None
     out = _begun(events, "text_completion")
     for _, chunk in _chunks(events, "text_completion"):
         for part in chunk["choices"]:
-            one = choices.setdefault(part["index"], {"text": "", "index": part["index"], "logprobs": None, "finish_reason": None})
+            one = choices.setdefault(part["index"], {"text": "", "index": part["index"], "logprobs": lists(), "finish_reason": None})
             assert one["finish_reason"] is None
             one["text"] += part["text"]
             one["finish_reason"] = part["finish_reason"]
             if part["logprobs"]:
-                before = one["logprobs"] or {name: [] for name in part["logprobs"]}
-                one["logprobs"] = {name: before[name] + values for name, values in part["logprobs"].items()}
+                one["logprobs"] = {name: values + part["logprobs"][name] for name, values in one["logprobs"].items()}
                 assert len({len(values) for values in one["logprobs"].values()}) == 1
     return out | {"choices": [choices[index] for index in sorted(choices)]}
 

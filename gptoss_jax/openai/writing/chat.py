@@ -60,7 +60,7 @@ class ChatEvents:
         if self._over:
             return []
         one = self._answers[answer]
-        out = [self._chunk(answer, *said) for piece in one.shown.rest(reply, self._tokenizer) for said in one.said(piece)]
+        out = [self._chunk(answer, *said) for piece in one.shown.rest(reply) for said in one.said(piece)]
         return out if reply.error else [*out, self._chunk(answer, {}, finish=_finish(reply))]
 
     def end(self, outcomes: Sequence[Outcome]) -> list[Event]:
@@ -124,7 +124,7 @@ class _Answer:
 
 def _choice(index: int, reply: Reply, told: Told, tokenizer: Tokenizer | None, formed: bool) -> dict:
     calls, thoughts, said = [], [], []
-    for piece in Shown().rest(reply, tokenizer):
+    for piece in Shown().rest(reply):
         (calls if piece.call is not None else thoughts if _reasons(piece, formed) else said).append(piece)
     content, reasoning = _text(said), _text(thoughts)
     message = {"role": "assistant", "content": content if content or not calls else None, "refusal": None}

@@ -55,7 +55,7 @@ class ResponseEvents:
     def done(self, answer: int, reply: Reply) -> list[Event]:
         if self._over:
             return []
-        out = [event for piece in self._shown.rest(reply, self._tokenizer) for event in self._take(piece)]
+        out = [event for piece in self._shown.rest(reply) for event in self._take(piece)]
         self._cut = reply.finish_reason in CUT
         message = last(reply)
         whole = not reply.error and not (self._cut and message is not None and message.end is None)

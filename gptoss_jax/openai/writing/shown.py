@@ -4,7 +4,6 @@ from collections.abc import Iterator
 import dataclasses
 
 from gptoss_jax.harmony import Message
-from gptoss_jax.tokenizer import Tokenizer
 from gptoss_jax.turns.reply import Reply, ReplyPiece
 
 CUT = ("length", "timeout", "cancelled")  # finish reasons of answers that are not whole
@@ -13,7 +12,7 @@ CUT = ("length", "timeout", "cancelled")  # finish reasons of answers that are n
 class Shown:
     """How much of each message has come.
 
-    whole = list(Shown().rest(reply, tokenizer))  # a piece for each message
+    whole = list(Shown().rest(reply))  # a piece for each message
     """
 
     def __init__(self):
@@ -27,13 +26,13 @@ class Shown:
             came[0] += len(piece.text)
             came[1] += len(piece.tokens)
 
-    def rest(self, reply: Reply, tokenizer: Tokenizer | None) -> Iterator[ReplyPiece]:
+    def rest(self, reply: Reply) -> Iterator[ReplyPiece]:
         """What the reply has and no piece had: all of it at first; nothing, as a rule, where its pieces came."""
         for index, message in enumerate(_told(reply)):
             if message.role != "assistant":
                 continue
             text, tokens = self._came.get(index, (0, 0))
-            begin, end = _content(message, reply, tokenizer) if reply.logprobs is not None else (0, 0)
+            begin, end = message.content
             begin = min(begin + tokens, end)
             if index in self._came and text >= len(message.text) and begin == end:
                 continue
@@ -52,22 +51,17 @@ class Shown:
 
 def last(reply: Reply) -> Message | None:
     """The last message that the user is told."""
-    return next((message for message in reversed(reply.parsed.messages) if message.role == "assistant"), None)
+    return next((message for message in reversed(_told(reply)) if message.role == "assistant"), None)
 
 
-def _told(reply: Reply) -> Iterator[Message]:
+def _told(reply: Reply) -> tuple[Message, ...]:
     """The messages, of the answers what comes before a stop string."""
-    room = len(reply.text)
+    if (said := getattr(reply, "said", None)) is not None:
+        return said
+    out, room = [], len(reply.text)
     for message in reply.parsed.messages:
         if message.answers:
             message = dataclasses.replace(message, text=message.text[:room]) if room < len(message.text) else message
             room -= len(message.text)
-        yield message
-
-
-def _content(message: Message, reply: Reply, tokenizer: Tokenizer) -> tuple[int, int]:
-    """Places of the tokens of a message's content among all of the turn's."""
-    begin, end = message.span
-    tokens = reply.tokens[begin:end]
-    header = tokens.index(tokenizer.special["<|message|>"]) + 1 if tokenizer.special["<|message|>"] in tokens else 0
-    return begin + header, end - (message.end is not None)
+        out.append(message)
+    return tuple(out)

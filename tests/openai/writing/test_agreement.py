@@ -26,7 +26,7 @@ REASONS = ("stop", "length", "timeout", "cancelled")
 sizes = st.lists(st.integers(1, 5), min_size=1, max_size=8)
 
 
-def streams(count: int = 40) -> st.SearchStrategy[list[int]]:
+def streams() -> st.SearchStrategy[list[int]]:
     """Tokens of turns, most of them malformed."""
     return st.integers(0, 2**32).map(lambda seed: next(random_streams(small_vocabulary(), seed)))
 
@@ -53,14 +53,14 @@ def turn(tokens, cuts, *, reason="stop", logprobs=1, stop=()) -> tuple:
 def told(asked, answers, outcomes, **more) -> list:
     """The events of answers, each of them some pieces and the whole, that take turns."""
     events = writing.events(asked, TOLD, small_vocabulary(), **more)
-    out, waiting = events.begin(), [(i, list(pieces), whole) for i, (pieces, whole) in enumerate(answers)]
-    order = random.Random(len(waiting))
-    while waiting:
-        number, pieces, whole = one = order.choice(waiting)
-        out += events.add(number, pieces.pop(0)) if pieces else events.done(number, whole)
-        if len(one[1]) == 0 and not pieces and out and one in waiting:
-            waiting.remove(one)
-            out += events.done(number, whole)
+    out, left, order = events.begin(), {i: list(pieces) for i, (pieces, _) in enumerate(answers)}, random.Random(len(answers))
+    while left:
+        number = order.choice(list(left))
+        if left[number]:
+            out += events.add(number, left[number].pop(0))
+        else:
+            out += events.done(number, answers[number][1])
+            del left[number]
     out += events.end(outcomes)
     assert all(sse(event).endswith(b"\n\n") for event in out)
     return json.loads(json.dumps(out))
@@ -75,10 +75,7 @@ def test_chat(turns, logprobs, include_usage):
     outcome = Outcome(task, tuple(whole for _, whole in answers), 7, cached_tokens=3)
     asked = Asked("chat", (task,), {"stream": True, "stream_options": {"include_usage": include_usage}})
     whole = writing.body(asked, TOLD, [outcome], small_vocabulary())
-    streamed = folded.chat(told(asked, answers, [outcome]))
-    if logprobs is not None:  # a client that was told of no token's knows of none
-        for choice in streamed["choices"]:
-            choice["logprobs"] = choice["logprobs"] or {"content": [], "refusal": None}
+    streamed = folded.chat(told(asked, answers, [outcome]), logprobs=logprobs is not None)
     if not include_usage:
         assert streamed.pop("usage") is None and whole.pop("usage")
     assert streamed == json.loads(json.dumps(whole))
@@ -105,19 +102,21 @@ def test_responses(tokens, cuts, reason, logprobs):
     assert all(item.get("status") == "completed" for item in last["output"][:-1])
 
 
-@given(st.text(max_size=12), st.text(min_size=1, max_size=3), sizes)
-def test_stop_strings(text, stop, cuts):
+@given(st.text("abé€ 😀", max_size=8), st.text("abé€ 😀", min_size=1, max_size=3), sizes, st.sampled_from(["chat", "responses"]))
+def test_stop_strings(text, stop, cuts, endpoint):
     small = small_vocabulary()
     tokens = written(small, "C!analysisM!HmE!S!assistantC!finalM!") + small.encode(text + stop + text) + written(small, "R!")
     pieces, reply = turn(tokens, cuts, stop=(stop,))
     task = Task(messages="", sampling=Sampling(logprobs=1))
-    for endpoint, fold in (("chat", folded.chat), ("responses", folded.response)):
-        asked, outcome = Asked(endpoint, (task,), {"stream_options": {"include_usage": True}}), Outcome(task, (reply,), 7)
-        streamed = fold(told(asked, [(pieces, reply)], [outcome]))
-        whole = json.loads(json.dumps(writing.body(asked, TOLD, [outcome], small)))
-        assert streamed == whole
-    [item] = [item for item in whole["output"] if item["type"] == "message"]
-    assert item["content"][0]["text"] == reply.text and item["status"] == "completed"
+    asked, outcome = Asked(endpoint, (task,), {"stream_options": {"include_usage": True}}), Outcome(task, (reply,), 7)
+    events = told(asked, [(pieces, reply)], [outcome])
+    streamed = folded.chat(events, logprobs=True) if endpoint == "chat" else folded.response(events)
+    whole = json.loads(json.dumps(writing.body(asked, TOLD, [outcome], small)))
+    assert streamed == whole
+    if endpoint == "responses":
+        assert whole["output"][1]["content"][0]["text"] == reply.text and whole["output"][1]["status"] == "completed"
+    else:
+        assert whole["choices"][0]["message"]["content"] == reply.text
 
 
 def continuation(tokens, cuts, *, reason="length", logprobs=1, stop=()) -> tuple:
@@ -141,10 +140,7 @@ def test_completions(prompts, logprobs, echo, n):
         lists = [([None, *[-0.5] * (len(task.prompt) - 1)], [None, *[{5: -0.5}] * (len(task.prompt) - 1)]) for task in tasks]
         echoed = [Echoed(task.prompt, numbers, tops if logprobs else None) for task, (numbers, tops) in zip(tasks, lists, strict=True)]
     whole = json.loads(json.dumps(writing.body(asked, TOLD, outcomes, small_vocabulary(), echoed=echoed)))
-    streamed = folded.completion(told(asked, answers, outcomes, echoed=echoed))
-    if logprobs is not None:
-        for choice in streamed["choices"]:
-            choice["logprobs"] = choice["logprobs"] or dict.fromkeys(("tokens", "token_logprobs", "top_logprobs", "text_offset"), [])
+    streamed = folded.completion(told(asked, answers, outcomes, echoed=echoed), logprobs=logprobs is not None)
     assert streamed == whole
     for i, choice in enumerate(whole["choices"]):
         prompt = small_vocabulary().decode(tasks[i // n].prompt) if echo else ""
@@ -160,18 +156,14 @@ def test_completions(prompts, logprobs, echo, n):
             assert (top is None) if value is None else top[token] == value
 
 
-@pytest.mark.parametrize("as_batch", [False, True])
-def test_a_piece_that_never_came_is_told_with_the_whole(as_batch):
+@pytest.mark.parametrize("endpoint", ["chat", "responses"])
+def test_pieces_that_never_came_are_told_with_the_whole(endpoint):
     _, reply = turn(written(small_vocabulary(), 'C!analysisM!Hm.E!S!assistantC!commentary to=functions.f K!jsonM!{"x": 1}A!'), [1])
     task = Task(messages="")
-    for endpoint, fold in (("chat", folded.chat), ("responses", folded.response)):
-        asked, outcome = Asked(endpoint, (task,), {}), Outcome(task, (reply,), 7)
-        events = writing.events(asked, Told("x", as_batch=as_batch), small_vocabulary())
-        seen = events.begin() + events.done(0, reply) + events.end([outcome])
-        whole = writing.body(asked, Told("x", as_batch=as_batch), [outcome], small_vocabulary())
-        found = fold(seen)
-        if endpoint == "responses" or not as_batch:
-            assert {name: found[name] for name in found if name != "usage"} == {name: whole[name] for name in whole if name != "usage"}
+    asked, outcome = Asked(endpoint, (task,), {"stream_options": {"include_usage": True}}), Outcome(task, (reply,), 7)
+    events = told(asked, [([], reply)], [outcome])
+    found = folded.chat(events, logprobs=True) if endpoint == "chat" else folded.response(events)
+    assert found == json.loads(json.dumps(writing.body(asked, TOLD, [outcome], small_vocabulary())))
 
 
 def test_a_token_of_half_a_character_has_a_name_of_its_own_and_the_place_where_the_character_begins():
@@ -186,4 +178,4 @@ def test_a_token_of_half_a_character_has_a_name_of_its_own_and_the_place_where_t
     events = writing.events(asked, TOLD, small)
     part = lambda text, i, k: CompletionPiece(text, tokens[i:k], (-1.0,) * (k - i), None)
     seen = [event for piece in (part("a", 0, 1), part("€", 1, 4), part("b", 4, 5)) for event in events.add(0, piece)]
-    assert folded.completion([*seen, *events.done(0, whole)])["choices"] == [choice]
+    assert folded.completion([*seen, *events.done(0, whole)], logprobs=True)["choices"] == [choice]
