@@ -82,7 +82,7 @@ class FakeLLM:
         said = f"{prompt[-40:]} seed {how.seed + index} at {how.temperature:g}"[: how.max_tokens]
         cut = len(said) == how.max_tokens
         if task.messages is None:
-            tokens, parsed = [*map(ord, said)], None
+            tokens, messages = [*map(ord, said)], []
         else:
             thought, tokens = [ord("a"), MESSAGE, ord("h"), ord("m"), END], [ord("f"), MESSAGE, *map(ord, said), *([] if cut else [END])]
             spans = ((0, 5), (5, 5 + len(tokens)))
@@ -98,9 +98,9 @@ class FakeLLM:
                     )
                 ]
             )
-            tokens, parsed = thought + tokens, SimpleNamespace(messages=messages)
+            tokens = thought + tokens
         logprobs = [-(zlib.crc32(b"%d %d" % (how.seed, i)) % 1000) / 100 for i in range(len(tokens))]
-        calls = tuple(message.tool_call for message in parsed.messages if message.tool_call) if parsed else ()
+        calls = tuple(message.tool_call for message in messages if message.tool_call)
         return SimpleNamespace(
             text=said,
             reasoning="hm",
@@ -109,7 +109,8 @@ class FakeLLM:
             logprobs=None if how.logprobs is None else logprobs,
             top_logprobs=[{token: x, 65: x - 1} for token, x in zip(tokens, logprobs, strict=True)] if how.logprobs else None,
             finish_reason="tool_calls" if calls else "length" if cut else "stop",
-            parsed=parsed,
+            parsed=SimpleNamespace(messages=messages),
+            said=tuple(messages),
             error=None,
         )
 

@@ -1,7 +1,6 @@
 """The pieces of a turn: those that came, and those that a whole reply has beside them. Knows no jax."""
 
 from collections.abc import Iterator
-import dataclasses
 
 from gptoss_jax.harmony import Message
 from gptoss_jax.turns.reply import Reply, ReplyPiece
@@ -28,7 +27,7 @@ class Shown:
 
     def rest(self, reply: Reply) -> Iterator[ReplyPiece]:
         """What the reply has and no piece had: all of it at first; nothing, as a rule, where its pieces came."""
-        for index, message in enumerate(_told(reply)):
+        for index, message in enumerate(reply.said):
             if message.role != "assistant":
                 continue
             text, tokens = self._came.get(index, (0, 0))
@@ -51,17 +50,4 @@ class Shown:
 
 def last(reply: Reply) -> Message | None:
     """The last message that the user is told."""
-    return next((message for message in reversed(_told(reply)) if message.role == "assistant"), None)
-
-
-def _told(reply: Reply) -> tuple[Message, ...]:
-    """The messages, of the answers what comes before a stop string."""
-    if (said := getattr(reply, "said", None)) is not None:
-        return said
-    out, room = [], len(reply.text)
-    for message in reply.parsed.messages:
-        if message.answers:
-            message = dataclasses.replace(message, text=message.text[:room]) if room < len(message.text) else message
-            room -= len(message.text)
-        out.append(message)
-    return tuple(out)
+    return next((message for message in reversed(reply.said) if message.role == "assistant"), None)

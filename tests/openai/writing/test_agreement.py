@@ -5,7 +5,7 @@ import random
 
 from as_written import random_streams, written
 import folded
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 from small_vocabulary import small_vocabulary
@@ -66,6 +66,7 @@ def told(asked, answers, outcomes, **more) -> list:
     return json.loads(json.dumps(out))
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(streams(), sizes, st.sampled_from(REASONS)), min_size=1, max_size=3), st.sampled_from([None, 0, 1]), st.booleans()
 )
@@ -81,6 +82,7 @@ def test_chat(turns, logprobs, include_usage):
     assert streamed == json.loads(json.dumps(whole))
 
 
+@settings(max_examples=60, deadline=None)
 @given(streams(), sizes, st.sampled_from(REASONS), st.sampled_from([None, 0, 1]))
 def test_responses(tokens, cuts, reason, logprobs):
     pieces, reply = turn(tokens, cuts, reason=reason, logprobs=logprobs)
@@ -102,6 +104,7 @@ def test_responses(tokens, cuts, reason, logprobs):
     assert all(item.get("status") == "completed" for item in last["output"][:-1])
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.text("abé€ 😀", max_size=8), st.text("abé€ 😀", min_size=1, max_size=3), sizes, st.sampled_from(["chat", "responses"]))
 def test_stop_strings(text, stop, cuts, endpoint):
     small = small_vocabulary()
@@ -127,6 +130,7 @@ def continuation(tokens, cuts, *, reason="length", logprobs=1, stop=()) -> tuple
 ids = st.lists(st.integers(0, 399), max_size=12)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(ids, ids, sizes), min_size=1, max_size=3), st.sampled_from([None, 0, 1]), st.booleans(), st.integers(1, 2))
 def test_completions(prompts, logprobs, echo, n):
     sampling = Sampling(logprobs=logprobs)
