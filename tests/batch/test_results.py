@@ -69,6 +69,32 @@ def test_responses():
     assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
 
 
+def test_fields_stand_where_they_always_stood():
+    """A job that goes on writes the bytes that it would have written."""
+    body = chat(seed=5, logprobs=True)["response"]["body"]
+    assert list(body) == ["id", "object", "created", "model", "choices", "usage", "system_fingerprint"]
+    [choice] = body["choices"]
+    assert list(choice) == ["index", "message", "logprobs", "finish_reason"]
+    assert list(choice["message"]) == ["role", "content", "refusal", "reasoning_content"]
+    assert list(choice["logprobs"]["content"][0]) == ["token", "logprob", "bytes", "top_logprobs"]
+    details = [("cached_tokens", "reasoning_tokens"), ("prompt_tokens_details", "completion_tokens_details")]
+    assert list(body["usage"]) == ["prompt_tokens", "completion_tokens", "total_tokens", *details[1]]
+    body = responses(seed=5)["response"]["body"]
+    assert (
+        list(body)
+        == (
+            "id object created_at status error incomplete_details instructions max_output_tokens metadata model output parallel_tool_calls "
+            "previous_response_id reasoning temperature text tool_choice tools top_logprobs top_p truncation usage"
+        ).split()
+    )
+    reasoning, message = body["output"]
+    assert list(reasoning) == ["id", "type", "summary", "content"] and list(message) == ["id", "type", "role", "status", "content"]
+    assert list(message["content"][0]) == ["type", "text", "annotations", "logprobs"]
+    [call] = responses(tools=[{"type": "function", **WEATHER}])["response"]["body"]["output"][1:]
+    assert list(call) == ["id", "call_id", "type", "name", "arguments", "status"]
+    assert [list(body["usage"][f"{name}_tokens_details"]) for name in ("input", "output")] == [[name] for name in details[0]]
+
+
 def test_output_items_of_a_response_can_be_its_next_input():
     output = responses(tools=[{"type": "function", **WEATHER}])["response"]["body"]["output"]
     assert [item["type"] for item in output] == ["reasoning", "function_call"]
