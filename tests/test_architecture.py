@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "openai": "tokenizer sampling harmony turns",
     "llm": "tokenizer sampling engine weights research harmony turns",
     "batch": "strict_json bars compile_cache parallel sampling weights turns openai llm",
+    "serve": "strict_json compile_cache parallel sampling weights engine turns openai llm",
     "chat": "strict_json compile_cache parallel sampling weights harmony turns llm",
     "plan": "config parallel model sampling engine",
 }
@@ -42,8 +43,9 @@ JAX = {"jax", "jaxlib", "flax", "chex", "optax", "orbax"}
 NO_JAX = (
     "quoting", "keywords", "strict_json", "config", "tokenizer", "sampling.options", "sampling.ids", "engine.requests", "engine.pages",
     "engine.live", "engine.metrics", "weights.locate", "weights.safetensors", "schemas", "harmony", "grammar", "turns", "openai",
+    "serve.app", "serve.endpoints", "serve.connections",
 )  # fmt: skip
-SEE_MESSAGES_AND_ARRAYS = {"llm", "chat", "batch.__main__"}
+SEE_MESSAGES_AND_ARRAYS = {"llm", "chat", "batch.__main__", "serve.__main__"}
 JITS = {
     "gptoss_jax.engine.device.decode", "gptoss_jax.engine.device.lowered", "gptoss_jax.weights.forms", "gptoss_jax.weights.placing",
     "pallas_kernels.dispatch", "pallas_kernels.aot", "pallas_kernels.bench.measure", "pallas_kernels.predict.cases",
@@ -51,7 +53,7 @@ JITS = {
 }  # fmt: skip
 ENTRY_POINTS = {
     "gptoss_jax.batch.__main__", "gptoss_jax.batch.merge",
-    "gptoss_jax.chat", "gptoss_jax.parallel.launch", "gptoss_jax.plan.__main__",
+    "gptoss_jax.chat", "gptoss_jax.serve.__main__", "gptoss_jax.parallel.launch", "gptoss_jax.plan.__main__",
     "pallas_kernels.aot.__main__", "pallas_kernels.bench.__main__", "pallas_kernels.check.__main__", "pallas_kernels.check.child",
     "pallas_kernels.emulator.__main__", "pallas_kernels.emulator.true_shapes", "pallas_kernels.predict.__main__",
 }  # fmt: skip

@@ -88,7 +88,8 @@ def _serve(given: flags.FlagValues) -> None:
     if given.mesh is not None:
         launch.shape(given.mesh)
     settings = _settings(given)
-    from gptoss_jax.serve import draining, listening
+    from gptoss_jax.serve import draining
+    from gptoss_jax.serve.connections import listening
 
     _raise_file_limit()
     at = listening.listen(given.host, given.port)

@@ -7,14 +7,14 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from gptoss_jax.serve import metrics
-from gptoss_jax.serve.answering import Answering
-from gptoss_jax.serve.auth import Auth
-from gptoss_jax.serve.fence import Fenced, Logged
-from gptoss_jax.serve.kept import KeptResponses
-from gptoss_jax.serve.models import Models
+from gptoss_jax.serve.connections.auth import Auth
+from gptoss_jax.serve.connections.fence import Fenced, Logged
+from gptoss_jax.serve.endpoints.answering import Answering
+from gptoss_jax.serve.endpoints.kept import KeptResponses
+from gptoss_jax.serve.endpoints.models import Models
+from gptoss_jax.serve.endpoints.tokenize import Info, Spelling
 from gptoss_jax.serve.page import page
 from gptoss_jax.serve.service import Service
-from gptoss_jax.serve.tokenize import Info, Spelling
 
 
 def app(service: Service) -> ASGIApp:

@@ -10,10 +10,10 @@ import os
 import signal
 import socket
 import threading
+from typing import Any
 
-from gptoss_jax.llm import LLM
 from gptoss_jax.serve.app import app
-from gptoss_jax.serve.listening import server
+from gptoss_jax.serve.connections.listening import server
 from gptoss_jax.serve.service import Service
 from gptoss_jax.serve.settings import Settings
 
@@ -23,7 +23,7 @@ _CUT_SECONDS = 2  # what the cut streams get to say so
 
 
 async def serve(
-    settings: Settings, listening: socket.socket, make: Callable[[], LLM], ready: Callable[[], None], *, drain_seconds: float
+    settings: Settings, listening: socket.socket, make: Callable[[], Any], ready: Callable[[], None], *, drain_seconds: float
 ) -> None:
     """Serves until a signal comes.
 
@@ -39,7 +39,7 @@ async def serve(
         loop.add_signal_handler(number, _asked, ending, number)
     serving = server(app(service))
     running = asyncio.ensure_future(serving.serve([listening]))
-    made: asyncio.Future[LLM] = loop.create_future()
+    made: asyncio.Future[Any] = loop.create_future()
     threading.Thread(target=_make, args=(make, made, loop), name="gptoss_jax load", daemon=True).start()
     end = asyncio.ensure_future(ending.wait())
     try:
@@ -82,7 +82,7 @@ def _asked(ending: asyncio.Event, number: int) -> None:
     ending.set()
 
 
-def _make(make: Callable[[], LLM], made: "asyncio.Future[LLM]", loop: asyncio.AbstractEventLoop) -> None:
+def _make(make: Callable[[], Any], made: "asyncio.Future[Any]", loop: asyncio.AbstractEventLoop) -> None:
     try:
         value, error = make(), None
     except BaseException as raised:

@@ -8,12 +8,11 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from gptoss_jax.llm import LLM
 from gptoss_jax.openai.asked import Defaults, Reading
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.quoting import quoted
-from gptoss_jax.serve.bodies import Gone
-from gptoss_jax.serve.gate import Gate, stopping
+from gptoss_jax.serve.connections.bodies import Gone
+from gptoss_jax.serve.connections.gate import Gate, stopping
 from gptoss_jax.serve.settings import Settings
 from gptoss_jax.serve.stored import Stored
 
@@ -37,7 +36,7 @@ class Service:
         cut: set where what still runs must end at once.
     """
 
-    def __init__(self, settings: Settings, llm: LLM | None = None):
+    def __init__(self, settings: Settings, llm: Any | None = None):
         self.settings, self.llm = settings, llm
         self.stored = Stored(settings.max_stored, settings.max_stored_bytes)
         self.gate = Gate(settings.max_waiting, 4 * settings.max_body_bytes)
@@ -50,12 +49,12 @@ class Service:
         if llm is not None:
             self.begin(llm)
 
-    def begin(self, llm: LLM) -> None:
+    def begin(self, llm: Any) -> None:
         """The model is there."""
         self.llm = llm
         self.gate.most = self.settings.max_waiting + llm.engine.slots
 
-    def ready(self) -> LLM:
+    def ready(self) -> Any:
         """The model. Raises Refused where it is not there yet, or no more to be asked."""
         if self.gate.closed:
             raise stopping()

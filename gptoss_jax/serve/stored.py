@@ -12,13 +12,13 @@ class Kept:
 
     Attributes:
         body: as it was answered.
-        input: items that it was asked with, those of earlier responses apart.
+        given: items that it was asked with, those of earlier responses apart.
         items: all up to its last: of those it went on from, its input, its output.
         size: bytes of all this as JSON; items that it shares with others are counted with each of them.
     """
 
     body: Mapping
-    input: tuple[Mapping, ...]
+    given: tuple[Mapping, ...]
     items: tuple[Mapping, ...]
     size: int
 
@@ -73,7 +73,7 @@ class Stored:
         if kept is None:
             return False
         self.bytes -= kept.size
-        for item in (*kept.input, *kept.body["output"]):
+        for item in (*kept.given, *kept.body["output"]):
             name = item.get("id")
             if isinstance(name, str) and name in self._places:
                 left = [place for place in self._places[name] if place[0] != response_id]

@@ -48,7 +48,7 @@ class Place:
         others = self._gate.answers - self._answers
         if others and others + self._answers + answers > self._gate.most:
             raise Refused(
-                f"no more than {self._gate.most:,} answers may be under way; {others:,} are; try again later.",
+                f"no more than {self._gate.most:,} answers may be under way; {others:,} are; try again.",
                 "too_many_waiting",
                 status=429,
             )

@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gptoss_jax.openai import errors
 from gptoss_jax.openai.errors import INTERNAL, Refused
 from gptoss_jax.quoting import quoted
-from gptoss_jax.serve import wire
-from gptoss_jax.serve.bodies import Gone
+from gptoss_jax.serve.connections import wire
+from gptoss_jax.serve.connections.bodies import Gone
 
 _log = logging.getLogger(__name__)
 _ID = re.compile(rb"[!-~]{1,200}")

@@ -1,7 +1,7 @@
 """Connections: sockets, and a protocol of uvicorn's that waits for nobody for ever.
 
-Limits beside those of bodies: a request's head must come within so many seconds and bytes; what is left of a body that was refused is thrown
-away for so many seconds; a client that reads nothing for so long is hung up on.
+Limits beside those of bodies: a request's head must come within so many seconds and bytes; what is left of a body that was refused is
+thrown away for so many seconds; a client that reads nothing for so long is hung up on.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gptoss_jax.openai import errors
 from gptoss_jax.openai.errors import Refused
-from gptoss_jax.serve.wire import dumped
+from gptoss_jax.serve.connections.wire import dumped
 
 HEAD_SECONDS = 20
 HEAD_BYTES = 64_000

@@ -6,8 +6,8 @@
 import asyncio
 from collections.abc import Sequence
 import functools
+from typing import Any
 
-from gptoss_jax.llm import LLM
 from gptoss_jax.openai import reading
 from gptoss_jax.openai.asked import Asked
 from gptoss_jax.openai.echoed import Echoed
@@ -15,7 +15,7 @@ from gptoss_jax.serve.service import Service
 from gptoss_jax.turns.prompts import ids_of
 
 
-async def echoed(service: Service, llm: LLM, asked: Asked) -> list[Echoed] | None:
+async def echoed(service: Service, llm: Any, asked: Asked) -> list[Echoed] | None:
     """One for each prompt; None where nothing is to come back. Raises Refused."""
     if asked.endpoint != "completions" or not asked.given.get("echo"):
         return None
@@ -26,7 +26,7 @@ async def echoed(service: Service, llm: LLM, asked: Asked) -> list[Echoed] | Non
         raise reading.refusal(asked, str(error)) from None
 
 
-def _echoed(llm: LLM, asked: Asked) -> list[Echoed]:
+def _echoed(llm: Any, asked: Asked) -> list[Echoed]:
     prompts = [ids_of(llm, task.prompt) for task in asked.tasks]
     for ids in prompts:
         llm.engine.check(ids, room=0 if asked.given.get("max_tokens") == 0 else 1)

@@ -13,16 +13,16 @@ import uuid
 
 from starlette.types import Receive, Scope, Send
 
-from gptoss_jax.llm import LLM
 from gptoss_jax.openai import reading, writing
 from gptoss_jax.openai.asked import Asked, Endpoint
 from gptoss_jax.openai.echoed import Echoed
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.events import Event, Events
 from gptoss_jax.openai.told import Told
-from gptoss_jax.serve import bodies, echoing, wire
-from gptoss_jax.serve.bodies import Gone
-from gptoss_jax.serve.fence import SPENT, unforeseen
+from gptoss_jax.serve.connections import bodies, wire
+from gptoss_jax.serve.connections.bodies import Gone
+from gptoss_jax.serve.connections.fence import SPENT, unforeseen
+from gptoss_jax.serve.endpoints import echoing
 from gptoss_jax.serve.service import Service
 from gptoss_jax.turns import running
 from gptoss_jax.turns.running import Running
@@ -69,7 +69,7 @@ class _Exchange:
     """One request that was read, and its client."""
 
     service: Service
-    llm: LLM
+    llm: Any
     asked: Asked
     told: Told
     scope: Scope

@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.quoting import quoted
-from gptoss_jax.serve import wire
+from gptoss_jax.serve.connections import wire
 from gptoss_jax.serve.service import Service
 from gptoss_jax.serve.stored import Kept
 
@@ -28,7 +28,7 @@ class KeptResponses:
 
     async def input_items(self, request: Request) -> Response:
         """A page of them, newest first unless asked for otherwise."""
-        items, asked = list(self._found(request).input), request.query_params
+        items, asked = list(self._found(request).given), request.query_params
         order, limit = asked.get("order", "desc"), asked.get("limit", "20")
         if order not in ("asc", "desc"):
             raise Refused(f'order must be "asc" or "desc"; got {quoted(order)}.', field="order")

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope
 from gptoss_jax import strict_json
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.quoting import quoted
-from gptoss_jax.serve.gate import Place
+from gptoss_jax.serve.connections.gate import Place
 
 
 class Gone(Exception):
@@ -56,6 +56,4 @@ def value_of(body: bytes) -> Mapping[str, Any]:
 
 
 def _too_long(most: int) -> Refused:
-    return Refused(
-        f"a body must have at most {most:,} bytes; this one has more; send less (--max_body_bytes).", "body_too_large", status=413
-    )
+    return Refused(f"a body must have at most {most:,} bytes; this one has more (--max_body_bytes).", "body_too_large", status=413)

@@ -8,11 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gptoss_jax.llm import LLM
 from gptoss_jax.openai import reading
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.quoting import quoted
-from gptoss_jax.serve import bodies, wire
+from gptoss_jax.serve.connections import bodies, wire
 from gptoss_jax.serve.service import Service
 from gptoss_jax.turns import tasks
 from gptoss_jax.turns.prompts import ids_of
@@ -37,13 +36,13 @@ class Spelling:
             loop = asyncio.get_running_loop()
             await wire.answer(send, await loop.run_in_executor(self._service.readers, self._answer, llm, body))
 
-    def _answer(self, llm: LLM, body: bytes) -> Mapping:
+    def _answer(self, llm: Any, body: bytes) -> Mapping:
         value = bodies.value_of(body)
         self._service.check_model(value.get("model"))
         return self._make(self._service, llm, value)
 
 
-def _ids(service: Service, llm: LLM, body: Mapping[str, Any]) -> Mapping:
+def _ids(service: Service, llm: Any, body: Mapping[str, Any]) -> Mapping:
     """Of a prompt as it stands, or of messages as they are rendered for an answer."""
     if ("prompt" in body) == ("messages" in body):
         raise Refused('a body must have either prompt or messages; pass {"prompt": "..."}.', field="prompt")
@@ -72,7 +71,7 @@ def _ids(service: Service, llm: LLM, body: Mapping[str, Any]) -> Mapping:
     return {"count": len(ids), "max_model_len": llm.engine.context, "tokens": [int(one) for one in ids], "token_strs": strings}
 
 
-def _text(service: Service, llm: LLM, body: Mapping[str, Any]) -> Mapping:
+def _text(service: Service, llm: Any, body: Mapping[str, Any]) -> Mapping:
     ids = body.get("tokens")
     if not isinstance(ids, list) or not all(isinstance(one, int) and not isinstance(one, bool) for one in ids):
         raise Refused(f"tokens must be a list of token ids; got {quoted(ids, json=True)}.", field="tokens")
@@ -98,7 +97,7 @@ class Info:
         )
 
 
-def _spelled(llm: LLM, ids: Sequence[int]) -> str:
+def _spelled(llm: Any, ids: Sequence[int]) -> str:
     """Text, control tokens by name; what is no UTF-8 is U+FFFD."""
     names = {number: name for name, number in llm.tokenizer.special.items()}
     parts, plain = [], []
