@@ -1,8 +1,6 @@
 """The server as an ASGI app: its routes, and what stands around them. Pure ASGI: what goes out is never held back, a hang-up is seen."""
 
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
@@ -23,7 +21,7 @@ def app(service: Service) -> ASGIApp:
     routes = [
         Route("/", page),
         Route("/health", models.health),
-        Route("/metrics", _Metrics(service).get),
+        Route("/metrics", metrics.endpoint(lambda: service.llm, service.settings.name)),
         Route("/v1/models", models.all),
         Route("/v1/models/{name:path}", models.one),
         Route("/v1/chat/completions", Answering(service, "chat"), methods=["POST"]),
@@ -40,16 +38,3 @@ def app(service: Service) -> ASGIApp:
         headers = {"allow_methods": ["*"], "allow_headers": ["*"], "expose_headers": ["x-request-id", "retry-after"]}
         inner = CORSMiddleware(inner, allow_origins=origins, **headers)
     return Logged(inner)
-
-
-class _Metrics:
-    """The engine's numbers, once there is an engine; also while it stops."""
-
-    def __init__(self, service: Service):
-        self._service, self._endpoint = service, None
-
-    async def get(self, request: Request) -> Response:
-        llm = self._service.llm or self._service.ready()
-        if self._endpoint is None:
-            self._endpoint = metrics.endpoint(llm, self._service.settings.name)
-        return await self._endpoint(request)
