@@ -170,6 +170,27 @@ def test_stopping_leaves_the_stream(scripted, visit, way):
     assert [one["content"] for one in scripted.seen[-1]["messages"]] == ["long", "half an", "then"]
 
 
+def test_the_end_stays_in_sight_until_the_user_scrolls_up(scripted, visit):
+    lines = [delta(content=f"line {i}\n") for i in range(2_000)]
+    scripted.script["long"] = [BEGIN, *lines[:1_000], None, *lines[1_000:], *END]
+    from_end = "(({scrollHeight, scrollTop, clientHeight}) => scrollHeight - scrollTop - clientHeight)(document.querySelector('#log'))"
+    visit.send("long")
+    visit.page.get_by_text("line 999").wait_for()
+    visit.page.locator("#log").hover()
+    visit.page.evaluate("new Promise(requestAnimationFrame)")
+    assert visit.page.evaluate(from_end) < 60
+    visit.page.mouse.wheel(0, -4_000)
+    while visit.page.evaluate(from_end) < 2_000:
+        visit.page.evaluate("new Promise(requestAnimationFrame)")
+    scripted.go.set()
+    visit.ended()
+    assert visit.page.evaluate(from_end) > 10_000
+    scripted.script["more"] = [BEGIN, *lines, *END]
+    visit.ask("more")
+    visit.page.evaluate("new Promise(requestAnimationFrame)")
+    assert visit.page.evaluate(from_end) < 60
+
+
 def call(index: int, name: str, *arguments: str) -> list[dict]:
     first = {"index": index, "id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": ""}}
     rest = [{"index": index, "function": {"arguments": part}} for part in arguments]
@@ -240,13 +261,16 @@ def test_what_fails_says_why(scripted, visit):
         "breaks": [BEGIN, delta(content="so f"), {"error": {"message": "the engine failed"}}],
         "cut": [BEGIN, delta(content="so f")],
         "odd": ["data: {{{\n\n"],
+        "odder": [None, [], 3, {"choices": [None]}, {"choices": [{"delta": None}]}, *END],
         "fine": [": comment\r\n\r\ndata:", ' {"choices": [{"delta":\r\ndata: {"content": "well"}}]}\r\n\r', "\n", *END],
     }
     assert "400: messages[0] is <b>bad</b>" in visit.ask("refused")
     assert "429: too many wait" in visit.ask("waits")
-    assert "The server's answer is no stream of JSON." in visit.ask("odd")
+    assert "The server's answer is no stream of a chat" in visit.ask("odd")
+    scripted.go.set()
+    assert "no answer" in visit.ask("odder")
     assert "well" in visit.ask("fine")
-    assert scripted.seen[-1]["messages"] == [{"role": "user", "content": "fine"}]
+    assert [one["content"] for one in scripted.seen[-1]["messages"]] == ["odder", "fine"]
     assert re.search("so f\\s+the engine failed", visit.ask("breaks"))
     assert "The connection ended before the answer did." in visit.ask("cut")
 
