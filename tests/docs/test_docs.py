@@ -32,7 +32,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "checkpoints/README.md", "benchmarks/RESULTS.md")), *DOCS.rglob("*.md")]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-GUIDES = sorted(path for path in DOCS.glob("*.md") if ">>>" in path.read_text(encoding="utf-8"))
+SERVED = "serving"  # its examples ask a server: tests/docs/test_serving.py
+GUIDES = sorted(path for path in DOCS.glob("*.md") if ">>>" in path.read_text(encoding="utf-8") and path.stem != SERVED)
 NEEDED = ("mkdocs", "material", "mkdocstrings", "mkdocs_jupyter")
 SHOWN = {
     "llm": (gj.LLM, gj.LLM.chat, gj.LLM.score),
