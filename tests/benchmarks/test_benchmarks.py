@@ -201,7 +201,7 @@ def test_full_caches_hold_finite_random_keys():
     assert all(bool(jnp.all(jnp.isfinite(pages))) and float(jnp.std(pages.astype(jnp.float32))) > 0.5 for pages in (*cache.k, *cache.v))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_cost_of_looking_is_told_for_every_kind_of_site(smallest, capsys):
     assert run(captures, "--preset=tiny", "--layers=2", "--tokens=8", "--pairs=1") == 0
     told = results(capsys)

@@ -164,7 +164,7 @@ def test_a_kind_that_is_none_is_refused():
 
 @pytest.mark.parametrize(
     "minutes",
-    [pytest.param(2, marks=pytest.mark.thorough), pytest.param(20, marks=pytest.mark.slow)],
+    [pytest.param(1, marks=pytest.mark.thorough), pytest.param(20, marks=pytest.mark.slow)],
 )
 def test_the_engine_stands_a_storm(minutes):
     command = [sys.executable, "-m", "benchmarks.faults.chaos", f"--minutes={minutes}", f"--seed={minutes}"]
