@@ -101,13 +101,12 @@ class Conversation:
         for piece in stream:
             if piece.channel == "analysis" and not _SHOW_REASONING.value:
                 continue
-            place = (piece.channel, piece.recipient)
-            if place != shown:
+            if piece.message != shown:
                 if shown is not None:
                     self.console.print()
                 if piece.recipient:
                     self.console.print(Text(f"call {piece.recipient} ", style="cyan"), end="")
-                shown = place
+                shown = piece.message
             style = "dim" if piece.channel == "analysis" else "cyan" if piece.recipient else ""
             self.console.print(Text(piece.text, style=style), end="", soft_wrap=True)
         if shown is not None:

@@ -28,6 +28,18 @@ def streams(draw):
     return tokenizer, [i for part in parts for i in part]
 
 
+def check_content(tokenizer, tokens, message, deltas):
+    """Each delta has the tokens whose text is whole with it: all that were read but one that ends with half a character."""
+    spelled = lambda end: b"".join(
+        b"" if tokenizer.control_name(i) else tokenizer.token_bytes(i) or b"\xff" for i in tokens[message.content[0] : end]
+    )
+    said = ""
+    for delta in deltas[:-1]:
+        said += delta.text
+        whole = spelled(delta.content[1]).decode(errors="replace")
+        assert said.startswith(whole) and len(spelled(delta.content[1] + 1).decode(errors="replace")) >= len(said)
+
+
 @settings(deadline=None, max_examples=500)
 @given(streams(), st.sampled_from(["assistant", None]))
 def test_no_token_is_lost_and_the_deltas_add_up(stream, role):
@@ -40,12 +52,13 @@ def test_no_token_is_lost_and_the_deltas_add_up(stream, role):
     assert [i for a, b in parsed.spans for i in tokens[a:b]] == tokens == list(parsed.tokens)
     assert all(a < b for a, b in parsed.spans)
     add_up(deltas, parsed)
-    for message in parsed.messages:
+    for index, message in enumerate(parsed.messages):
         span = tokens[message.span[0] : message.span[1]]
         if tokenizer.special["<|message|>"] in span:
             content = span[span.index(tokenizer.special["<|message|>"]) :]
             spelled = [b"" if tokenizer.control_name(i) else tokenizer.token_bytes(i) or b"\xff" for i in content]
             assert message.text == b"".join(spelled).decode(errors="replace")
+            check_content(tokenizer, tokens, message, [delta for delta in deltas if delta.message == index])
             assert tokens[slice(*message.content)] == content[1 : len(content) - (message.end is not None)]
     assert all(name not in message.text for name in CONTROL for message in parsed.messages)
     assert parsed.malformed or not parsed.junk or parsed.incomplete

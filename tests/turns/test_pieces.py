@@ -97,7 +97,7 @@ PLACES = st.lists(st.integers(0, 1000), max_size=12)
 REASONS = st.sampled_from(["stop", "length", "cancelled"])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(turns(), PLACES, STOPS, st.sampled_from([None, BEGUN]), REASONS, st.sampled_from([None, 0, 1]))
 def test_pieces_of_any_turn_add_up_to_its_reply(turn, places, stop, begun, reason, logprobs):
     tokenizer, tokens = turn
@@ -111,7 +111,7 @@ def test_pieces_of_any_turn_add_up_to_its_reply(turn, places, stop, begun, reaso
     assert reply.parsed == parse(tokenizer, reply.tokens, channel=begun and begun.channel)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(turns(), PLACES, STOPS, st.sampled_from(["stop", "length"]))
 def test_pieces_of_any_continuation_add_up_to_it(turn, places, stop, reason):
     tokenizer, tokens = turn
