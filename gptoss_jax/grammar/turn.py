@@ -3,9 +3,9 @@
     <|channel|>analysis<|message|>  free  <|end|><|start|>assistant<|channel|>final<|message|>  response_format  <|return|>
     <|channel|>commentary to=functions.f <|constrain|>json<|message|>  the parameters of f  <|call|>
 
-The host decides at each <|message|>, by the header before it, as `harmony.StreamParser` reads it. Where an answer of some form is
-asked for, messages must be well-formed too: nothing but <|message|> ends a header, nothing but <|end|> a free body, and <|start|>
-follows it. So the turn cannot end without the answer or a checked call, and no text that nobody checked is read as the answer.
+The host decides at each <|message|>, by the header before it, as `harmony.StreamParser` reads it. Messages must be well-formed too:
+nothing but <|message|> ends a header, and <|start|> follows <|end|>. So no text that nobody checked is read as a call or as the answer.
+Where an answer of some form is asked for, nothing but <|end|> ends a free body: the turn cannot end without the answer or a checked call.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -30,7 +30,7 @@ from gptoss_jax.tokenizer import Tokenizer
 
 _TURN_ENDS = ("<|return|>", "<|call|>", "<|endoftext|>")
 _NOT_IN_HEADERS = (*_TURN_ENDS, "<|end|>", "<|start|>")
-_NOT_IN_BODIES = (*_TURN_ENDS, "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>")
+_NOT_IN_BODIES = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>")
 _NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 _read: Kept[list[tuple[str, dict | None]]] = Kept(64, 4_000_000)
@@ -52,10 +52,10 @@ class TurnConstraint(Constraint):
         continued: Continued | None = None,
     ):
         super().__init__(vocab_size)
-        self.pauses = tuple(tokenizer.special[name] for name in ("<|message|>", "<|end|>")[: 1 + bool(answer)])
+        self.pauses = tuple(tokenizer.special[name] for name in ("<|message|>", "<|end|>"))
         self._tokenizer = tokenizer
         self._answer, self._calls = answer, calls
-        self._never = {"header": _NOT_IN_HEADERS, "content": _NOT_IN_BODIES} if answer else {}
+        self._never = {"header": _NOT_IN_HEADERS, "content": _NOT_IN_BODIES + (_TURN_ENDS if answer else ())}
         self._parser = StreamParser(tokenizer, channel=None if continued is None else continued.channel)
         self._body = None if continued is None else self._body_of(self._parser.header)
         if self._body:
@@ -81,7 +81,7 @@ class TurnConstraint(Constraint):
             self._body.mask(out)
             self.problem = self._body.problem
             return True
-        if self._answer and self._parser.state == "between":
+        if self._parser.state == "between":
             out[:] = 0
             allow(out, (self._tokenizer.special["<|start|>"],))
             return True

@@ -61,7 +61,7 @@ def test_a_beginning_that_no_answer_has_is_refused(small, content, says):
 
 def test_a_beginning_is_of_no_interest_where_nothing_rules_it(tokenizer):
     rules = begun(tokenizer, {"content": "It is"}, None, TOOLS)
-    assert told(rules, tokenizer, " so.E!S!assistantC!commentary to=functions.nowM!{}A!") == ["{}<|call|>"]
+    assert told(rules, tokenizer, " so.E!S!assistantC!commentary to=functions.nowM!{}A!") == ["<|start|>", "{}<|call|>"]
     assert begun(tokenizer, {"content": "It is"}, None, None) is None
     rules = begun(tokenizer, {"reasoning": '{"m'})
     assert asked(rules, tokenizer)[0] is False and rules.pauses == tuple(written(tokenizer, "M!E!"))

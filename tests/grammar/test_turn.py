@@ -96,15 +96,21 @@ def test_free_masks_change_only_after_a_pause(tokenizer):
     assert rules.pauses == tuple(written(tokenizer, "M!E!"))
 
 
-def test_tools_alone_leave_everything_else_free(tokenizer):
+def test_tools_alone_leave_the_answer_and_other_calls_free(tokenizer):
     rules = made(tokenizer, None, TOOLS)
-    assert rules.pauses == tuple(written(tokenizer, "M!"))
-    for turn in ("C!finalM!{]R!", "C!analysisM!HmC!finalM!xE!M!yR!", "C!final oopsR!S!S!", "C!commentary to=functions.otherM!x"):
-        rules = made(tokenizer, None, TOOLS)
-        for token in written(tokenizer, turn):
-            assert asked(rules, tokenizer)[0] is False and len(asked(rules, tokenizer)[1]) == tokenizer.vocab_size + 70
-            rules.advance(token)
+    assert rules.pauses == tuple(written(tokenizer, "M!E!"))
+    free = ["C!finalM!{]R!", "C!analysisM!HmE!S!assistantC!finalM!xR!", "C!commentary to=functions.otherM!xA!", "C!finalM!x<|endoftext|>"]
+    for turn in free:
+        assert set(told(made(tokenizer, None, TOOLS), tokenizer, turn)) <= {"<|start|>"}
     assert told(made(tokenizer, None, TOOLS), tokenizer, "C!commentary to=functions.weatherM!" + CALL + "A!") == [CALL + "<|call|>"]
+
+
+@pytest.mark.parametrize("more", ["A!", "E!", "R!", "S!"])
+@pytest.mark.parametrize("header", ["C!commentary to=functions.weather K!json", " to=functions.now", "C!finalM!HiE!S! to=functions.now{}"])
+def test_with_tools_alone_no_call_comes_without_its_message_token(tokenizer, header, more):
+    rules = made(tokenizer, None, TOOLS)
+    told(rules, tokenizer, header)
+    assert written(tokenizer, more)[0] not in asked(rules, tokenizer)[1]
 
 
 @pytest.mark.parametrize(
