@@ -76,3 +76,9 @@ def test_what_is_huge_deep_or_odd_is_short(value, words):
     text = quoted(value)
     assert words in text and len(text) <= MOST and time.process_time() - began < 2
     text.encode()
+
+
+def test_words_of_json():
+    value = {"a": [None, True, False], "None": (None, 1)}
+    assert quoted(value, json=True) == "{'a': [null, true, false], 'None': (null, 1)}" and quoted(None, json=True) == "null"
+    assert quoted(value) == repr(value)

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from gptoss_jax.openai.asked import Reading
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.reading import conversations, forms, sampling, tools
-from gptoss_jax.openai.reading.fields import ANY, CHOICE, LIST, TEXT, TEXT_OR_LIST, TRUTH, Field, Kind, Table, Taken, whole
+from gptoss_jax.openai.reading.fields import ANY, CHOICE, LIST, TEXT, TEXT_OR_LIST, TRUTH, Field, Kind, Table, Taken
 from gptoss_jax.turns.tasks import Task
 
 _PROMPT = Kind(
     "a string or a list of token ids",
-    lambda value: isinstance(value, str) or isinstance(value, list) and all(map(whole, value)),
+    lambda value: isinstance(value, str) or isinstance(value, list) and {*map(type, value)} <= {int},
     "write a line for each prompt",
 )
 _CONVERSATION = ("reasoning_effort", "tools", "tool_choice", "parallel_tool_calls", "instructions", "continue_final_message")

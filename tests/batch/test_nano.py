@@ -85,15 +85,27 @@ def test_what_cannot_be_done_is_told(lines):
     assert "stream must be false" in lines["stream-1"]["response"]["body"]["error"]["message"]
 
 
-def test_a_line_that_only_the_model_can_refuse(tmp_path):
+def test_what_only_the_model_can_refuse_and_what_the_examples_do_not_have(tmp_path):
     given, output = tmp_path / "requests.jsonl", tmp_path / "out.jsonl"
     long, odd = {"id": "long", "prompt": "word " * 2000}, {"id": "odd", "messages": [{"role": "nobody", "content": "x"}]}
     good = {"id": "good", "messages": "What is 8 + 5?"}
-    given.write_text("".join(json.dumps(line) + "\n" for line in (long, odd, good)))
+    weather = {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}
+    asked = {"messages": [{"role": "user", "content": "What is 8 + 5?"}], "max_tokens": 200}
+    asked |= {"tools": [{"type": "function", "function": weather}], "tool_choice": "required", "parallel_tool_calls": False}
+    must = {"custom_id": "must", "method": "POST", "url": "/v1/chat/completions", "body": asked}
+    prompts = {"prompt": ["What is 1 + 2", "3 + 4"], "max_tokens": 3, "logprobs": 1, "n": 2}
+    several = {"custom_id": "several", "method": "POST", "url": "/v1/completions", "body": prompts}
+    given.write_text("".join(json.dumps(line) + "\n" for line in (long, odd, good, must, several)))
     batch(given, output)
     told = [json.loads(line) for line in output.read_text().splitlines()]
     assert "context is 512" in told[0]["error"]["message"] and "role must be" in told[1]["error"]["message"]
     assert told[2]["text"] == "8 + 5 = 13"
+    (choice,) = told[3]["response"]["body"]["choices"]
+    assert choice["finish_reason"] in ("tool_calls", "length")
+    assert [call["function"]["name"] for call in choice["message"].get("tool_calls", [])] in (["get_weather"], [])
+    choices = told[4]["response"]["body"]["choices"]
+    assert [choice["index"] for choice in choices] == [0, 1, 2, 3] and told[4]["response"]["body"]["object"] == "text_completion"
+    assert all(len(choice["logprobs"]["tokens"]) <= 3 for choice in choices)
 
 
 def test_shards_together_are_the_whole(results, tmp_path):

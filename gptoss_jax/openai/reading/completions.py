@@ -72,4 +72,4 @@ def _prompts(given: object) -> list[Prompt]:
 
 
 def _is_ids(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(whole, value))
+    return isinstance(value, list) and {*map(type, value)} == {int}
