@@ -56,13 +56,13 @@ def test_any_json(value):
     assert "error" in answer(json.dumps(value).encode())
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(bodies)
 def test_any_plain_fields(body):
     assert id_of(answer(json.dumps({"id": "a"} | body).encode())) == "a"
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(bodies, st.sampled_from([*lines._URLS]), st.dictionaries(st.sampled_from(["method", "more"]), values))
 def test_any_bodies(body, url, more):
     out = answer(json.dumps({"custom_id": "a", "method": "POST", "url": url, "body": body} | more).encode())

@@ -121,7 +121,7 @@ class Odd(FakeLLM):
     def answer(self, task):
         outcome = super().answer(task)
         if "bad" in str(task.prompt or task.messages):
-            outcome.answers[0].text, outcome.answers[0].finish_reason = object(), {1, 2}
+            outcome.answers[0].text, outcome.answers[0].said, outcome.answers[0].finish_reason = object(), object(), {1, 2}
         return outcome
 
 

@@ -135,7 +135,7 @@ class Chaotic(FakeLLM):
         if luck == 3 and outcome.answers:
             self.faults += 1
             for answer in outcome.answers:
-                answer.text, answer.tool_calls = object(), (ToolCall("f", object()),)
+                answer.text, answer.tool_calls, answer.said = object(), (ToolCall("f", object()),), object()
         return outcome
 
 

@@ -177,10 +177,10 @@ class Taken:
         self.ignore(name)
 
     def known(self, given: Mapping, known: Iterable[str], where: str) -> dict:
-        """An object without what is not known and says something; where that is refused, the object as it is: its reader says why."""
+        """An object without what is null or not known; where that is refused, the object as it is: its reader says why."""
         if self.reading.strict:
             return dict(given)
         for name, value in given.items():
             if name not in known and value not in (None, False, "", [], {}):
                 self.ignore(f"{where}.{name[:MOST]}")
-        return {name: value for name, value in given.items() if name in known}
+        return {name: value for name, value in given.items() if name in known and value is not None}

@@ -135,7 +135,7 @@ def _known(item: Mapping, known: Sequence[str], where: str, taken: Taken) -> dic
         if name not in (*_ABOUT, *known) and value not in (None, False, "", [], {}):
             got = f"{quoted(name, 60)}: {quoted(value, 40, json=True)}"
             taken.unknown(f"{where} must hold nothing that is not read; got {got}; remove it.", f"{where}.{name[:60]}", "input")
-    return {name: value for name, value in item.items() if name in (*_ABOUT, *known)}
+    return {name: value for name, value in item.items() if name in (*_ABOUT, *known) and value is not None}
 
 
 def _content(content: object, where: str, taken: Taken) -> object:

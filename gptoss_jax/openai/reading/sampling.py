@@ -72,7 +72,7 @@ STREAMING = (
         inner=Table(
             Field("include_usage", TRUTH, about="what it has cost, at the end of the stream"),
             Field("include_obfuscation", TRUTH, about="no padding is sent, whatever it says"),
-            Field("continuous_usage_stats", only(False)),
+            Field("continuous_usage_stats", only(False), about="usage is said at the end", hint=only(True)),
         ),
     ),
 )

@@ -131,7 +131,7 @@ def test_what_the_others_begin_with_is_read(endpoint):
     assert isinstance(read(endpoint, BODIES[endpoint]), Asked)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.data(), values)
 @every_endpoint
 def test_any_value_anywhere_is_read_or_refused(endpoint, data, value):
@@ -141,7 +141,7 @@ def test_any_value_anywhere_is_read_or_refused(endpoint, data, value):
         read(endpoint, body, how)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.data(), text, values)
 @every_endpoint
 def test_whatever_is_added_anywhere_but_to_what_is_the_callers_own_is_passed_over_and_named(endpoint, data, name, value):
@@ -160,7 +160,7 @@ def at(body: object, path: tuple) -> object:
     return body
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(values)
 @every_endpoint
 def test_any_json_is_read_or_refused(endpoint, value):

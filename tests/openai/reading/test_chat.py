@@ -32,6 +32,16 @@ def test_what_an_answer_holds_is_taken_back():
         to_conversation(asked.tasks[0].messages, tools=asked.tasks[0].tools)
 
 
+def test_what_is_null_is_left_out_at_every_depth():
+    call = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": None, "x": None}, "index": None}
+    tool = {"type": "function", "function": {"name": "get_weather", "description": None, "parameters": None, "strict": None}}
+    said = [{"role": "assistant", "content": None, "tool_calls": [call], "channel": None}]
+    asked = read(messages=said, tools=[tool])
+    (message,) = asked.tasks[0].messages
+    assert message["tool_calls"] == [{"id": "c1", "type": "function", "function": {"name": "get_weather"}}] and asked.ignored == ()
+    to_conversation(asked.tasks[0].messages, tools=asked.tasks[0].tools)
+
+
 def test_a_refusal_is_what_was_said_and_nothing_is_nothing():
     asked = read(
         messages=[*HELLO, {"role": "assistant", "content": None, "refusal": "No."}, {"role": "assistant", "content": None}, *HELLO]
@@ -61,7 +71,7 @@ def test_unknown_fields_are_passed_over_and_named_or_refused():
 
 @pytest.mark.parametrize("role", messages.READ)
 def test_the_keys_of_a_message_that_are_read_are_those_of_harmony(role):
-    given = {name: None for name in (*messages.READ[role], "new")} | {"role": role, "content": "x"}
+    given = dict.fromkeys((*messages.READ[role], "new"), "x") | {"role": role}
     (message,) = read(messages=[given]).tasks[0].messages
     assert message.keys() == {*messages.READ[role]}
 
