@@ -87,6 +87,13 @@ def cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+async def preemptions(server: Server) -> int:
+    """Times that a request lost its pages, as the server counts them."""
+    async with asked(server, "GET", "/metrics") as answer:
+        lines = (await answer.body()).decode().splitlines()
+    return round(float(next(line.split()[-1] for line in lines if line.startswith("vllm:num_preemptions_total{"))))
+
+
 def held(process: int) -> dict[str, float]:
     """Megabytes that a process is resident in, and its open files."""
     pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
@@ -159,7 +166,7 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
         for number in range(given.repeats + 1):  # the first warms both up
             done = pair(None if llm is None else locally(llm, given), over_http(server, process, given), one_turn=not given.tokens)
             time.sleep(1)  # until the last connections are closed
-            kept.append(held(process))
+            kept.append(held(process) | {"preemptions": asyncio.run(preemptions(server))})
             if number:
                 pairs.append(done)
                 shown = {name: round(value, 3) for name, value in (done | kept[-1]).items()}
