@@ -8,7 +8,6 @@ import numpy as np
 
 from gptoss_jax import LLM
 from gptoss_jax.engine.requests import Constraint, Request
-from gptoss_jax.tokenizer import Tokenizer
 
 _MESSAGE = re.compile(r"<\|start\|>(.*?)<\|message\|>(.*?)(?:<\|end\|>|<\|call\|>|<\|return\|>)", re.DOTALL)
 _HEADER = re.compile(r"(?P<author>[^ <]*)(?: to=(?P<to>[^ <]*))?(?:<\|channel\|>(?P<channel>\w*)(?: to=(?P<late>[^ <]*))?)?")
@@ -24,8 +23,8 @@ class Heard:
     text: str
 
 
-Script = Callable[[Sequence[Heard]], str]
-"""The harmony text of a turn, which `turn` writes, after a prompt's messages; of a prompt without any: after its text as one message."""
+Script = Callable[[list[Heard]], str | None]
+"""The harmony text of a turn, which `turn` writes, after a prompt's messages; None where the model is to answer by itself."""
 
 
 def heard(prompt: str) -> list[Heard]:
@@ -96,13 +95,12 @@ def replay(llm: LLM, script: Script) -> LLM:
 
     def check_request(request: Request) -> None:
         check(request)
-        if not isinstance(request.constraint, Scripted):
-            request.constraint = _scripted(request, tokenizer, script)
+        if isinstance(request.constraint, Scripted):
+            return
+        said = script(heard(tokenizer.decode(request.prompt)))
+        if said is not None:
+            tokens = tokenizer.encode_with_control(said)
+            request.constraint = Scripted(tokens, tokenizer.special["<|return|>"], request.constraint)
 
     llm.engine.check_request = check_request
     return llm
-
-
-def _scripted(request: Request, tokenizer: Tokenizer, script: Script) -> Scripted:
-    said = script(heard(tokenizer.decode(request.prompt)))
-    return Scripted(tokenizer.encode_with_control(said), tokenizer.special["<|return|>"], request.constraint)
