@@ -13,7 +13,7 @@ from gptoss_jax.openai.errors import Refused
 from gptoss_jax.quoting import quoted
 from gptoss_jax.serve.connections.bodies import Gone
 from gptoss_jax.serve.connections.gate import Gate, stopping
-from gptoss_jax.serve.settings import Settings
+from gptoss_jax.serve.settings import NAME_MOST, Settings
 from gptoss_jax.serve.stored import Stored
 
 T = TypeVar("T")
@@ -70,6 +70,10 @@ class Service:
             if self.settings.strict:
                 raise self.no_such_model(name)
             self.notice(f"model {quoted(name)} is asked for; {self.settings.name} answers")
+
+    def called(self, name: str | None) -> str:
+        """What the model is called in an answer: as its client calls it, if that is no more than a name."""
+        return name if name and len(name) <= NAME_MOST else self.settings.name
 
     def no_such_model(self, name: str) -> Refused:
         text = f"model must be one that is served here; got {quoted(name)}; pass {quoted(self.settings.name)}."

@@ -223,6 +223,7 @@ def test_what_agents_send(client, served):
         metadata={"a": "b"},
         extra_body={"client_metadata": {"x": "y"}, "a_field_of_next_month": {"deep": [1]}},
     )
+    assert answer.model == "gpt-something-else", "an answer bears the name that it was asked under"
     assert answer.output_text == "Done." and [tool.type for tool in answer.tools] == ["function", "namespace", "web_search"]
     assert answer.metadata == {"a": "b"}
     with pytest.raises(BadRequestError) as raised:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from gptoss_jax import LLM
 from gptoss_jax.serve.app import app
-from gptoss_jax.serve.draining import server as made
+from gptoss_jax.serve.connections.listening import server as made
 from gptoss_jax.serve.service import Service
 from gptoss_jax.serve.settings import Settings
 

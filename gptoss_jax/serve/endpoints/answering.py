@@ -47,7 +47,7 @@ class Answering:
             del body
             place.let_go()
             place.take(sum(task.n for task in asked.tasks) - 1)
-            told = Told(name, int(time.time()), model=settings.name, cached=True)
+            told = Told(name, int(time.time()), model=self._service.called(asked.given.get("model")), cached=True)
             await _Exchange(self._service, llm, asked, told, scope, receive, send).answer(since)
 
     async def _read(self, body: bytes, name: str) -> Asked:
