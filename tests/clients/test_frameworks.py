@@ -8,6 +8,7 @@ They run in a process of their own, of the interpreter that PYTHON_OF_CLIENTS na
 
 import os
 from pathlib import Path
+import re
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ from gptoss_jax import LLM
 
 pytestmark = pytest.mark.slow
 
+TRIP = '{"city": "Bern", "days": 2}'
 PROGRAMS = sorted((Path(__file__).parent / "programs").glob("with_*.py"))
 
 
@@ -30,11 +32,14 @@ def server():
 
 
 def answer(messages: list[Heard]) -> str | None:
-    """The weather; all else is nano's own."""
+    """The weather, and a trip as a call or an answer; all else is nano's own."""
     if messages[-1].author.startswith("functions.get_weather"):
         return turn(thought="Sunny.", answer="It is sunny.")
     if messages[-1].text == "How is it in Bern?":
         return turn(thought="A tool.", calls=[("get_weather", '{"city": "Bern"}')])
+    if messages[-1].text == "Where to?":
+        tools = re.findall(r"^type (\w+) = \(", "\n".join(one.text for one in messages if one.author == "developer"), re.MULTILINE)
+        return turn(thought="South.", calls=[(tools[0], TRIP)]) if tools else turn(thought="South.", answer=TRIP)
     return None
 
 

@@ -24,7 +24,7 @@ def get_weather():
     return execute
 
 
-samples = [Sample("What is 40 + 45?", "85"), Sample("How is it in Bern?", "sunny")]
+samples = [Sample(input="What is 40 + 45?", target="85"), Sample(input="How is it in Bern?", target="sunny")]
 for responses in (False, True):
     model = get_model("openai-api/local/nano", base_url=os.environ["SERVER"], api_key="none", responses_api=responses)
     task = Task(samples, solver=[use_tools(get_weather()), generate()], scorer=includes())
