@@ -38,7 +38,7 @@ def run(builder, request, tokens, cuts, reason) -> tuple:
         part = tokens[at : at + cuts[i % len(cuts)]]
         at, i = at + len(part), i + 1
         numbers = [-((token % 7) + at) / 8 for token in part]
-        tops = [{token: value, 65: value - 1.0} for token, value in zip(part, numbers, strict=True)]
+        tops = [{65: value - 1.0, token: value} for token, value in zip(part, numbers, strict=True)]
         pieces += builder.add(Piece(request, part, numbers, tops, reason if at >= len(tokens) else None))
         if request.cancelled:
             break
