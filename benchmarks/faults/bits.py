@@ -68,7 +68,7 @@ def _asked(llm: gj.LLM, mine: Sequence[Asked]) -> Iterator[tuple[str, dict]]:
         else:
             stream = llm.stream(task.messages, task.sampling, **chat)
             shown: dict[str, str] = {}
-            for piece in stream:
+            for piece in (one for one in stream if one.text):
                 shown[str(piece.channel)] = shown.get(str(piece.channel), "") + piece.text
             yield f"{task.key}.0", of(stream.reply) | {"shown": shown}
     for outcome in llm.run(one.task for one in mine if one.way == "run"):
