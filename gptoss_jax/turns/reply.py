@@ -112,6 +112,7 @@ class ReplyBuilder(Builder):
         self._parser = harmony.StreamParser(tokenizer, channel=self._channel)
         self._answer, self._waiting = TextStop(request.sampling.stop), Waiting()
         self._parts: list[_Part] = []  # of the next pieces
+        self._before = 0  # characters of the answers before this one
         self._told = 0  # token that the next piece begins with
         self._cut: tuple[int, int, int] | None = None  # the message that a stop string ended, its characters, where its tokens end
         self._one_call, self._enough = one_call, False
