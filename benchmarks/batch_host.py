@@ -19,9 +19,10 @@ from absl import app, flags
 from benchmarks import child
 from gptoss_jax.batch import source
 from gptoss_jax.batch.draining import Draining
-from gptoss_jax.batch.fields import Defaults
 from gptoss_jax.batch.job import Job
 from gptoss_jax.batch.shards import Shard
+from gptoss_jax.harmony import Message
+from gptoss_jax.openai.asked import Defaults
 from gptoss_jax.turns.tasks import Outcome, Task
 
 _REQUESTS = flags.DEFINE_integer("requests", 100_000, "Lines of the input.", lower_bound=20)
@@ -37,9 +38,14 @@ class Instant:
     def __init__(self, most: int):
         self.model, self.most, self.seconds = SimpleNamespace(tokenizer=None), most, 0.0
         self.resident: dict[int, int] = {}
-        parsed = SimpleNamespace(messages=(), commentary="")
-        said = {"text": "word " * _TOKENS.value, "reasoning": "thought " * 20, "tool_calls": (), "finish_reason": "stop"}
-        self._answer = SimpleNamespace(**said, tokens=tuple(range(_TOKENS.value)), logprobs=None, top_logprobs=None, parsed=parsed)
+        text, thought, count = "word " * _TOKENS.value, "thought " * 20, _TOKENS.value
+        messages = (
+            Message("assistant", thought, (0, 20), channel="analysis", end="<|end|>", content=(3, 19)),
+            Message("assistant", text, (20, count), channel="final", end="<|return|>", content=(23, count - 1)),
+        )
+        said = {"text": text, "reasoning": thought, "tool_calls": (), "finish_reason": "stop", "said": messages, "error": None}
+        parsed = SimpleNamespace(messages=messages, commentary="")
+        self._answer = SimpleNamespace(**said, tokens=tuple(range(count)), logprobs=None, top_logprobs=None, parsed=parsed)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         waiting: list[Task] = []
