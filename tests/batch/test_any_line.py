@@ -62,7 +62,7 @@ def test_any_plain_fields(body):
     assert id_of(answer(json.dumps({"id": "a"} | body).encode())) == "a"
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(bodies, st.sampled_from([*lines._URLS]), st.dictionaries(st.sampled_from(["method", "more"]), values))
 def test_any_bodies(body, url, more):
     out = answer(json.dumps({"custom_id": "a", "method": "POST", "url": url, "body": body} | more).encode())

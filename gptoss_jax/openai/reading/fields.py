@@ -87,6 +87,11 @@ class Field:
     inner: "Table | None" = None
 
 
+def _printable(name: str) -> str:
+    """A field's name as a log and a sentence can have it, whatever a client calls it."""
+    return name[:MOST] if name.isprintable() else quoted(name)
+
+
 def _becoming(field: Field) -> str:
     """What is made of a field, as Python calls it."""
     where, _, name = field.becomes.partition(".")
@@ -141,7 +146,7 @@ class Taken:
     ignored: dict[str, None] = dataclasses.field(default_factory=dict)
 
     def ignore(self, name: str) -> None:
-        self.ignored[name[:MOST]] = None
+        self.ignored[_printable(name)] = None
 
     def fields(self, body: Mapping, table: Table, within: str = "") -> dict:
         """The fields of a body that are not null.
@@ -156,7 +161,7 @@ class Taken:
         for name, value in body.items():
             if value is None:
                 continue
-            shown = f"{within}.{name[:MOST]}" if within else name[:MOST]
+            shown = f"{within}.{_printable(name)}" if within else _printable(name)
             field, blamed = table.fields.get(name), within or name[:MOST]
             if field is None:
                 self.unknown(f"{shown} is no field that is known here; remove it.", shown, blamed)

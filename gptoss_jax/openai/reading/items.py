@@ -89,7 +89,8 @@ def input_items(asked: Asked) -> list[dict]:
 
 def _as_kept(item: Mapping, digest: str) -> dict:
     kind = _kind(item)
-    kept = {"id": f"{_PREFIXES[kind]}_{digest}", "type": kind} | {name: value for name, value in item.items() if value is not None}
+    own = {name: value for name, value in item.items() if value is not None and (name not in _ABOUT or isinstance(value, str) and value)}
+    kept = {"id": f"{_PREFIXES[kind]}_{digest}", "type": kind} | own
     if kind == "message" and isinstance(kept.get("content"), str):
         said = item.get("role") == "assistant"
         part = {"type": "output_text" if said else "input_text", "text": kept["content"]} | ({"annotations": []} if said else {})

@@ -118,6 +118,8 @@ def test_the_items_that_are_kept_have_ids():
     assert third["call_id"] == "c1" and first["id"].startswith("msg_")
     (alone,) = reading.input_items(read(input=""))
     assert alone["content"] == [{"type": "input_text", "text": ""}] and alone["id"] == first["id"]
+    (odd,) = reading.input_items(read(input=[{"role": "user", "content": "x", "id": 5, "status": [], "type": None}]))
+    assert odd["id"] == first["id"] and odd["status"] == "completed" and odd["type"] == "message"
     other = reading.read("responses", {"input": ""}, name="resp_2", reading=LIVE)
     assert reading.input_items(other)[0]["id"] != first["id"]
     assert read(input=reading.input_items(asked)).tasks[0].messages == [

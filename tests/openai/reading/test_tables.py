@@ -52,6 +52,13 @@ def test_the_ends_of_a_range_are_taken_and_what_lies_beyond_is_not(name):
     assert name in {field.name for field in SAMPLING} | {"max_tokens", "logprobs"}
 
 
+def test_names_that_cannot_be_printed_are_quoted():
+    taken = Taken(Reading(strict=False))
+    taken.fields({"a\nERROR b": 1, "\ud800": 2, "\u00e4 b": 3, "x" * 1000: 4}, Table())
+    assert [*taken.ignored] == [r"'a\nERROR b'", r"'\ud800'", "\u00e4 b", "x" * 200]
+    assert all(name.isprintable() for name in taken.ignored)
+
+
 def test_what_is_not_known_is_refused_or_ignored_at_every_depth_and_wishes_with_it():
     inner = Table(Field("a"), Field("mood", only("calm"), hint=of_words("wild")))
     table = Table(Field("outer", inner=inner), Field("never", NOTHING), Field("live", only(True), files=NOTHING))
