@@ -1,0 +1,120 @@
+"""The server's app without a model: keys, unknown places, what is said before a model is there, who may come in, what is kept."""
+
+import json
+
+import pytest
+from starlette.testclient import TestClient
+
+from gptoss_jax.openai.errors import Refused
+from gptoss_jax.serve.app import app
+from gptoss_jax.serve.connections import bodies
+from gptoss_jax.serve.connections.gate import Gate
+from gptoss_jax.serve.service import Service
+from gptoss_jax.serve.settings import Settings
+from gptoss_jax.serve.stored import Stored
+
+
+def client(**settings) -> TestClient:
+    return TestClient(app(Service(Settings("org/nano", **settings))), raise_server_exceptions=False)
+
+
+def error_of(response) -> dict:
+    """Its error, all four keys of it."""
+    error = response.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"} and response.headers["x-request-id"]
+    return error
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/completions", "/tokenize", "/detokenize"])
+def test_until_there_is_a_model_everyone_is_told_to_come_again(path):
+    answer = client().post(path, json={})
+    assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0 and error_of(answer)["code"] == "loading"
+    assert client().get("/health").status_code == 503 and client().get("/metrics").status_code == 200
+
+
+def test_unknown_places_and_methods_are_said_in_the_same_form():
+    assert error_of(client().get("/v1/nothing"))["code"] == "not_found"
+    answer = client().put("/v1/responses/resp_1")
+    assert answer.status_code == 405 and error_of(answer)["code"] == "method_not_allowed" and "DELETE" in answer.headers["allow"]
+    assert error_of(client().get("/v1/responses/resp_1"))["code"] == "response_not_found"
+    assert error_of(client().get("/v1/models/gpt-9"))["code"] == "model_not_found"
+    assert client().get("/v1/models/org/nano").json()["id"] == "org/nano"
+
+
+@pytest.mark.parametrize("header", [None, "Bearer three", "Bearer ", "Basic one", "one", "Bearer onetwo", "Bearer \u00fc"])
+def test_without_a_key_nothing_is_said(header):
+    given = {} if header is None else {"authorization": header.encode("latin-1")}
+    answer = client(keys=("one", "two")).get("/v1/models", headers=given)
+    assert answer.status_code == 401 and error_of(answer)["type"] == "authentication_error"
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_any_of_the_keys_opens():
+    for key in ("one", "two"):
+        assert client(keys=("one", "two")).get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+    assert client(keys=("one",)).get("/").status_code == 200
+
+
+def test_request_ids_come_back_where_they_are_plain():
+    assert client().get("/v1/models", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
+    assert client().get("/v1/models", headers={"x-request-id": "a b"}).headers["x-request-id"] != "a b"
+
+
+def test_other_pages_may_ask_only_where_they_are_named():
+    asked = {"origin": "https://a.example", "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    assert "access-control-allow-origin" not in client().options("/v1/models", headers=asked).headers
+    named = client(cors_origins=("https://a.example",), keys=("one",))
+    assert named.options("/v1/models", headers=asked).headers["access-control-allow-origin"] == "https://a.example"
+    assert named.get("/v1/models", headers=asked).headers["access-control-allow-origin"] == "https://a.example"  # also a refusal's
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"NaN", b'{"a": NaN}', b'{"a": 1e999}', b"\xff{}", b"[" * 5000, b'"\\ud800"'])
+def test_what_is_no_json_object_is_refused(body):
+    with pytest.raises(Refused) as refused:
+        bodies.value_of(body)
+    assert refused.value.status == 400 and refused.value.code == "invalid_json"
+
+
+def test_a_gate_counts_answers_and_bytes():
+    gate = Gate(3, 10)
+    with gate.entered() as first:
+        first.take(1)
+        with gate.entered() as second:
+            with pytest.raises(Refused, match="3 answers"):
+                second.take(1)
+            second.hold(8)
+            with pytest.raises(Refused) as refused:
+                first.hold(3)
+            assert refused.value.status == 429
+    assert gate.answers == gate.bytes == 0
+    with gate.entered() as alone:
+        alone.take(100)
+    gate.closed = True
+    with pytest.raises(Refused) as refused, gate.entered():
+        pass
+    assert refused.value.status == 503 and gate.answers == 0
+
+
+def response(name: str, text: str) -> dict:
+    return {"id": name, "output": [{"id": f"msg_{name}", "type": "message", "content": text}]}
+
+
+def test_the_oldest_responses_are_forgotten():
+    stored = Stored(3, 10**6)
+    for i in range(5):
+        stored.keep(response(f"r{i}", "a"), [{"id": f"in_{i}", "type": "message"}], stored.items(f"r{i - 1}") or ())
+    assert len(stored) == 3 and stored.items("r1") is None and len(stored.items("r4")) == 10  # what it went on from is still its own
+    assert stored.item("in_4") and stored.item("msg_r4") and stored.item("in_0") is None
+    assert stored.forget("r4") and not stored.forget("r4") and stored.item("in_4") is None
+
+
+def test_responses_are_kept_up_to_so_many_bytes():
+    stored = Stored(100, 1000)
+    for i in range(10):
+        stored.keep(response(f"r{i}", "a" * 200), [])
+    assert 0 < len(stored) < 5 and stored.bytes <= 1000
+    stored.keep(response("huge", "a" * 2000), [])
+    assert stored.get("huge") is None and len(stored)
+    for i in range(10):
+        stored.forget(f"r{i}")
+    assert stored.bytes == 0 and json.dumps(stored._places) == "{}"
