@@ -1,6 +1,7 @@
 """The server as a process on nano: hang-ups, slow and hostile clients, too many of them, the end."""
 
 import concurrent.futures
+import contextlib
 import json
 import signal
 import subprocess
@@ -49,13 +50,12 @@ def test_a_whole_answer_that_nobody_waits_for_frees_its_slot(server):
 
 
 def test_a_reader_that_does_not_read_holds_back_itself_alone(server, client):
-    connections = [server.connection() for _ in range(6)]
-    for connection in connections:
-        connection.sendall(post("/v1/completions", {**ENDLESS, "stream": True, "logprobs": 5}))
-    answer = client.post("/v1/chat/completions", json=chat("What is 40 + 45?")).json()
-    assert answer["choices"][0]["message"]["content"] == "40 + 45 = 85"
-    for connection in connections:
-        connection.close()
+    with contextlib.ExitStack() as stack:
+        for _ in range(6):
+            connection = stack.enter_context(server.connection())
+            connection.sendall(post("/v1/completions", {**ENDLESS, "stream": True, "logprobs": 5}))
+        answer = client.post("/v1/chat/completions", json=chat("What is 40 + 45?")).json()
+        assert answer["choices"][0]["message"]["content"] == "40 + 45 = 85"
     assert server.idle()
 
 
@@ -79,15 +79,13 @@ def test_heads_without_end_are_refused(server):
 
 
 def test_who_comes_too_many_is_told_to_come_again(server):
-    connections = [server.connection() for _ in range(110)]
-    for connection in connections:
-        connection.sendall(post("/v1/completions", ENDLESS, headers="Expect-Nothing: 1\r\n"))
-    assert until(lambda: sum(" 429 " in line for line in server.log) >= 6)
-    refused = httpx.post(f"{server.url}/v1/completions", json=ENDLESS, timeout=60)
-    assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 0
-    assert httpx.get(f"{server.url}/health", timeout=60).status_code == 200
-    for connection in connections:
-        connection.close()
+    with contextlib.ExitStack() as stack:
+        for _ in range(110):
+            stack.enter_context(server.connection()).sendall(post("/v1/completions", ENDLESS))
+        assert until(lambda: sum(" 429 " in line for line in server.log) >= 6)
+        refused = httpx.post(f"{server.url}/v1/completions", json=ENDLESS, timeout=60)
+        assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 0
+        assert httpx.get(f"{server.url}/health", timeout=60).status_code == 200
     assert server.idle()
 
 

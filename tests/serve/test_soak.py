@@ -71,9 +71,7 @@ class Client:
         return "left"
 
     def malformed(self) -> int:
-        body = self.rng.choice(
-            [b"", b"{", b"[]", b"\xff", b"[" * 9999, b'{"messages": 3}', b'{"messages": [{"role": "user", "content": {}}]}']
-        )
+        body = self.rng.choice([b"", b"{", b"[]", b"\xff", b"[" * 9999, b'{"messages": 3}'])
         answer = self.http.post("/v1/" + self.rng.choice(["chat/completions", "responses", "completions"]), content=body)
         assert answer.status_code == 400 and answer.json()["error"].keys() == {"message", "type", "param", "code"}
         return answer.status_code
