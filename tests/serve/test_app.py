@@ -89,6 +89,9 @@ def test_a_gate_counts_answers_and_bytes():
     assert gate.answers == gate.bytes == 0
     with gate.entered() as alone:
         alone.take(100)
+        with pytest.raises(Refused) as refused:
+            alone.take(100)
+        assert refused.value.status == 400
     gate.closed = True
     with pytest.raises(Refused) as refused, gate.entered():
         pass

@@ -5,6 +5,8 @@ import contextlib
 
 from gptoss_jax.openai.errors import Refused
 
+ALONE = 128  # answers that a request may ask for, however few may wait
+
 
 class Gate:
     """Counts what is under way.
@@ -44,7 +46,12 @@ class Place:
         self._gate, self._answers, self._bytes = gate, 0, 0
 
     def take(self, answers: int) -> None:
-        """So many more answers; a request that is alone may ask for as many as it likes."""
+        """So many more answers; what one request may ask for, it may where it is alone."""
+        if self._answers + answers > max(self._gate.most, ALONE):
+            raise Refused(
+                f"a request must ask for at most {max(self._gate.most, ALONE):,} answers, of all its prompts together; "
+                f"got {self._answers + answers:,}; send several requests."
+            )
         others = self._gate.answers - self._answers
         if others and others + self._answers + answers > self._gate.most:
             raise Refused(

@@ -76,9 +76,15 @@ class _Exchange:
     receive: Receive
     send: Send
 
+    def __post_init__(self):
+        before = self.asked.given.get("previous_response_id")
+        self._earlier = (before and self.service.stored.items(before)) or ()  # also where it is deleted meanwhile
+
     async def answer(self, since: float) -> None:
         """Does what was asked for, and sends what comes of it."""
-        echoed = await self._unless_ended(echoing.echoed(self.service, self.llm, self.asked))
+        echoed = None
+        if self.asked.endpoint == "completions" and self.asked.given.get("echo"):
+            echoed = await self._unless_ended(echoing.echoed(self.service, self.llm, self.asked))
         if echoed is not None and self.asked.given.get("max_tokens") == 0:
             return await self._echo_alone(echoed)
         try:
@@ -143,8 +149,7 @@ class _Exchange:
         """Keeps a response, before its client has heard all of it and asks for more."""
         if self.asked.given.get("store") is False:
             return
-        stored, before = self.service.stored, self.asked.given.get("previous_response_id")
-        stored.keep(body, reading.input_items(self.asked), (before and stored.items(before)) or ())
+        self.service.stored.keep(body, reading.input_items(self.asked), self._earlier)
 
     def _completed(self) -> Told:
         return dataclasses.replace(self.told, completed=int(time.time()))

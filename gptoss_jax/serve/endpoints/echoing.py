@@ -15,10 +15,8 @@ from gptoss_jax.serve.service import Service
 from gptoss_jax.turns.prompts import ids_of
 
 
-async def echoed(service: Service, llm: Any, asked: Asked) -> list[Echoed] | None:
-    """One for each prompt; None where nothing is to come back. Raises Refused."""
-    if asked.endpoint != "completions" or not asked.given.get("echo"):
-        return None
+async def echoed(service: Service, llm: Any, asked: Asked) -> list[Echoed]:
+    """One for each prompt. Raises Refused."""
     work = functools.partial(_echoed, llm, asked)
     try:
         return await asyncio.get_running_loop().run_in_executor(service.scorer, work)
