@@ -74,6 +74,8 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> None:
         _serve(given)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:  # before the server listens to signals
+        sys.exit(130)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # a model that is still being loaded would be waited for
