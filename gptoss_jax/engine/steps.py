@@ -22,7 +22,7 @@ from gptoss_jax.parallel import processes
 BUSY_STEPS = 8  # most decode steps a dispatch while somebody waits for a slot
 LEAST_STEPS = 4
 PACE = (BUSY_STEPS, 21)  # fewest and most decode steps a dispatch for one that is paced: a third of what was read of it, within these
-GRACE = 0.25  # seconds that it may stand still in its slot while others wait
+GRACE = 2.0  # seconds that it may stand still in its slot while others wait: on a busy machine a good reader is late too
 READS = 8  # most dispatches of prompts between two of decode steps, while all slots want for requests
 
 _log = logging.getLogger(__name__)
