@@ -4,20 +4,18 @@ pytest -m slow -n 0 tests/docs/test_serving.py         # with codex (npm install
 """
 
 from collections.abc import Iterator
-import contextlib
 import doctest
 import json
 import os
 from pathlib import Path
 import re
-import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 
+import httpx
 import pytest
+from server_process import served
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "serving.md"
@@ -33,39 +31,12 @@ def blocks(language: str, heading: str | None = None) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
-@contextlib.contextmanager
-def started(folder: Path, *flags: str) -> Iterator[str]:
-    """The page's first command, on a port that is free: the address that it prints. What it says is kept in a file of the folder."""
-    command = re.search(r"^    uv run --extra serve python (-m gptoss_jax\.serve)\b", PAGE.read_text(), re.M)[1]
-    words = [sys.executable, *shlex.split(command), "--port=0", *flags]
-    found, printed = [], threading.Event()
-    with open(folder / "server.log", "wb") as log:
-        server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)
-
-    def listen() -> None:
-        for line in server.stdout:
-            found.extend(re.findall(r"http://127\.0\.0\.1:\d+", line))
-            if found:
-                printed.set()
-        printed.set()
-
-    threading.Thread(target=listen, daemon=True).start()
-    try:
-        assert printed.wait(300) and found, (folder / "server.log").read_text()
-        yield found[0]
-    finally:
-        server.send_signal(signal.SIGTERM)
-        try:
-            server.wait(60)
-        finally:
-            server.kill()
-            server.stdout.close()
-
-
 @pytest.fixture(scope="module")
-def address(tmp_path_factory) -> Iterator[str]:
-    with started(tmp_path_factory.mktemp("server")) as address:
-        yield address
+def address() -> Iterator[str]:
+    command = re.search(r"^    uv run --extra serve python -m (\S+) ", PAGE.read_text(), re.M)[1]
+    assert command == "gptoss_jax.serve"
+    with served() as server:
+        yield server.url
 
 
 @pytest.mark.thorough
@@ -102,8 +73,8 @@ def test_codex(tmp_path):
     if shutil.which("codex") is None:
         pytest.skip("codex is not on the path; npm install @openai/codex")
     [config], [command] = blocks("toml", "codex"), blocks("bash", "codex")
-    with started(tmp_path, "--context=65536", "--slots=2") as address:  # nano's vocabulary makes twice as many tokens of it
-        (tmp_path / "config.toml").write_text(config.replace(WRITTEN, address))
+    with served("--context=65536", "--slots=2") as server:  # nano's vocabulary makes twice as many tokens of it
+        (tmp_path / "config.toml").write_text(config.replace(WRITTEN, server.url))
         environment = os.environ | {"CODEX_HOME": str(tmp_path)}
         command = command.replace("codex exec", "codex exec --json")
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=900, env=environment, cwd=tmp_path)
@@ -114,19 +85,32 @@ def test_codex(tmp_path):
 
 @pytest.mark.slow
 def test_lm_eval(address, tmp_path):
-    """Both ways: nano can do these sums, and finds the right ones more probable than the wrong ones."""
+    """Both ways: nano can do these sums; the log-probabilities that are compared are those of the server."""
     if shutil.which("lm-eval") is None:
         pytest.skip("lm-eval is not on the path; pip install 'lm-eval[api]'")
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps({"a": a, "b": b}) + "\n" for a, b in SUMS))
+    (asked, compared), commands = blocks("yaml", "lm-eval"), blocks("bash", "lm-eval")
+    assert len(commands) == 2
+    [told, _] = [_evaluated(*one, address, tmp_path) for one in zip((asked, compared), commands, strict=True)]
+    assert json.loads(told[0].read_text())["results"]["sums"]["exact_match,none"] == 1.0
+    [_, found] = sorted((tmp_path / "choices").rglob("*.json*"))
+    sample = json.loads(found.read_text().splitlines()[0])
+    prompts = [f"40 + 45 = {answer}" for answer in (85, 86)]
+    body = {"prompt": prompts, "max_tokens": 0, "echo": True, "logprobs": 0}
+    scored = httpx.post(f"{address}/v1/completions", json=body, timeout=300).json()["choices"]
+    before = httpx.post(f"{address}/tokenize", json={"prompt": "40 + 45 ="}, timeout=300).json()["count"]
+    expected = [sum(choice["logprobs"]["token_logprobs"][before:]) for choice in scored]
+    assert [float(one[0][0]) for one in sample["resps"]] == pytest.approx(expected, rel=1e-3)
+
+
+def _evaluated(task: str, command: str, address: str, folder: Path) -> list[Path]:
+    """Runs lm-eval on a task: the files of its results and of its samples."""
+    name = re.match(r"task: (\w+)", task)[1]
+    (folder / f"{name}.yaml").write_text(task)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "OPENAI_API_KEY": "none"}
-    tasks, commands = blocks("yaml", "lm-eval"), blocks("bash", "lm-eval")
-    assert len(tasks) == len(commands) == 2
-    for task, command, metric in zip(tasks, commands, ("exact_match,none", "acc,none"), strict=True):
-        name = re.match(r"task: (\w+)", task)[1]
-        (tmp_path / f"{name}.yaml").write_text(task)
-        command = command.replace(WRITTEN, address).rstrip("\n") + f" --output_path {tmp_path}/{name}"
-        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=900, env=environment, cwd=tmp_path)
-        assert done.returncode == 0, done.stdout + done.stderr
-        [results] = (tmp_path / name).rglob("results*.json")
-        assert json.loads(results.read_text())["results"][name][metric] == 1.0, done.stdout
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home"), "OPENAI_API_KEY": "none"}
+    command = command.replace(WRITTEN, address).rstrip("\n") + f" --log_samples --output_path {folder}/{name}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=900, env=environment, cwd=folder)
+    files = sorted((folder / name).rglob("*.json*"))
+    assert done.returncode == 0 and len(files) == 2, done.stdout + done.stderr
+    return files

@@ -7,6 +7,7 @@ import shutil
 import httpx
 import pytest
 from scripted_chat import DONE, KEY, Scripted, delta, serving, usage
+from server_process import served
 
 pytestmark = pytest.mark.thorough
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -312,6 +313,34 @@ def test_nothing_sticks_out(scripted, browser, address, width, height):
         )
         visit.settings()
     context.close()
+
+
+def test_nano_answers(browser):
+    """The real server: an answer, a tool's round, what it refuses, and a request that is stopped leaves nothing behind."""
+    with served() as server:
+        visit = Visit(browser.new_page(viewport={"width": 1200, "height": 800}), server.url)
+        visit.page.set_default_timeout(120_000)
+        visit.page.get_by_role("heading", name="nano").wait_for()
+        assert "40 + 45 = 85" in visit.ask("What is 40 + 45?")
+        assert "85 + 4 = 89" in visit.ask("Now add 4.")
+        visit.press("New chat")
+        visit.settings()
+        visit.press("An example")
+        assert '"city": "Paris"' in visit.ask("What is the weather in Paris?")
+        visit.page.keyboard.type("sunny, 21")
+        visit.page.keyboard.press("Enter")
+        visit.page.get_by_role("article", name="Answer").nth(1).wait_for()
+        assert "sunny" in visit.ended()
+        visit.page.get_by_label("Tools, as JSON").fill('[{"name": "a b"}]')
+        assert re.search(r"400: .*name.*a b", visit.ask("hi"))
+        visit.page.get_by_label("Tools, as JSON").fill("")
+        visit.page.get_by_label("Temperature").fill("10000")
+        visit.send("Say what you like.")
+        visit.page.get_by_role("article", name="Answer").last.get_by_text(re.compile(".")).first.wait_for()
+        visit.press("Stop")
+        assert "stopped" in visit.ended()
+        assert server.idle() and not visit.broken
+        visit.page.close()
 
 
 def test_how_it_is_served(address):
