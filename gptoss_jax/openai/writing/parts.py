@@ -75,23 +75,31 @@ class Parts:
         out = {name: [] for name in LISTS}
         for i, (token, value) in enumerate(zip(tokens, logprobs, strict=True)):
             raw = self._tokenizer.decode_bytes([token])
-            name = _name(raw)
-            out["tokens"].append(name)
+            out["tokens"].append(_name(raw))
             out["token_logprobs"].append(None if value is None else finite(value))
-            out["top_logprobs"].append(None if value is None else self._top(name, value, (tops[i] if tops else None) or {}))
+            out["top_logprobs"].append(None if value is None else self._top(token, value, (tops[i] if tops else None) or {}))
             out["text_offset"].append(min(self._reached, end))
             self._reached += len(self._decoder.decode(raw))
         return out
 
-    def _top(self, name: str, value: float, top: Mapping[int, float]) -> dict:
-        """The most probable ones, and the one that came, whether or not it is of them."""
-        named = {_name(self._tokenizer.decode_bytes([token])): finite(x) for token, x in top.items()}
-        return named if name in named else named | {name: finite(value)}
+    def _top(self, token: int, value: float, top: Mapping[int, float]) -> dict:
+        """The one that came, and the most probable ones beside it. It has its name; another of the same text is named by its bytes."""
+        named = {_name(self._tokenizer.decode_bytes([token])): finite(value)}
+        for other, x in top.items():
+            if other != token:
+                raw = self._tokenizer.decode_bytes([other])
+                name = _name(raw)
+                named.setdefault(_bytes(raw) if name in named else name, finite(x))
+        return named
 
 
 def _name(raw: bytes) -> str:
-    r"""A token as it stands in the text; part of a character as OpenAI spells it, `bytes:\xe2\x82`, for a name must be its token's own."""
+    r"""A token as it stands in the text; part of a character as OpenAI spells it, `bytes:\xe2\x82`."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+        return _bytes(raw)
+
+
+def _bytes(raw: bytes) -> str:
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)

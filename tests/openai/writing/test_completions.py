@@ -88,6 +88,17 @@ def test_a_prompt_can_be_scored_without_drawing_anything():
     assert out[-1]["usage"] == body["usage"] and [data["usage"] for data in out[:-1]] == [None] * 4
 
 
+def test_two_tokens_of_the_same_text_are_told_apart():
+    """A vocabulary with bytes for what it has no piece for has some letters twice."""
+    small, of = small_vocabulary(), asked("x", logprobs=1)
+    [letter] = small.encode("a")
+    [byte] = [token for token in range(small.vocab_size) if token != letter and small.token_bytes(token) == b"a"]
+    for came, tops in ((byte, {letter: -0.25, byte: -1.5}), (byte, {letter: -0.25}), (byte, {byte: -1.5, letter: -3.0})):
+        whole = Completion("a", (came,), (-1.5,), (tops,), "length")
+        [choice] = writing.body(of, TOLD, outcomes(of, whole), small)["choices"]
+        assert choice["logprobs"]["top_logprobs"] == [{"a": -1.5, r"bytes:\x61": tops[letter]}]
+
+
 def test_what_cannot_be_in_json_is_very_unlikely():
     of = asked("x", logprobs=1)
     token = small_vocabulary().encode("a")[0]
