@@ -127,7 +127,7 @@ def test_open_responses(server, tmp_path):
     for name in ("src/lib", "src/generated", "bin"):
         shutil.copytree(checkout("OPEN_RESPONSES") / name, folder / name)
     (folder / "package.json").write_text('{"type": "module"}')
-    npm(folder, "install", "--no-save", "--allow-scripts=bun", "bun", "zod@3")
+    npm(folder, "install", "--no-save", "bun", "zod@3")
     server.says["What's the weather like in San Francisco?"] = turn(thought="A tool.", calls=[("get_weather", '{"location": "here"}')])
     server.otherwise = lambda messages: turn(thought="Hm.", answer="Well.")
     command = ["node_modules/.bin/bun", "run", "bin/compliance-test.ts", "-u", server.url, "-k", "x", "-m", "nano", "--json"]
