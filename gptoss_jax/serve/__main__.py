@@ -97,6 +97,7 @@ def _serve(given: flags.FlagValues) -> None:
     at = listening.listen(given.host, given.port)
     public = listening.is_public(at)
     if public and not settings.keys and not given.public_without_key:
+        at.close()
         raise ValueError(
             f"whoever reaches {given.host} could use this server; give --api_key_file, --host=127.0.0.1, or say --public_without_key."
         )
