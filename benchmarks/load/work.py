@@ -138,7 +138,10 @@ def _of_line(path: Path, number: int, line: str, most: int | None) -> Prompt:
 def _of_conversation(data: Mapping, most: int | None) -> Prompt | None:
     """None where it has no two turns, as vLLM skips those."""
     turns = data.get("conversations", data.get("conversation", ())) if isinstance(data, dict) else ()
-    if len(turns) < 2:
+    if not isinstance(turns, Sequence) or len(turns) < 2:
         return None
-    text, answer = turns[0]["value"], turns[1]["value"]
+    try:
+        text, answer = str(turns[0]["value"]), str(turns[1]["value"])
+    except (KeyError, TypeError) as error:
+        raise ValueError('a turn of a conversation must have "from" and "value"; one of the dataset has not.') from error
     return Prompt(_user(text), most or max(1, len(answer.split())), len(text.split()))

@@ -89,7 +89,13 @@ def test_datasets(tmp_path):
     talk = [{"from": "human", "value": "How are you"}, {"from": "gpt", "value": "Well"}]
     shared.write_text(json.dumps([{"conversations": talk}, {"conversations": talk[:1]}, {}]))
     assert work.read_prompts(shared, 1) == [work.Prompt(({"role": "user", "content": "How are you"},), 1, 3)]
-    for text, message in {"{}": "has neither", "no": "a JSON object a line", '{"messages": [3]}': "has neither", "[]": "has none"}.items():
+    for text, message in {
+        "{}": "has neither",
+        "no": "a JSON object a line",
+        '{"messages": [3]}': "has neither",
+        "[]": "has none",
+        '[{"conversations": [3, 4]}]': "a turn of",
+    }.items():
         odd.write_text(text)
         with pytest.raises(ValueError, match=message):
             work.read_prompts(odd, 1)
