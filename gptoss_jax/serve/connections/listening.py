@@ -22,6 +22,7 @@ from gptoss_jax.serve.connections.wire import dumped
 HEAD_SECONDS = 20
 HEAD_BYTES = 64_000
 STALLED_SECONDS = 60
+UNREAD_BYTES = 64_000  # of an answer, here and in the kernel each: what a client does not read is drawn no further ahead
 KEPT_SECONDS = 75  # of a connection between two requests
 _WAITING = 2048  # connections
 
@@ -34,6 +35,9 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=UNREAD_BYTES)
+        if (peer := transport.get_extra_info("socket")) is not None:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
         self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
