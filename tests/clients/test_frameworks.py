@@ -3,7 +3,8 @@
     pip install litellm instructor openai-agents "pydantic-ai-slim[openai]" llama-index-llms-openai-like llm inspect-ai "lm-eval[api]"
     PYTHON_OF_CLIENTS=... pytest -m slow -n 0 tests/clients/test_frameworks.py
 
-They run in a process of their own, of the interpreter that PYTHON_OF_CLIENTS names; one that is not installed there is skipped.
+They run in a process of their own, of the interpreter that PYTHON_OF_CLIENTS names; one that is not installed there is skipped. All of them
+in one environment need versions of each other that there are not: inspect-ai, llama-index and lm-eval want one each.
 """
 
 import os

@@ -10,7 +10,7 @@ def get_weather(city: str) -> str:
     return f"sunny in {city}"
 
 
-model = Chat("nano", model_name="nano", api_base=os.environ["SERVER"], api_key="none", supports_tools=True, supports_schema=True)
+model = Chat("nano", model_name="nano", api_base=os.environ["SERVER"], supports_tools=True, supports_schema=True)
 model.needs_key, model.key = None, "none"
 for stream in (False, True):
     assert "85" in model.prompt("What is 40 + 45?", stream=stream).text()
