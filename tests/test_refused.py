@@ -58,6 +58,12 @@ def test_bad_prompts_are_refused(llm, prompts, sampling, message):
         llm.generate(prompts, sampling)
 
 
+def test_a_conversation_of_too_many_messages_is_not_rendered(llm, monkeypatch):
+    monkeypatch.setattr(gj.LLM, "render", lambda *_, **__: pytest.fail("it was"))
+    with pytest.raises(ValueError, match="^prompt has at least 120 tokens but context is 64; pass context=128 or shorten the prompt"):
+        llm.chat([{"role": "user", "content": "a"}] * 30)
+
+
 @pytest.mark.parametrize("ask", ["chat", "stream"])
 @pytest.mark.parametrize(
     "messages, options, message",

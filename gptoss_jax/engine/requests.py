@@ -115,10 +115,15 @@ def check_prompt(prompt: Sequence[int], config: Config, context: int, *, room: i
     check_length("prompt", len(prompt), config, context, room=room)
 
 
-def check_length(what: str, count: int, config: Config, context: int, *, room: int = 0) -> None:
-    """Raises ValueError where so many tokens leave less than `room` in the context. What is said of their number needs none of them."""
+def check_length(what: str, count: int, config: Config, context: int, *, room: int = 0, least: bool = False) -> None:
+    """Raises ValueError where so many tokens leave less than `room` in the context. What is said of their number needs none of them.
+
+    Args:
+        least: there are so many at least; they are not counted yet.
+    """
     if count + room > context:
-        raise ValueError(f"{what} has {count:,} tokens but context is {context:,}; {_larger(count + room, config)}shorten the {what}.")
+        has = f"{what} has {'at least ' if least else ''}{count:,} tokens"
+        raise ValueError(f"{has} but context is {context:,}; {_larger(count + room, config)}shorten the {what}.")
 
 
 def check_forced(request: Request, config: Config, context: int) -> None:

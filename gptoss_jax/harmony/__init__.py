@@ -8,6 +8,7 @@ from gptoss_jax.harmony.continued import Continued, continued
 from gptoss_jax.harmony.conversation import to_conversation
 from gptoss_jax.harmony.functions import Function, read_functions
 from gptoss_jax.harmony.header import answers, called
+from gptoss_jax.harmony.least import least_tokens
 from gptoss_jax.harmony.parse import StreamParser, parse
 from gptoss_jax.harmony.parsed import Delta, Message, Parsed, ToolCall
 from gptoss_jax.harmony.render import render
@@ -23,6 +24,7 @@ __all__ = [
     "answers",
     "called",
     "continued",
+    "least_tokens",
     "parse",
     "read_functions",
     "render",

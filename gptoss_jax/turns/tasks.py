@@ -7,8 +7,8 @@ import numbers
 import time
 from typing import Any
 
-from gptoss_jax.engine.requests import Piece, Request
-from gptoss_jax.harmony import Continued, continued
+from gptoss_jax.engine.requests import Piece, Request, check_length
+from gptoss_jax.harmony import Continued, continued, least_tokens
 from gptoss_jax.keywords import UnknownKeyword, own_words, refuse
 from gptoss_jax.quoting import quoted, said
 from gptoss_jax.sampling.options import Sampling
@@ -273,6 +273,7 @@ def _chat_prompt(llm, task: Task, sampling: Sampling) -> tuple[list[int], Sampli
     """Token ids of the prompt, the sampling that also ends where a turn does, the tools that the prompt names, what it has begun."""
     choice = forms.read_choice(task.tool_choice)
     tools = None if choice.mode == "none" else task.tools
+    check_length("prompt", least_tokens(task.messages), llm.model.config, llm.engine.context, least=True)
     ids = llm.render(task.messages, reasoning_effort=task.reasoning_effort, tools=tools, **task.options or {})
     choice.check_tools(tools)
     special = llm.tokenizer.special

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 import openai_harmony as oh
 from small_vocabulary import small_vocabulary as small
 
-from gptoss_jax.harmony import StreamParser, parse, render
+from gptoss_jax.harmony import StreamParser, least_tokens, parse, render
 from gptoss_jax.harmony.render import bridge
 from gptoss_jax.tokenizer import CONTROL, harmony_encoding, o200k
 
@@ -141,3 +141,29 @@ def test_a_cut_loses_nothing_before_it_and_is_no_malformation(messages, data):
         assert (broken.role, broken.end) == (same.role, None)
         if o200k().special["<|message|>"] in tokens[broken.span[0] : cut]:
             assert ours(part)[ended][:5] == ours(whole)[ended][:5] and same.text.startswith(broken.text.rstrip("\ufffd"))
+
+
+_CALL = {"type": "function", "function": {"name": "f", "arguments": ""}}
+_SAID = st.fixed_dictionaries(
+    {"role": st.just("assistant"), "content": st.sampled_from(["", [], "a"])},
+    optional={
+        "reasoning": st.sampled_from(["", "a"]),
+        "channel": st.sampled_from(["analysis", "commentary", "final"]),
+        "tool_calls": st.lists(st.just(_CALL), max_size=2),
+    },
+)
+_OTHERS = [{"role": role, "content": ""} for role in ("user", "system", "developer")]
+_OTHERS += [{"role": "tool", "name": "f", "content": ""}, {"role": "assistant", "reasoning": "a"}]
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.one_of(_SAID, st.sampled_from(_OTHERS)), min_size=1, max_size=8))
+def test_no_prompt_is_shorter_than_what_is_said_before_it_is_rendered(messages):
+    assert least_tokens(messages) <= len(render(o200k(), messages))
+
+
+def test_a_prompt_of_many_messages_is_long_before_it_is_rendered():
+    for message in _OTHERS:
+        assert least_tokens([{"role": "user", "content": ""}, *[message] * 1000]) >= 4000
+    assert least_tokens([{"role": "assistant", "tool_calls": [_CALL] * 1000}]) >= 4000
+    assert least_tokens("many") == least_tokens([None, {}, {"role": [1]}]) == 0

@@ -14,7 +14,7 @@ from gptoss_jax.quoting import quoted
 __all__ = ["TABLES", "input_items", "read", "refusal"]
 
 _AS_FILES = Reading()
-_TOO_LONG = re.compile(r"prompt has [\d,]+ tokens but context is [\d,]+")  # as `engine.requests` says it
+_TOO_LONG = re.compile(r"prompt has (?:at least )?[\d,]+ tokens but context is [\d,]+")  # as `engine.requests` says it
 _PROMPTS = {"chat": "task.messages", "responses": "task.messages", "completions": "task.prompt"}
 _SENTENCES = {"with continue_final_message": "continue_final_message: with it"}  # of the library, that begin with another word
 TABLES: Mapping[Endpoint, Table] = {"chat": chat.TABLE, "responses": responses.TABLE, "completions": completions.TABLE}

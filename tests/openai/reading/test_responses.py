@@ -215,3 +215,7 @@ def test_a_prompt_that_is_too_long_has_openais_code():
     refused = reading.refusal(read(), str(error.value))
     assert (str(refused), refused.field) == ("prompt has 100 tokens but context is 64; shorten it.", "input")
     assert refused.code == "context_length_exceeded"
+    with pytest.raises(ValueError) as error:
+        check_length("prompt", 100, TINY, 64, least=True)
+    refused = reading.refusal(read(), str(error.value))
+    assert str(refused) == "prompt has at least 100 tokens but context is 64; shorten it." and refused.code == "context_length_exceeded"
