@@ -1,4 +1,4 @@
-"""JSON text as RFC 8259 has it, read in one place for what models, callers and files write.
+"""JSON text as RFC 8259 has it, read in one place for what models, callers and files write, and written for those who read answers.
 
 Python's own reader takes NaN and Infinity, which are no JSON, reads 1e999 as infinity, and goes as deep as its stack. Where a name stands
 twice in an object the last one counts, as with every reader that is common.
@@ -46,6 +46,14 @@ def loads(
     if deepest is not None and text.count("[") + text.count("{") > deepest and deeper(value, deepest):
         raise ValueError(f"more than {deepest} lists and objects in each other")
     return value
+
+
+def dumps(value: Any) -> bytes:
+    """A value as JSON in UTF-8; where it holds half of a surrogate pair, which UTF-8 cannot spell, all that is not ASCII is escaped."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, allow_nan=False).encode()
 
 
 def deeper(value: Any, most: int) -> bool:

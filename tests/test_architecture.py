@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "harmony": "strict_json tokenizer schemas",
     "grammar": "tokenizer schemas harmony",
     "turns": "keywords tokenizer sampling engine harmony grammar",
-    "openai": "tokenizer sampling harmony turns",
+    "openai": "strict_json tokenizer sampling harmony turns",
     "llm": "tokenizer sampling engine weights research harmony turns",
     "batch": "strict_json bars compile_cache parallel sampling weights turns openai llm",
     "serve": "strict_json compile_cache parallel sampling weights engine turns openai llm",

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import pytest
 
 from gptoss_jax.harmony import ToolCall
-from gptoss_jax.strict_json import DEEPEST, deeper, loads
+from gptoss_jax.strict_json import DEEPEST, deeper, dumps, loads
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**40), 10**40) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
@@ -110,3 +110,14 @@ def test_lone_surrogates_become_what_utf8_can_hold(text, read):
 def test_numbers_keep_what_a_float_or_an_int_can_hold():
     assert loads("1e308") == 1e308 and loads("1e-999") == 0 and math.copysign(1, loads("-0.0")) == -1
     assert loads("9" * 4_300) == 10**4_300 - 1 and loads("7", whole=str) == "7"
+
+
+@given(VALUES)
+def test_what_is_written_is_read_as_it_was(value):
+    assert loads(dumps(value).decode()) == value
+
+
+def test_half_of_a_pair_is_escaped_and_what_json_cannot_say_is_not_written():
+    assert dumps({"é": "\ud800"}) == rb'{"\u00e9": "\ud800"}' and dumps(["é"]) == '["é"]'.encode()
+    with pytest.raises(ValueError, match="JSON"):
+        dumps(math.nan)

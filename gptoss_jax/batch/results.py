@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 import hashlib
-import json
 
+from gptoss_jax import strict_json
 from gptoss_jax.batch.lines import Line, Request
 from gptoss_jax.openai import writing
 from gptoss_jax.openai.errors import INTERNAL, Refused
@@ -20,19 +20,19 @@ def answered(request: Request, outcomes: Sequence, tokenizer) -> bytes:
     """
     line = request.line
     if line.form == "plain":
-        return _json(_plain(request, outcomes[0]))
+        return strict_json.dumps(_plain(request, outcomes[0]))
     told = Told(_digest(line), model=request.body.get("model", ""), as_batch=True)
-    return _json(_openai(line, 200, writing.body(request.asked, told, outcomes, tokenizer)))
+    return strict_json.dumps(_openai(line, 200, writing.body(request.asked, told, outcomes, tokenizer)))
 
 
 def refused(line: Line, refusal: Refused) -> bytes:
     """The line of what cannot be answered, or of what failed on the way."""
     if line.form == "plain":
         where = {"id": line.id} if line.id is not None else {"id": None, "line": line.number}
-        return _json(where | {"error": {"code": refusal.code, "message": str(refusal)}})
+        return strict_json.dumps(where | {"error": {"code": refusal.code, "message": str(refusal)}})
     status, kind = (500, "server_error") if refusal.code == INTERNAL else (400, "invalid_request_error")
     error = {"message": str(refusal), "type": kind, "param": refusal.field, "code": refusal.code}
-    return _json(_openai(line, status, {"error": error}))
+    return strict_json.dumps(_openai(line, status, {"error": error}))
 
 
 def _openai(line: Line, status: int, body: Mapping) -> dict:
@@ -67,10 +67,3 @@ def _answer(request: Request, answer) -> dict:
 
 def _digest(line: Line) -> str:
     return hashlib.blake2b(line.name.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
-
-
-def _json(value: Mapping) -> bytes:
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell and UTF-8 cannot
-        return json.dumps(value, allow_nan=False).encode()

@@ -1,9 +1,9 @@
 """What a stream says, whichever endpoint it is of, and how that stands on the wire."""
 
 from collections.abc import Mapping, Sequence
-import json
 from typing import Protocol
 
+from gptoss_jax import strict_json
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.told import Told
 from gptoss_jax.turns.completion import Completion, CompletionPiece
@@ -44,8 +44,5 @@ class Events(Protocol):
 def sse(event: Event) -> bytes:
     """An event as text/event-stream has it."""
     name, data = event
-    head = "" if name is None else f"event: {name}\n"
-    try:
-        return f"{head}data: {json.dumps(data, ensure_ascii=False, allow_nan=False)}\n\n".encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell and UTF-8 cannot
-        return f"{head}data: {json.dumps(data, allow_nan=False)}\n\n".encode()
+    head = b"" if name is None else f"event: {name}\n".encode()
+    return head + b"data: " + strict_json.dumps(data) + b"\n\n"

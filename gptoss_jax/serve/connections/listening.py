@@ -15,9 +15,9 @@ from starlette.types import ASGIApp
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from gptoss_jax import strict_json
 from gptoss_jax.openai import errors
 from gptoss_jax.openai.errors import Refused
-from gptoss_jax.serve.connections.wire import dumped
 
 HEAD_SECONDS = 20
 HEAD_BYTES = 64_000
@@ -75,7 +75,7 @@ class Protocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """For what is no HTTP, or has too long a head."""
         refusal = Refused(f"a request must be HTTP/1.1 with a head of at most {HEAD_BYTES:,} bytes; this one is not.", "invalid_http")
-        body = dumped(errors.body_of(refusal))
+        body = strict_json.dumps(errors.body_of(refusal))
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
             head = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Iterable, Mapping
 import contextlib
-import json
 from typing import Any, Self
 
+from starlette.responses import Response
 from starlette.types import Send
 
+from gptoss_jax import strict_json
 from gptoss_jax.openai.events import DONE, Event, sse
 
 _KEEP_ALIVE = b": keep-alive\n\n"
@@ -18,17 +19,14 @@ _STREAM = [
 ]
 
 
-def dumped(value: Any) -> bytes:
-    """JSON; half of a surrogate pair, which UTF-8 cannot spell, is escaped."""
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except UnicodeEncodeError:
-        return json.dumps(value, allow_nan=False).encode()
+def response(value: Any) -> Response:
+    """One object, for who answers with a Response."""
+    return Response(strict_json.dumps(value), media_type="application/json")
 
 
 async def answer(send: Send, value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
     """Sends one object."""
-    body = dumped(value)
+    body = strict_json.dumps(value)
     more = [(name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in (headers or {}).items()]
     known = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": known + more})

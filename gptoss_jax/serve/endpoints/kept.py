@@ -24,7 +24,7 @@ class KeptResponses:
             return self._deleted(request)
         if request.query_params.get("stream", "false").lower() not in ("false", "0", ""):
             raise Refused("stream must be false for a response that is kept; its events are not; leave it out.", field="stream")
-        return _object(self._found(request).body)
+        return wire.response(self._found(request).body)
 
     async def input_items(self, request: Request) -> Response:
         """A page of them, newest first unless asked for otherwise."""
@@ -43,12 +43,12 @@ class KeptResponses:
             items = items[places[-1] + 1 :]
         page, more = items[: int(limit)], len(items) > int(limit)
         ends = {"first_id": page[0].get("id") if page else None, "last_id": page[-1].get("id") if page else None}
-        return _object({"object": "list", "data": page, **ends, "has_more": more})
+        return wire.response({"object": "list", "data": page, **ends, "has_more": more})
 
     def _deleted(self, request: Request) -> Response:
         name = self._found(request).body["id"]
         self._service.stored.forget(name)
-        return _object({"id": name, "object": "response", "deleted": True})
+        return wire.response({"id": name, "object": "response", "deleted": True})
 
     def _found(self, request: Request) -> Kept:
         name = request.path_params["name"]
@@ -56,7 +56,3 @@ class KeptResponses:
             text = f"a response must be one that is kept; got {quoted(name)}, which is unknown, was deleted, forgotten, or never stored."
             raise Refused(text, "response_not_found", "response_id", status=404)
         return kept
-
-
-def _object(value: object) -> Response:
-    return Response(wire.dumped(value), media_type="application/json")

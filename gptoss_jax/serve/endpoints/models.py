@@ -3,8 +3,9 @@
 import time
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
+from gptoss_jax.serve.connections import wire
 from gptoss_jax.serve.service import Service
 
 
@@ -15,17 +16,17 @@ class Models:
         self._service, self._since = service, int(time.time())
 
     async def all(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._model()]})
+        return wire.response({"object": "list", "data": [self._model()]})
 
     async def one(self, request: Request) -> Response:
         if (name := request.path_params["name"]) != self._service.settings.name:
             raise self._service.no_such_model(name)
-        return JSONResponse(self._model())
+        return wire.response(self._model())
 
     async def health(self, request: Request) -> Response:
         """200 while requests are answered. Raises Refused, 503, before and after."""
         self._service.ready().engine.check_process()
-        return JSONResponse({"status": "ok"})
+        return wire.response({"status": "ok"})
 
     def _model(self) -> dict:
         name, llm = self._service.settings.name, self._service.llm

@@ -94,12 +94,8 @@ class Info:
         names = {number: name for name, number in special.items()}
         ends = [names[one] for one in llm.model.eos_token_ids if one in names]
         known = {"tokenizer_class": type(llm.tokenizer).__name__, "vocab_size": llm.model.config.vocab_size}
-        return Response(
-            wire.dumped(
-                known | {"model_max_length": llm.engine.context, "eos_token": ends[0] if ends else None, "special_tokens": special}
-            ),
-            media_type="application/json",
-        )
+        known |= {"model_max_length": llm.engine.context, "eos_token": ends[0] if ends else None, "special_tokens": special}
+        return wire.response(known)
 
 
 def _spelled(llm: Any, ids: Sequence[int]) -> str:
