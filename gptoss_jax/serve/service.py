@@ -18,7 +18,7 @@ from gptoss_jax.serve.stored import Stored
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-_READERS = 2  # threads
+_THREADS = 2  # of each kind
 _MOST_NOTICED = 1000  # names
 
 
@@ -32,7 +32,8 @@ class Service:
         llm: the model.
         reading: how bodies are to be read.
         gate, stored: who is in, what is kept.
-        readers, scorer: threads that read and write long bodies; one that asks for log-probabilities of prompts.
+        readers, writers, spellers, scorer: threads, so that none waits for another's work: that read long bodies, write answers, tokenize;
+            one that asks for log-probabilities of prompts.
         cut: set where what still runs must end at once.
     """
 
@@ -43,7 +44,9 @@ class Service:
         self.cut = asyncio.Event()
         defaults = Defaults(settings.temperature, settings.max_tokens, settings.reasoning_effort, seed=None)
         self.reading = Reading(defaults, live=True, strict=settings.strict, time_limit=settings.timeout)
-        self.readers = ThreadPoolExecutor(_READERS, thread_name_prefix="gptoss_jax read")
+        self.readers, self.writers, self.spellers = (
+            ThreadPoolExecutor(_THREADS, thread_name_prefix=f"gptoss_jax {does}") for does in ("read", "write", "spell")
+        )
         self.scorer = ThreadPoolExecutor(1, thread_name_prefix="gptoss_jax score")
         self._noticed: set[str] = set()
         if llm is not None:

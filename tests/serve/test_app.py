@@ -1,7 +1,11 @@
 """The server's app without a model: keys, unknown places, what is said before a model is there, who may come in, what is kept."""
 
+from concurrent.futures import wait
 import json
+import threading
+from types import SimpleNamespace
 
+from byte_tokenizer import ByteTokenizer
 import pytest
 from starlette.testclient import TestClient
 
@@ -73,6 +77,29 @@ def test_what_is_no_json_object_is_refused(body):
     with pytest.raises(Refused) as refused:
         bodies.value_of(body)
     assert refused.value.status == 400 and refused.value.code == "invalid_json"
+
+
+def with_llm(**settings) -> Service:
+    """A service over no more of an LLM than its tokenizer."""
+    return Service(Settings("nano", **settings), SimpleNamespace(tokenizer=ByteTokenizer(), engine=SimpleNamespace(slots=1, context=64)))
+
+
+def test_each_token_is_spelled_once(monkeypatch):
+    spelled, spell = [], ByteTokenizer.decode_bytes
+    monkeypatch.setattr(ByteTokenizer, "decode_bytes", lambda self, ids: spelled.append(ids) or spell(self, ids))
+    answer = TestClient(app(with_llm())).post("/tokenize", json={"prompt": "ab" * 5000, "return_token_strs": True}).json()
+    assert answer["token_strs"] == ["a", "b"] * 5000 and len(spelled) <= 4
+
+
+def test_long_texts_that_are_tokenized_keep_no_other_body_waiting():
+    service, go_on = with_llm(), threading.Event()
+    busy = [service.spellers.submit(go_on.wait, 60) for _ in range(8)]
+    try:
+        assert TestClient(app(service)).post("/v1/chat/completions", content=b"[" * 60_000).status_code == 400
+        assert service.writers.submit(int).result(30) == 0 and not any(one.done() for one in busy)
+    finally:
+        go_on.set()
+        wait(busy)
 
 
 def test_a_gate_counts_answers_and_bytes():

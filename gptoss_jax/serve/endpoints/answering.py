@@ -155,7 +155,7 @@ class _Exchange:
         return dataclasses.replace(self.told, completed=int(time.time()))
 
     async def _apart(self, make, *arguments, **options):
-        return await asyncio.get_running_loop().run_in_executor(self.service.readers, functools.partial(make, *arguments, **options))
+        return await asyncio.get_running_loop().run_in_executor(self.service.writers, functools.partial(make, *arguments, **options))
 
     async def _unless_ended(self, work):
         return await self.service.unless_ended(self.receive, work)

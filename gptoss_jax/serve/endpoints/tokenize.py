@@ -34,7 +34,7 @@ class Spelling:
         with self._service.gate.entered() as place:
             body = await bodies.read(scope, receive, place, most=settings.max_body_bytes, seconds=settings.body_seconds)
             loop = asyncio.get_running_loop()
-            await wire.answer(send, await loop.run_in_executor(self._service.readers, self._answer, llm, body))
+            await wire.answer(send, await loop.run_in_executor(self._service.spellers, self._answer, llm, body))
 
     def _answer(self, llm: Any, body: bytes) -> Mapping:
         value = bodies.value_of(body)
@@ -67,7 +67,8 @@ def _ids(service: Service, llm: Any, body: Mapping[str, Any]) -> Mapping:
             ids = [int(one) for one in tasks.begin(llm, asked.tasks[0]).requests[0].prompt]
         except ValueError as error:
             raise reading.refusal(asked, str(error)) from None
-    strings = [_spelled(llm, [one]) for one in ids] if body.get("return_token_strs") else None
+    spelled = {one: _spelled(llm, [one]) for one in set(ids)} if body.get("return_token_strs") else None
+    strings = None if spelled is None else [spelled[one] for one in ids]
     return {"count": len(ids), "max_model_len": llm.engine.context, "tokens": [int(one) for one in ids], "token_strs": strings}
 
 
