@@ -1,7 +1,7 @@
 """Responses that are kept in memory, so that others can go on from them; the oldest are forgotten."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 import dataclasses
 import json
 
@@ -45,13 +45,15 @@ class Stored:
         places = self._places.get(item_id)
         return places[-1][1] if places else None
 
-    def keep(self, body: Mapping, given: Sequence[Mapping], earlier: Sequence[Mapping] = ()) -> None:
+    def keep(self, body: Mapping, given: Sequence[Mapping], earlier: Sequence[Mapping] = (), *, own: Container[object] = ()) -> None:
         """Keeps a response.
 
         Args:
             body: of it.
             given: items of its input.
             earlier: those of the responses that it goes on from.
+            own: ids that its client gave to items. Another client may give the same ones to others, so nothing is found by them, but
+                items that were known by them before.
         """
         name = body["id"]
         self.forget(name)
@@ -61,7 +63,8 @@ class Stored:
             return
         self._kept[name] = Kept(body, tuple(given), items, size)
         self.bytes += size
-        for item in (*given, *body["output"]):
+        known = [item for item in given if item.get("id") not in own or self.item(item["id"]) == item]
+        for item in (*known, *body["output"]):
             if isinstance(item.get("id"), str):
                 self._places.setdefault(item["id"], []).append((name, item))
         while len(self._kept) > self.most or self.bytes > self.most_bytes:

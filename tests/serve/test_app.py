@@ -138,6 +138,17 @@ def test_the_oldest_responses_are_forgotten():
     assert stored.forget("r4") and not stored.forget("r4") and stored.item("in_4") is None
 
 
+def test_no_item_is_found_by_an_id_that_a_client_gave_it():
+    stored, mine = Stored(9, 10**6), {"id": "msg_1", "type": "message", "content": "mine"}
+    stored.keep(response("a", "a"), [mine], own=["msg_1"])
+    assert stored.item("msg_1") is None and stored.get("a").given == (mine,)
+    stored.keep(response("b", "b"), [stored.item("msg_a")], own=["msg_a"])  # one that is the server's, sent back
+    stored.keep(response("c", "c"), [{**stored.item("msg_a"), "content": "another"}], own=["msg_a"])
+    assert stored.forget("a") and stored.item("msg_a")["content"] == "a"
+    assert stored.forget("b") and stored.item("msg_a") is None
+    assert stored.forget("c") and not stored._places
+
+
 def test_responses_are_kept_up_to_so_many_bytes():
     stored = Stored(100, 1000)
     for i in range(10):

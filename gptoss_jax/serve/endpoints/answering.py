@@ -149,7 +149,8 @@ class _Exchange:
         """Keeps a response, before its client has heard all of it and asks for more."""
         if self.asked.given.get("store") is False:
             return
-        self.service.stored.keep(body, reading.input_items(self.asked), self._earlier)
+        own = {item["id"] for item in self.asked.items if isinstance(item.get("id"), str)}
+        self.service.stored.keep(body, reading.input_items(self.asked), self._earlier, own=own)
 
     def _completed(self) -> Told:
         return dataclasses.replace(self.told, completed=int(time.time()))
