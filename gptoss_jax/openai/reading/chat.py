@@ -64,7 +64,7 @@ def read(body: Mapping, fields: Mapping, taken: Taken, name: str) -> Asked:
         **tools.choice(fields, tools.chat_choice(fields, taken)),
         **scheduling(fields, taken.reading),
     )
-    return Asked("chat", (task,), body, tuple(taken.ignored), name=name, places=places)
+    return Asked("chat", (task,), body, tuple(taken.ignored), name=name, places=places | forms.places(fields))
 
 
 def _logprobs(fields: Mapping) -> int | None:

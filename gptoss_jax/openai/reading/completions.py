@@ -57,7 +57,7 @@ def read(body: Mapping, fields: Mapping, taken: Taken, name: str) -> Asked:
         )
         for i, prompt in enumerate(_prompts(fields.get("prompt")))
     ]
-    return Asked("completions", tuple(tasks), body, tuple(taken.ignored), name=name, places=_NAMES)
+    return Asked("completions", tuple(tasks), body, tuple(taken.ignored), name=name, places=_NAMES | forms.places(fields))
 
 
 def _prompts(given: object) -> list[Prompt]:

@@ -23,6 +23,7 @@ STRUCTURED = Field(
     ),
 )
 _NAMES = {"json": "schema", "regex": "regex", "choice": "choices"}
+_PLACES = {"response_format.json_schema.schema": "structured_outputs.json", "response_format: choices": "structured_outputs.choice"}
 
 
 def response_format(body: Mapping, taken: Taken) -> dict | None:
@@ -38,6 +39,11 @@ def response_format(body: Mapping, taken: Taken) -> dict | None:
     if kind == "json":
         return {"type": "json_schema", "json_schema": {"name": "answer", "schema": value}}
     return {"type": "json_object"} if kind == "json_object" else {"type": kind, _NAMES[kind]: value}
+
+
+def places(body: Mapping) -> dict[str, str]:
+    """What parts of a form are called in a body that has it as structured_outputs, by what response_format calls them."""
+    return _PLACES if body.get("structured_outputs") else {}
 
 
 def text_format(text: Mapping, taken: Taken) -> dict | None:

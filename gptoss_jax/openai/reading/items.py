@@ -125,8 +125,9 @@ def _message(item: object, where: str, taken: Taken) -> list[dict]:
         texts = [part.get("text") if isinstance(part, dict) else None for part in given]
         if all(isinstance(text, str) for text in texts):
             return [{"role": "assistant", "reasoning": "".join(texts)}] if any(texts) else []
+    got = quoted(kind if isinstance(item, dict) and kind != "reasoning" else item, json=True)
     raise Refused(
-        f"{where} must be a message, a function_call, a function_call_output or reasoning in plain text; got {quoted(kind, json=True)}.",
+        f"{where} must be a message, a function_call, a function_call_output or reasoning in plain text; got {got}.",
         field="input",
     )
 

@@ -68,12 +68,10 @@ def _part(part: Mapping, where: str, taken: Taken, kinds: Collection[str]) -> di
 
 
 def _call(call: object, where: str, taken: Taken) -> object:
-    if not isinstance(call, dict):
+    if not isinstance(call, dict) or not isinstance(call.get("function"), dict):
         return call
     call = taken.known(call, _CALL, where)
-    if isinstance(call.get("function"), dict):
-        call["function"] = taken.known(call["function"], _FUNCTION, f"{where}.function")
-    return call
+    return call | {"function": taken.known(call["function"], _FUNCTION, f"{where}.function")}
 
 
 def _with_refusal(message: dict) -> dict:

@@ -68,7 +68,7 @@ TABLE = Table(
     *(Field(name, NOTHING) for name in ("conversation", "prompt", "context_management")),
     *OTHERS,
 )
-_NAMES = {"response_format.json_schema": "text.format"}
+_NAMES = {"response_format.json_schema": "text.format", "tool_choice.allowed_tools": "tool_choice"}
 
 
 def read(body: Mapping, fields: Mapping, taken: Taken, name: str, earlier: Earlier | None) -> Asked:

@@ -7,6 +7,7 @@ from gptoss_jax.openai.asked import Reading
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.reading.fields import ANY, NOTHING, OBJECT, TEXT, TRUTH, UNSUPPORTED, Field, Kind, Table, only, whole_number
 from gptoss_jax.openai.reading.words import in_json
+from gptoss_jax.quoting import quoted
 from gptoss_jax.sampling.options import MAX_STOPS, REAL, WHOLE, OptionError, Sampling
 
 MOST_ANSWERS = 128  # to one request, as in OpenAI's API
@@ -22,7 +23,8 @@ _OTHERS = {
 
 def option(name: str, called: str | None = None, about: str = "") -> Field:
     """A field that becomes an option of `Sampling`, which checks it itself."""
-    return Field(called or name, Kind(_says(name), ANY.fits), f"sampling.{name}", about)
+    fits = OBJECT.fits if name == "logit_bias" else ANY.fits  # of pairs it could be a list too
+    return Field(called or name, Kind(_says(name), fits), f"sampling.{name}", about)
 
 
 def _says(name: str) -> str:
@@ -102,7 +104,7 @@ def sampling(
     options.setdefault("temperature", reading.defaults.temperature)
     options.setdefault("seed", reading.defaults.seed_of(f"{name} {index}" if index else name))
     if isinstance(options.get("logit_bias"), Mapping):
-        options["logit_bias"] = {_token(key): value for key, value in options["logit_bias"].items()}
+        options["logit_bias"] = [(_token(key), value) for key, value in options["logit_bias"].items()]  # two keys may name one token
     try:
         return Sampling(**options, max_tokens=reading.defaults.max_tokens if max_tokens is None else max_tokens, logprobs=logprobs)
     except OptionError as error:
@@ -116,6 +118,8 @@ def scheduling(body: Mapping, reading: Reading) -> dict:
     return {"n": body.get("n", 1), "priority": body.get("priority", 0), "time_limit": min(limits, default=None)}
 
 
-def _token(key: object) -> object:
-    """JSON's keys are strings."""
-    return int(key) if isinstance(key, str) and key.isascii() and key.isdecimal() and len(key) < 20 else key
+def _token(key: str) -> int:
+    """JSON's keys are strings. Raises Refused for one that is no token id."""
+    if not (key.isascii() and key.isdecimal() and len(key) < 20):
+        raise Refused(f"logit_bias must name token ids; got {quoted(key)}; take ids from the model's tokenizer.", field="logit_bias")
+    return int(key)

@@ -8,6 +8,7 @@ from gptoss_jax.quoting import quoted
 
 _FUNCTION = ("name", "description", "parameters", "strict", "return")
 _MODES = ("auto", "none", "required")
+_ALLOWED = '{"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": ...}]}'  # in the flat form
 
 
 def chat_tools(body: Mapping, taken: Taken) -> list | None:
@@ -63,11 +64,11 @@ def responses_choice(body: Mapping, taken: Taken) -> str | dict | None:
     if kind == "function":
         return _flat(choice, "tool_choice", taken)
     if kind == "allowed_tools":
-        choice = taken.known(choice, ("type", "mode", "tools"), "tool_choice")
-        inner = {key: value for key, value in choice.items() if key != "type"}
-        if isinstance(inner.get("tools"), list):
-            inner["tools"] = [_flat(tool, f"tool_choice.tools[{i}]", taken) for i, tool in enumerate(inner["tools"])]
-        return {"type": "allowed_tools", "allowed_tools": inner}
+        given = taken.known(choice, ("type", "mode", "tools"), "tool_choice")
+        if given.keys() != {"type", "mode", "tools"} or not isinstance(given["tools"], list) or not given["tools"]:
+            raise Refused(f"tool_choice must be {_ALLOWED}; got {quoted(choice, json=True)}; write it so.", field="tool_choice")
+        tools = [_flat(tool, f"tool_choice.tools[{i}]", taken) for i, tool in enumerate(given["tools"])]
+        return {"type": "allowed_tools", "allowed_tools": {"mode": given["mode"], "tools": tools}}
     raise _no_choice(choice, '{"type": "function", "name": ...}')
 
 
@@ -84,7 +85,7 @@ def _chat_tool(tool: object, where: str, taken: Taken) -> object:
 def _named(tool: object, where: str, taken: Taken) -> object:
     """A function that a choice names, in chat's form; what is none is left to those who read it."""
     if not isinstance(tool, dict) or not isinstance(tool.get("function"), dict):
-        return tool if not isinstance(tool, dict) else taken.known(tool, ("type", "function"), where)
+        return tool
     tool = taken.known(tool, ("type", "function"), where)
     return tool | {"function": taken.known(tool["function"], ("name",), f"{where}.function")}
 
@@ -92,9 +93,10 @@ def _named(tool: object, where: str, taken: Taken) -> object:
 def _flat(tool: object, where: str, taken: Taken) -> dict:
     """A function that a choice names in the flat form, in chat's."""
     if not isinstance(tool, dict) or tool.get("type") != "function" or not isinstance(tool.get("name"), str):
-        got = quoted(tool, json=True)
+        got, function = quoted(tool, json=True), isinstance(tool, dict) and tool.get("type") == "function"
+        remedy = "write it so" if function else "nothing but functions can be called"
         raise Refused(
-            f'{where} must be {{"type": "function", "name": ...}}; got {got}; nothing but functions can be called.',
+            f'{where} must be {{"type": "function", "name": ...}}; got {got}; {remedy}.',
             UNSUPPORTED,
             "tool_choice",
         )

@@ -51,7 +51,7 @@ def value_of(body: bytes) -> Mapping[str, Any]:
     except ValueError as error:  # also where it is not UTF-8
         raise Refused(f"the body must be JSON in UTF-8; {str(error)[:200]}; send one object.", "invalid_json") from None
     if not isinstance(value, dict):
-        raise Refused(f'the body must be a JSON object; got {quoted(value)}; send {{"model": ...}}.', "invalid_json")
+        raise Refused(f'the body must be a JSON object; got {quoted(value, json=True)}; send {{"model": ...}}.', "invalid_json")
     return value
 
 

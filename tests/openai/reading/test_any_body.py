@@ -29,7 +29,10 @@ BODIES = {
             {"role": "tool", "tool_call_id": "c", "content": "sunny"},
         ],
         "tools": [{"type": "function", "function": WEATHER}],
-        "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"type": "function"}]}},
+        "tool_choice": {
+            "type": "allowed_tools",
+            "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "get_weather"}}]},
+        },
         "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
         "stream": True,
         "stream_options": {"include_usage": True},

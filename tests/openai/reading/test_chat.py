@@ -146,6 +146,9 @@ def test_further_options():
         ({"min_tokens": 3}, "min_tokens", "min_tokens must be 0; got 3, which is not supported"),
         ({"user": 5}, "user", "user must be a string; got 5"),
         ({"metadata": "x"}, "metadata", "metadata must be an object; got 'x'"),
+        ({"logit_bias": [[5, 1]]}, "logit_bias", r"logit_bias must be an object of token ids .*; got \[\[5, 1\]\]"),
+        ({"logit_bias": {"05": 1, "5": 2}}, "logit_bias", "logit_bias must name each token once"),
+        ({"logit_bias": {"word": 1}}, "logit_bias", "logit_bias must name token ids; got 'word'"),
     ],
 )
 @pytest.mark.parametrize("strict", [True, False])
@@ -153,6 +156,25 @@ def test_what_cannot_be_done_is_refused_by_name(body, field, says, strict):
     with pytest.raises(Refused, match=says) as refused:
         read(Reading(live=True, strict=strict), **body)
     assert refused.value.field == field and refused.value.status == 400
+
+
+def test_what_is_of_no_form_is_refused_as_it_came():
+    flat = {"type": "function", "name": "get_weather"}
+    for choice in (flat, {"type": "allowed_tools", "mode": "auto", "tools": [flat]}, {"type": "custom", "custom": {"name": "x"}}):
+        asked = read(tools=[WEATHER], tool_choice=choice)
+        assert asked.tasks[0].tool_choice == choice and asked.ignored == ()
+    call = {"id": "1", "type": "custom", "custom": {"name": "f"}}
+    assert read(messages=[{"role": "assistant", "tool_calls": [call]}]).tasks[0].messages[0]["tool_calls"] == [call]
+
+
+def test_a_form_is_blamed_by_the_name_that_it_came_by():
+    asked = read(structured_outputs={"json": {"not": {}}})
+    refused = reading.refusal(asked, "response_format.json_schema.schema must hold what a grammar can follow")
+    assert (str(refused), refused.field) == ("structured_outputs.json must hold what a grammar can follow", "structured_outputs")
+    refused = reading.refusal(read(structured_outputs={"choice": [5]}), "response_format: choices[0] must be a string")
+    assert (str(refused), refused.field) == ("structured_outputs.choice[0] must be a string", "structured_outputs")
+    asked = read(response_format={"type": "choice", "choices": [5]})
+    assert str(reading.refusal(asked, "response_format: choices[0] must be")) == "response_format: choices[0] must be"
 
 
 @pytest.mark.parametrize("body", [None, [], "x", 5, True])

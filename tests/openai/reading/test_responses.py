@@ -159,6 +159,26 @@ def test_choices_of_tools_are_those_of_chat():
     assert read(tools=[WEATHER], tool_choice="none").tasks[0].tools is None
 
 
+def test_choices_of_tools_are_refused_in_the_words_of_responses():
+    named = {"type": "function", "name": "get_weather"}
+    allowed = {"type": "allowed_tools", "mode": "auto", "tools": [named]}
+    for choice in ({**allowed, "tools": []}, {**allowed, "mode": None}, {"type": "allowed_tools", "allowed_tools": allowed}):
+        with pytest.raises(Refused, match=r'tool_choice must be .*"mode": "auto", .*; got \{.*; write it so') as refused:
+            read(tools=[WEATHER], tool_choice=choice)
+        assert refused.value.field == "tool_choice" and 'function": {' not in str(refused.value)
+    with pytest.raises(Refused, match="tool_choice must be .*; got .*get_weather.*; write it so"):
+        read(tools=[WEATHER], tool_choice={"type": "function", "function": {"name": "get_weather"}})
+    asked = read(tools=[WEATHER], tool_choice={**allowed, "mode": "any"})
+    assert str(reading.refusal(asked, 'tool_choice.allowed_tools: mode must be "auto"')) == 'tool_choice: mode must be "auto"'
+
+
+def test_an_item_that_is_none_is_quoted():
+    for item in (5, {"type": "reasoning", "content": "because"}, {"type": "reasoning", "content": [{"type": "reasoning_text", "text": 5}]}):
+        with pytest.raises(Refused, match=r"input\[0\] must be a message, .*; got (5|\{.*'content': .*)\.") as refused:
+            read(input=[item])
+        assert refused.value.field == "input"
+
+
 def test_what_agents_send_is_taken():
     wishes = {
         **{"reasoning": {"effort": "minimal", "summary": "auto"}, "include": ["reasoning.encrypted_content"], "truncation": "auto"},
