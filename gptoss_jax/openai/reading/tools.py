@@ -92,7 +92,8 @@ def _named(tool: object, where: str, taken: Taken) -> object:
 
 def _flat(tool: object, where: str, taken: Taken) -> dict:
     """A function that a choice names in the flat form, in chat's."""
-    if not isinstance(tool, dict) or tool.get("type") != "function" or not isinstance(tool.get("name"), str):
+    given = taken.known(tool, ("type", "name"), where) if isinstance(tool, dict) else {}
+    if given.keys() != {"type", "name"} or given["type"] != "function" or not isinstance(given["name"], str):
         got, function = quoted(tool, json=True), isinstance(tool, dict) and tool.get("type") == "function"
         remedy = "write it so" if function else "nothing but functions can be called"
         raise Refused(
@@ -100,8 +101,7 @@ def _flat(tool: object, where: str, taken: Taken) -> dict:
             UNSUPPORTED,
             "tool_choice",
         )
-    tool = taken.known(tool, ("type", "name"), where)
-    return {"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}}
+    return {"type": "function", "function": {"name": given["name"]}}
 
 
 def _no_choice(choice: object, named: str) -> Refused:

@@ -37,7 +37,7 @@ class Spelling:
             await wire.answer(send, await loop.run_in_executor(self._service.spellers, self._answer, llm, body))
 
     def _answer(self, llm: Any, body: bytes) -> Mapping:
-        value = bodies.value_of(body)
+        value = {name: one for name, one in bodies.value_of(body).items() if one is not None}
         self._service.check_model(value.get("model"))
         return self._make(self._service, llm, value)
 

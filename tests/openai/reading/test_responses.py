@@ -168,6 +168,9 @@ def test_choices_of_tools_are_refused_in_the_words_of_responses():
         assert refused.value.field == "tool_choice" and 'function": {' not in str(refused.value)
     with pytest.raises(Refused, match="tool_choice must be .*; got .*get_weather.*; write it so"):
         read(tools=[WEATHER], tool_choice={"type": "function", "function": {"name": "get_weather"}})
+    for choice in ({**named, "strict": True}, {**allowed, "tools": [{**named, "strict": True}]}):
+        with pytest.raises(Refused, match="must be .*\"name\": ...}; got .*'strict': true}; write it so"):
+            read(Reading(live=True), tools=[WEATHER], tool_choice=choice)
     asked = read(tools=[WEATHER], tool_choice={**allowed, "mode": "any"})
     assert str(reading.refusal(asked, 'tool_choice.allowed_tools: mode must be "auto"')) == 'tool_choice: mode must be "auto"'
 
