@@ -13,6 +13,7 @@ from gptoss_jax.batch.shards import Shard
 from gptoss_jax.batch.source import Source
 from gptoss_jax.openai.asked import Defaults
 from gptoss_jax.openai.errors import INTERNAL, Refused, refusal_of
+from gptoss_jax.openai.writing import usage
 from gptoss_jax.quoting import quoted
 from gptoss_jax.turns.tasks import Outcome, Task
 
@@ -119,9 +120,10 @@ class Job:
             for one in outcomes:
                 if one.error is not None:
                     raise lines.refused(request, one.error, INTERNAL if one.failed else "invalid_request")
-            written = sum(len(answer.tokens) for one in outcomes for answer in one.answers)
             result = results.answered(request, outcomes, tokenizer)
         except Exception as error:
             self.journal.add(place, results.refused(request.line, refusal_of(error)), error=True)
         else:
-            self.journal.add(place, result, error=False, tokens_in=sum(one.prompt_tokens for one in outcomes), tokens_out=written)
+            self.journal.add(
+                place, result, error=False, tokens_in=sum(one.prompt_tokens for one in outcomes), tokens_out=usage.written(outcomes)
+            )

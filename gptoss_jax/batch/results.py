@@ -5,8 +5,8 @@ import hashlib
 
 from gptoss_jax import strict_json
 from gptoss_jax.batch.lines import Line, Request
-from gptoss_jax.openai import writing
-from gptoss_jax.openai.errors import INTERNAL, Refused
+from gptoss_jax.openai import errors, writing
+from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.told import Told
 from gptoss_jax.openai.writing import spelling, usage
 
@@ -30,9 +30,7 @@ def refused(line: Line, refusal: Refused) -> bytes:
     if line.form == "plain":
         where = {"id": line.id} if line.id is not None else {"id": None, "line": line.number}
         return strict_json.dumps(where | {"error": {"code": refusal.code, "message": str(refusal)}})
-    status, kind = (500, "server_error") if refusal.code == INTERNAL else (400, "invalid_request_error")
-    error = {"message": str(refusal), "type": kind, "param": refusal.field, "code": refusal.code}
-    return strict_json.dumps(_openai(line, status, {"error": error}))
+    return strict_json.dumps(_openai(line, refusal.status, errors.body_of(refusal)))
 
 
 def _openai(line: Line, status: int, body: Mapping) -> dict:

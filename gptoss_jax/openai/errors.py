@@ -1,6 +1,9 @@
 """What is said of a request that cannot be answered: a sentence, a code, the field to blame; OpenAI's error object of them."""
 
+from collections.abc import Sequence
+
 from gptoss_jax.quoting import MOST, quoted
+from gptoss_jax.turns.tasks import Outcome
 
 INTERNAL = "internal_error"
 _KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
@@ -34,6 +37,14 @@ def refusal_of(error: Exception) -> Refused:
         "that does not help.",
         INTERNAL,
     )
+
+
+def of_outcomes(outcomes: Sequence[Outcome]) -> Refused | None:
+    """Why a request was not answered, where a task of it was refused or failed on the way."""
+    for outcome in outcomes:
+        if outcome.error is not None:
+            return Refused(outcome.error, INTERNAL if outcome.failed else "invalid_request")
+    return None
 
 
 def body_of(refusal: Refused) -> dict:

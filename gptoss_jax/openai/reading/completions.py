@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from gptoss_jax.openai.asked import Asked
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.reading import forms
-from gptoss_jax.openai.reading.fields import TRUTH, Field, Kind, Table, Taken, only, whole, whole_number
+from gptoss_jax.openai.reading.fields import TRUTH, UNSUPPORTED, Field, Kind, Table, Taken, only, whole, whole_number
 from gptoss_jax.openai.reading.sampling import OTHERS, PRIORITY, SAMPLING, STREAMING, WITHOUT_EFFECT, N, option, sampling, scheduling
 from gptoss_jax.quoting import quoted
 from gptoss_jax.turns.prompts import Prompt
@@ -15,7 +15,6 @@ MAX_TOKENS = 16  # where nothing is said, as OpenAI has it
 MOST_PROMPTS = 1024
 _PROMPT = "a string, a list of token ids, or a list of strings or of such lists"
 _NAMES = {"token ids": "prompt's token ids", "a prompt": "prompt"}  # that sentences about it begin with
-_BEST = whole_number(1, 128)
 
 TABLE = Table(
     Field("prompt", Kind(_PROMPT, lambda value: isinstance(value, str | list)), "task.prompt", f"at most {MOST_PROMPTS:,} of them"),
@@ -29,7 +28,7 @@ TABLE = Table(
     PRIORITY,
     *STREAMING,
     *WITHOUT_EFFECT,
-    Field("best_of", _BEST, about="must be n: none of the answers is left out"),
+    Field("best_of", N.kind, about="must be n: none of the answers is left out"),
     Field("suffix", only(""), about="gpt-oss fills no gaps"),
     Field("add_special_tokens", TRUTH, about="there are none to add"),
     *OTHERS,
@@ -41,7 +40,7 @@ def read(body: Mapping, fields: Mapping, taken: Taken, name: str) -> Asked:
     if fields.get("best_of", fields.get("n", 1)) != fields.get("n", 1):
         raise Refused(
             f"best_of must be n, {fields.get('n', 1)}; got {fields['best_of']}, which is not supported: all answers come back; remove it.",
-            "unsupported_field",
+            UNSUPPORTED,
             "best_of",
         )
     limit = fields.get("max_tokens", MAX_TOKENS if taken.reading.defaults.max_tokens is None else None)

@@ -9,10 +9,9 @@ from gptoss_jax.openai.reading.fields import ANY, NOTHING, OBJECT, TEXT, TRUTH, 
 from gptoss_jax.openai.reading.words import in_json
 from gptoss_jax.quoting import quoted
 from gptoss_jax.sampling.options import MAX_STOPS, REAL, WHOLE, OptionError, Sampling
+from gptoss_jax.turns.tasks import LONGEST, PRIORITIES
 
 MOST_ANSWERS = 128  # to one request, as in OpenAI's API
-_MOST_SECONDS = 10**9
-_MOST_PRIORITY = 2**31
 _OTHERS = {
     "logit_bias": "an object of token ids and numbers, -100 to 100",
     "stop": f"a string or a list of at most {MAX_STOPS}",
@@ -45,14 +44,14 @@ SAMPLING = tuple(
 N = Field("n", whole_number(1, MOST_ANSWERS), "task.n")
 PRIORITY = Field(
     "priority",
-    whole_number(-_MOST_PRIORITY, _MOST_PRIORITY - 1, "those with the lowest come first", says="a whole number, -2**31 to 2**31 - 1"),
+    whole_number(-PRIORITIES, PRIORITIES - 1, "those with the lowest come first", says="a whole number, -2**31 to 2**31 - 1"),
     "task.priority",
 )
 TIME_LIMIT = Field(
     "time_limit",
     Kind(
-        f"a number of seconds above 0, at most {_MOST_SECONDS:,}",
-        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _MOST_SECONDS,
+        f"a number of seconds above 0, at most {LONGEST:,}",
+        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LONGEST,
         "leave it out for no limit",
     ),
     "task.time_limit",

@@ -6,9 +6,9 @@ the other two go through the same pieces.
 
 from collections.abc import Sequence
 
+from gptoss_jax.openai import errors
 from gptoss_jax.openai.asked import Asked
 from gptoss_jax.openai.echoed import Echoed
-from gptoss_jax.openai.errors import INTERNAL, Refused
 from gptoss_jax.openai.events import Events
 from gptoss_jax.openai.told import Told
 from gptoss_jax.openai.writing import chat, completions, responses
@@ -29,9 +29,8 @@ def body(
     Raises:
         Refused: a task was refused, or failed on the way.
     """
-    for outcome in outcomes:
-        if outcome.error is not None:
-            raise Refused(outcome.error, INTERNAL if outcome.failed else "invalid_request")
+    if refusal := errors.of_outcomes(outcomes):
+        raise refusal
     if asked.endpoint == "chat":
         return chat.body(asked, told, outcomes, tokenizer)
     if asked.endpoint == "responses":

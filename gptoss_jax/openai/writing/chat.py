@@ -9,7 +9,7 @@ from typing import Any
 
 from gptoss_jax.openai import errors
 from gptoss_jax.openai.asked import Asked
-from gptoss_jax.openai.errors import INTERNAL, Refused
+from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.events import Event
 from gptoss_jax.openai.told import Told
 from gptoss_jax.openai.writing import usage
@@ -44,7 +44,7 @@ class ChatEvents:
         self.told = told
         formed = asked.tasks[0].response_format is not None
         self._answers = [_Answer(i, told, tokenizer, formed) for i in range(sum(task.n for task in asked.tasks))]
-        self._usage, self._tokenizer, self._over = asked.include_usage, tokenizer, False
+        self._usage, self._over = asked.include_usage, False
 
     def begin(self) -> list[Event]:
         return [self._chunk(answer.index, {"role": "assistant", "content": ""}) for answer in self._answers]
@@ -66,9 +66,8 @@ class ChatEvents:
     def end(self, outcomes: Sequence[Outcome]) -> list[Event]:
         if self._over:
             return []
-        for outcome in outcomes:
-            if outcome.error is not None:
-                return self.fail(Refused(outcome.error, INTERNAL if outcome.failed else "invalid_request"))
+        if refusal := errors.of_outcomes(outcomes):
+            return self.fail(refusal)
         self._over = True
         return [(None, self._head() | {"choices": [], "usage": usage.of_chat(outcomes, self.told)})] if self._usage else []
 

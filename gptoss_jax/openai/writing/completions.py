@@ -10,7 +10,7 @@ from typing import Any
 from gptoss_jax.openai import errors
 from gptoss_jax.openai.asked import Asked
 from gptoss_jax.openai.echoed import Echoed
-from gptoss_jax.openai.errors import INTERNAL, Refused
+from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.events import Event
 from gptoss_jax.openai.told import Told
 from gptoss_jax.openai.writing import usage
@@ -57,9 +57,8 @@ class CompletionEvents:
     def end(self, outcomes: Sequence[Outcome]) -> list[Event]:
         if self._over:
             return []
-        for outcome in outcomes:
-            if outcome.error is not None:
-                return self.fail(Refused(outcome.error, INTERNAL if outcome.failed else "invalid_request"))
+        if refusal := errors.of_outcomes(outcomes):
+            return self.fail(refusal)
         out = [self._end(answer, None) for answer in sorted(self._left)]  # of which nothing was drawn
         self._over = True
         spent = {"choices": [], "usage": _usage(outcomes, self.told, self._echoed)}
@@ -82,7 +81,7 @@ def _texts(asked: Asked, tokenizer: Tokenizer | None, echoed: Sequence[Echoed] |
     out = []
     for i, task in enumerate(asked.tasks):
         prompt, before = None, None
-        if asked.given.get("echo"):
+        if asked.echo:
             prompt, before = task.prompt, echoed[i] if echoed is not None else None
         out += [Parts(tokenizer, task.sampling.logprobs is not None, prompt, before) for _ in range(task.n)]
     return out

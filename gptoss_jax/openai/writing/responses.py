@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from gptoss_jax.openai import errors
 from gptoss_jax.openai.asked import Asked
-from gptoss_jax.openai.errors import INTERNAL, Refused
+from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.events import Event
 from gptoss_jax.openai.told import Told
 from gptoss_jax.openai.writing import usage
@@ -65,9 +66,8 @@ class ResponseEvents:
         if self._over:
             return []
         spent = {"usage": usage.of_response(outcomes, self.told)}
-        for outcome in outcomes:
-            if outcome.error is not None:
-                return self._fail(Refused(outcome.error, INTERNAL if outcome.failed else "invalid_request"), spent)
+        if refusal := errors.of_outcomes(outcomes):
+            return self._fail(refusal, spent)
         self._over = True
         if self._cut:
             return self._last("incomplete", {"incomplete_details": {"reason": "max_output_tokens"}, **spent})

@@ -19,6 +19,7 @@ from gptoss_jax.openai.echoed import Echoed
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.events import Event, Events
 from gptoss_jax.openai.told import Told
+from gptoss_jax.openai.writing import usage
 from gptoss_jax.serve.connections import bodies, wire
 from gptoss_jax.serve.connections.bodies import Gone
 from gptoss_jax.serve.connections.fence import SPENT, unforeseen
@@ -83,9 +84,9 @@ class _Exchange:
     async def answer(self, since: float) -> None:
         """Does what was asked for, and sends what comes of it."""
         echoed = None
-        if self.asked.endpoint == "completions" and self.asked.given.get("echo"):
+        if self.asked.echo:
             echoed = await self._unless_ended(echoing.echoed(self.service, self.llm, self.asked))
-        if echoed is not None and self.asked.given.get("max_tokens") == 0:
+        if echoed is not None and not self.asked.draws:
             return await self._echo_alone(echoed)
         try:
             parts = await running.running(self.llm, self.asked.tasks, stream=self.asked.stream, since=since)
@@ -96,8 +97,7 @@ class _Exchange:
                 await (self._stream(parts, echoed) if self.asked.stream else self._whole(parts, echoed))
             finally:
                 outcomes = parts.outcomes
-                drawn = sum(len(answer.tokens) for outcome in outcomes for answer in outcome.answers)
-                self.scope[SPENT] = (sum(outcome.prompt_tokens for outcome in outcomes), drawn)
+                self.scope[SPENT] = (sum(outcome.prompt_tokens for outcome in outcomes), usage.written(outcomes))
 
     async def _whole(self, parts: Running, echoed: Sequence[Echoed] | None) -> None:
         await self._unless_ended(_drained(parts))

@@ -27,7 +27,7 @@ async def echoed(service: Service, llm: Any, asked: Asked) -> list[Echoed]:
 def _echoed(llm: Any, asked: Asked) -> list[Echoed]:
     prompts = [ids_of(llm, task.prompt) for task in asked.tasks]
     for ids in prompts:
-        llm.engine.check(ids, room=0 if asked.given.get("max_tokens") == 0 else 1)
+        llm.engine.check(ids, room=int(asked.draws))
     top = asked.given.get("logprobs")
     if top is None:
         return [Echoed(ids) for ids in prompts]
