@@ -92,7 +92,7 @@ def parse(text: bytes, number: int) -> Line:
     usable = isinstance(name, str) and name or (not openai and isinstance(name, int) and not isinstance(name, bool))
     if not usable:
         kinds = "a string" if openai else "a string or a whole number"
-        problem = Refused(f"{key} must be {kinds} that no other line has; got {quoted(name)}; give it one.", "invalid_id", key)
+        problem = Refused(f"{key} must be {kinds} that no other line has; got {quoted(name, json=True)}; give it one.", "invalid_id", key)
     form = _form(content) if openai else "plain"
     return Line(form, name if usable else None, number, content, problem)
 
@@ -117,7 +117,7 @@ def read(line: Line, defaults: Defaults) -> Request:
     Taken(Reading()).fields(line.content, _LINE)
     for name, served in (("method", ("POST",)), ("url", tuple(_URLS))):
         if line.content.get(name) not in served:
-            got = quoted(line.content.get(name))
+            got = quoted(line.content.get(name), json=True)
             raise Refused(
                 f"{name} must be {' or '.join(served)}; got {got}.", "unsupported_url" if name == "url" else "invalid_request", name
             )

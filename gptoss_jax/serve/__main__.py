@@ -22,10 +22,10 @@ from absl import app, flags, logging
 from gptoss_jax.parallel import launch
 from gptoss_jax.quoting import quoted
 from gptoss_jax.sampling.options import Sampling
+from gptoss_jax.serve.settings import NAME_MOST, Settings
 
 if TYPE_CHECKING:
     from gptoss_jax.llm import LLM
-    from gptoss_jax.serve.settings import Settings
 
 _LIBRARIES = ("starlette", "uvicorn", "prometheus_client")
 _QUESTION = '{"model": "%s", "messages": [{"role": "user", "content": "What is 27 + 58?"}]}'
@@ -52,11 +52,11 @@ def define_flags(to: flags.FlagValues) -> None:
     flags.DEFINE_enum("kernels", "auto", ["auto", "on", "off"], "Which kernels run on a Hopper GPU; see gptoss_jax.load.", to)
     whole("max_tokens", None, "Most tokens of an answer, for requests that do not say; default what the context leaves.", 1, flag_values=to)
     flags.DEFINE_float("temperature", None, "For requests that do not say; default the model card's 1, for nano 0.", flag_values=to)
-    flags.DEFINE_enum("reasoning_effort", "medium", ["low", "medium", "high"], "For requests that do not say.", to)
+    flags.DEFINE_enum("reasoning_effort", Settings.reasoning_effort, ["low", "medium", "high"], "For requests that do not say.", to)
     flags.DEFINE_float("timeout", None, "Most seconds of a request, then it ends with what it has; default none.", 0, flag_values=to)
-    whole("max_waiting", 1024, "Answers that may wait for a slot; who comes then gets 429.", lower_bound=0, flag_values=to)
-    whole("max_body_bytes", 16_000_000, "A longer body gets 413.", lower_bound=1000, flag_values=to)
-    whole("max_stored_bytes", 256_000_000, "Of responses that are kept; the oldest are forgotten.", lower_bound=0, flag_values=to)
+    whole("max_waiting", Settings.max_waiting, "Answers that may wait for a slot; who comes then gets 429.", lower_bound=0, flag_values=to)
+    whole("max_body_bytes", Settings.max_body_bytes, "A longer body gets 413.", lower_bound=1000, flag_values=to)
+    whole("max_stored_bytes", Settings.max_stored_bytes, "Of responses that are kept; the oldest are forgotten.", 0, flag_values=to)
     flags.DEFINE_bool("strict", False, "Refuse unknown fields and models, which are otherwise logged and ignored.", to)
     flags.DEFINE_float("drain_seconds", 30, "What runs gets to end, after a signal.", lower_bound=0, flag_values=to)
     flags.DEFINE_enum("log_level", "info", ["debug", "info", "warning", "error"], "info has a line for each request.", to)
@@ -106,9 +106,7 @@ def _serve(given: flags.FlagValues) -> None:
     asyncio.run(draining.serve(settings, at, lambda: _llm(given), ready, drain_seconds=given.drain_seconds))
 
 
-def _settings(given: flags.FlagValues) -> "Settings":
-    from gptoss_jax.serve.settings import NAME_MOST, Settings
-
+def _settings(given: flags.FlagValues) -> Settings:
     name = given.served_model_name if given.served_model_name is not None else Path(given.checkpoint).name or given.checkpoint
     if not 0 < len(name) <= NAME_MOST or not name.isprintable():
         raise ValueError(f"--served_model_name must be 1 to {NAME_MOST} printable characters; got {quoted(name)}.")

@@ -68,7 +68,7 @@ class Service:
     def check_model(self, name: Any) -> None:
         """Raises Refused for another model's name where that is strict; else it is logged, and this model answers."""
         if not isinstance(name, str | None):
-            raise Refused(f"model must be a string; got {quoted(name)}; pass {quoted(self.settings.name)}.", field="model")
+            raise Refused(f"model must be a string; got {quoted(name, json=True)}; pass {quoted(self.settings.name)}.", field="model")
         if name and name != self.settings.name:
             if self.settings.strict:
                 raise self.no_such_model(name)

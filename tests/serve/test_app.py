@@ -102,6 +102,13 @@ def test_long_texts_that_are_tokenized_keep_no_other_body_waiting():
         wait(busy)
 
 
+def test_values_of_the_wrong_kind_are_said_in_json_s_words():
+    with pytest.raises(Refused, match="got null;"):
+        bodies.value_of(b"null")
+    with pytest.raises(Refused, match="got true;"):
+        Service(Settings("nano")).check_model(True)
+
+
 def test_a_gate_counts_answers_and_bytes():
     gate = Gate(3, 10)
     with gate.entered() as first:
