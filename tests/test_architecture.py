@@ -218,6 +218,13 @@ def test_no_assert_statement_guards_package_code(module):
     assert not asserts, "raise ValueError: `python -O` drops asserts"
 
 
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("gptoss_jax.")])
+def test_errors_quote_values_briefly(module):
+    raised = [node for node in ast.walk(tree(module)) if isinstance(node, ast.Raise)]
+    whole = [one.lineno for node in raised for one in ast.walk(node) if isinstance(one, ast.FormattedValue) and one.conversion == ord("r")]
+    assert not whole, "a value may be deep or huge: say it by `quoting.quoted`, not by !r"
+
+
 @pytest.mark.parametrize("module", [*MODULES, *WORKSHOP])
 def test_files_and_functions_are_short(module):
     path = MODULES.get(module) or WORKSHOP[module]

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.load.figures import Timing
 from benchmarks.load.wire import Server, asked
 from benchmarks.load.work import PATHS, Endpoint, Prompt, body
+from gptoss_jax.quoting import quoted
 
 _LAST = ("response.completed", "response.incomplete")
 _TEXTS = ("response.output_text.delta", "response.reasoning_text.delta", "response.function_call_arguments.delta")
@@ -123,4 +124,4 @@ async def first_model(server: Server) -> str:
     try:
         return json.loads(data)["data"][0]["id"]
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"a server must name its models; status {answer.status}, {data[:200]!r}; pass --model.") from error
+        raise ValueError(f"a server must name its models; status {answer.status}, {quoted(data)}; pass --model.") from error

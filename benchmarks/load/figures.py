@@ -6,6 +6,8 @@ import itertools
 
 import numpy as np
 
+from gptoss_jax.quoting import quoted
+
 COLUMNS = {
     "ttft": "Time to first token",
     "tpot": "Time per output token, without the first",
@@ -134,7 +136,7 @@ def limits(words: Sequence[str]) -> dict[str, float]:
         except ValueError:
             limit = -1.0
         if name not in ("ttft", "tpot", "e2el") or not limit >= 0:
-            raise ValueError(f"goodput must be of ttft, tpot or e2el and milliseconds; got {word!r}; pass some such as ttft:500.")
+            raise ValueError(f"goodput must be of ttft, tpot or e2el and milliseconds; got {quoted(word)}; pass some such as ttft:500.")
         out[name] = limit
     return out
 

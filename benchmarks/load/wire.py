@@ -9,6 +9,8 @@ import ssl
 import time
 from urllib.parse import urlsplit
 
+from gptoss_jax.quoting import quoted
+
 _MOST = 1 << 16  # bytes that are read at a time
 
 
@@ -22,7 +24,7 @@ class Server:
     def __post_init__(self):
         parts = urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"base_url must be of http or https; got {self.base_url!r}; pass one such as http://127.0.0.1:8000/v1.")
+            raise ValueError(f"base_url must be of http or https; got {quoted(self.base_url)}; pass one such as http://127.0.0.1:8000/v1.")
 
     def path(self, endpoint: str) -> str:
         return f"{urlsplit(self.base_url).path.rstrip('/')}/{endpoint}"

@@ -140,4 +140,4 @@ def _refuse_attention_factor(rope: Mapping[str, Any], factor: float, where: str)
         value = rope[name]
         usual = name == "attention_factor" and value is not None and math.isclose(value, 0.1 * math.log(factor) + 1, rel_tol=1e-6)
         if value is not None and not usual:
-            raise ValueError(f"{name} of rope_scaling of {where} must be absent in gpt-oss; got {value!r}; use the published one.")
+            raise ValueError(f"{name} of rope_scaling of {where} must be absent in gpt-oss; got {quoted(value)}; use the published one.")

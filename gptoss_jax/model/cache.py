@@ -123,7 +123,7 @@ def pages_dtype(name: str | None, default) -> jnp.dtype:
     if name is None:
         return jnp.dtype(default)
     if not isinstance(name, str) or name != fp8_pages.DTYPE:
-        raise ValueError(f"cache_dtype must be None, for the params' own, or {fp8_pages.DTYPE!r}; got {quoted(name)}.")
+        raise ValueError(f"cache_dtype must be None, for the params' own, or '{fp8_pages.DTYPE}'; got {quoted(name)}.")
     return jnp.dtype(fp8_pages.DTYPE)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from gptoss_jax.config import Config
 from gptoss_jax.model.params import Params, abstract_params, is_spec
+from gptoss_jax.quoting import quoted
 from pallas_kernels.mxfp4 import Mxfp4
 from pallas_kernels.mxfp4.tiles import Tiles, from_tiles
 
@@ -142,7 +143,7 @@ def sources(config: Config, layout: Layout) -> Params:
         ValueError: there is no such layout.
     """
     if layout not in get_args(Layout):
-        raise ValueError(f"layout must be one of {', '.join(get_args(Layout))}; got {layout!r}.")
+        raise ValueError(f"layout must be one of {', '.join(get_args(Layout))}; got {quoted(layout)}.")
     names = _NAMES[layout]
     form = "stacked" if layout == "huggingface-bf16" else "packed"
 

@@ -259,7 +259,7 @@ def _form(
     bf16 = layout == "huggingface-bf16"
     if experts in ("packed", "tiled") and bf16:
         raise ValueError(
-            f"experts={experts!r} keeps published MXFP4 blocks, and this checkpoint holds expanded experts, which MXFP4 cannot hold "
+            f"experts='{experts}' keeps published MXFP4 blocks, and this checkpoint holds expanded experts, which MXFP4 cannot hold "
             "exactly; pass experts='auto', 'stacked' or 'split'."
         )
     tiles = config.hidden_size % TILE == 0 and config.intermediate_size % TILE == 0
