@@ -5,6 +5,8 @@ from collections.abc import Container, Mapping, Sequence
 import dataclasses
 import json
 
+from gptoss_jax.openai.reading import gone_on
+
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
@@ -13,7 +15,7 @@ class Kept:
     Attributes:
         body: as it was answered.
         given: items that it was asked with, those of earlier responses apart.
-        items: all up to its last: of those it went on from, its input, its output.
+        items: all up to its last: of those it went on from, its input, its output; one that was continued is one with what came.
         size: bytes of all this as JSON; items that it shares with others are counted with each of them.
     """
 
@@ -45,7 +47,15 @@ class Stored:
         places = self._places.get(item_id)
         return places[-1][1] if places else None
 
-    def keep(self, body: Mapping, given: Sequence[Mapping], earlier: Sequence[Mapping] = (), *, own: Container[object] = ()) -> None:
+    def keep(
+        self,
+        body: Mapping,
+        given: Sequence[Mapping],
+        earlier: Sequence[Mapping] = (),
+        *,
+        own: Container[object] = (),
+        continued: bool = False,
+    ) -> None:
         """Keeps a response.
 
         Args:
@@ -54,11 +64,13 @@ class Stored:
             earlier: those of the responses that it goes on from.
             own: ids that its client gave to items. Another client may give the same ones to others, so nothing is found by them, but
                 items that were known by them before.
+            continued: whether the output goes on in the middle of the last item before it.
         """
         name = body["id"]
         self.forget(name)
-        items = (*earlier, *given, *body["output"])
-        size = _size(body) + sum(map(_size, (*earlier, *given)))
+        before, output = (*earlier, *given), body["output"]
+        items = gone_on(before, output) if continued else (*before, *output)
+        size = _size(body) + sum(map(_size, before))
         if size > self.most_bytes:
             return
         self._kept[name] = Kept(body, tuple(given), items, size)

@@ -156,6 +156,13 @@ def test_no_item_is_found_by_an_id_that_a_client_gave_it():
     assert stored.forget("c") and not stored._places
 
 
+def test_a_response_that_continued_an_item_ends_with_all_of_it():
+    stored, item = Stored(9, 10**6), lambda name, text: {"id": name, "type": "message", "content": [{"type": "output_text", "text": text}]}
+    stored.keep({"id": "a", "output": [item("msg_a", "85")]}, [item("in", "27 + 58 = ")], continued=True)
+    assert stored.items("a") == (item("msg_a", "27 + 58 = 85"),) and stored.get("a").given == (item("in", "27 + 58 = "),)
+    assert stored.item("msg_a") == item("msg_a", "85"), "what was answered"
+
+
 def test_responses_are_kept_up_to_so_many_bytes():
     stored = Stored(100, 1000)
     for i in range(10):

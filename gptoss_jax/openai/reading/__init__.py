@@ -7,11 +7,11 @@ from gptoss_jax.openai.asked import Asked, Earlier, Endpoint, Reading
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.reading import chat, completions, responses
 from gptoss_jax.openai.reading.fields import Table, Taken
-from gptoss_jax.openai.reading.items import input_items
+from gptoss_jax.openai.reading.items import gone_on, input_items
 from gptoss_jax.openai.reading.words import blaming
 from gptoss_jax.quoting import quoted
 
-__all__ = ["TABLES", "input_items", "read", "refusal"]
+__all__ = ["TABLES", "gone_on", "input_items", "read", "refusal"]
 
 _AS_FILES = Reading()
 _TOO_LONG = re.compile(r"prompt has (?:at least )?[\d,]+ tokens but context is [\d,]+")  # as `engine.requests` says it

@@ -87,6 +87,15 @@ def input_items(asked: Asked) -> list[dict]:
     return [_as_kept(item, f"{digest}_in_{i}") for i, item in enumerate(asked.items)]
 
 
+def gone_on(before: Sequence[Mapping], output: Sequence[Mapping]) -> tuple[Mapping, ...]:
+    """The items of a conversation whose last one the output goes on in the middle of: the two are one, as in `Reply.messages`."""
+    if not before or not output or output[0]["type"] == "function_call" or _kind(before[-1]) != output[0]["type"]:
+        return (*before, *output)
+    [part] = output[0]["content"]
+    begun = "".join(one.get("text") or one.get("refusal") or "" for one in before[-1].get("content") or [])
+    return (*before[:-1], {**output[0], "content": [{**part, "text": begun + part["text"]}]}, *output[1:])
+
+
 def _as_kept(item: Mapping, digest: str) -> dict:
     kind = _kind(item)
     own = {name: value for name, value in item.items() if value is not None and (name not in _ABOUT or isinstance(value, str) and value)}

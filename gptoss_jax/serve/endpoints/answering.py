@@ -150,7 +150,8 @@ class _Exchange:
         if self.asked.given.get("store") is False:
             return
         own = {item["id"] for item in self.asked.items if isinstance(item.get("id"), str)}
-        self.service.stored.keep(body, reading.input_items(self.asked), self._earlier, own=own)
+        how = {"own": own, "continued": self.asked.given.get("continue_final_message", False)}
+        self.service.stored.keep(body, reading.input_items(self.asked), self._earlier, **how)
 
     def _completed(self) -> Told:
         return dataclasses.replace(self.told, completed=int(time.time()))

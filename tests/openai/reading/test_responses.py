@@ -129,6 +129,20 @@ def test_the_items_that_are_kept_have_ids():
     ]
 
 
+def test_an_item_that_was_continued_is_one_with_what_came():
+    part = {"type": "output_text", "text": "85", "annotations": [], "logprobs": []}
+    came = {"type": "message", "id": "msg_1", "role": "assistant", "phase": "final_answer", "content": [part]}
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "8+5."}]}
+    call = {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": "{}"}
+    for said in ("27 + 58 = ", [{"type": "output_text", "text": "27 + "}, {"type": "refusal", "refusal": "58 = "}]):
+        given = reading.input_items(read(input=[{"role": "user", "content": "Sum?"}, {"role": "assistant", "content": said}]))
+        user, whole, after = reading.gone_on(given, [came, call])
+        assert (user, after) == (given[0], call) and whole == came | {"content": [part | {"text": "27 + 58 = 85"}]}
+    assert reading.gone_on([thought], [thought, came])[0]["content"][0]["text"] == "8+5.8+5."
+    for output in ([], [call], [came]):
+        assert reading.gone_on([thought], output) == (thought, *output)
+
+
 def test_tools_of_others_are_passed_over_unless_they_are_named():
     others = [{"type": "web_search"}, {"type": "namespace", "name": "n", "tools": []}, {"type": "custom", "name": "c"}]
     asked = read(tools=[others[0], WEATHER, *others[1:], WEATHER | {"name": "other", "defer_loading": True}])
