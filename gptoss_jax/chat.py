@@ -17,7 +17,7 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.text import Text
 
-from gptoss_jax import strict_json
+from gptoss_jax import model_flags, strict_json
 from gptoss_jax.parallel import launch
 from gptoss_jax.sampling.options import Sampling
 
@@ -45,6 +45,7 @@ _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache", "default", "Folder that keeps compiled programs; 'default' is in the user's cache folder, 'off' keeps none."
 )
 launch.define_flags()
+flags.adopt_module_key_flags(launch)  # for --help, which shows a program's own flags alone
 
 _NARROWEST, _WIDEST = 10, 10_000  # columns that a terminal may have
 
@@ -174,7 +175,7 @@ def _start(console: Console, mesh: "jax.sharding.Mesh | None") -> Conversation:
     from gptoss_jax.llm import LLM
     from gptoss_jax.weights.loading import load
 
-    temperature = _TEMPERATURE.value if _TEMPERATURE.value is not None else 0.0 if _CHECKPOINT.value == "nano" else 1.0
+    temperature = model_flags.temperature_of(_TEMPERATURE.value, _CHECKPOINT.value)
     sampling = Sampling(temperature=temperature, top_p=_TOP_P.value, seed=_SEED.value, max_tokens=_MAX_TOKENS.value)
     tools = _read_tools(_TOOLS.value) if _TOOLS.value else None
     harmony.to_conversation([{"role": "user", "content": ""}], tools=tools, instructions=_INSTRUCTIONS.value)  # refuses bad tools

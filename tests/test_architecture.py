@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "config": "strict_json",
     "tokenizer": "",
     "compile_cache": "",
+    "model_flags": "",
     "parallel": "config",
     "model": "config parallel",
     "sampling": "keywords parallel",
@@ -32,9 +33,9 @@ MAY_IMPORT = {
     "turns": "keywords tokenizer sampling engine harmony grammar",
     "openai": "strict_json tokenizer sampling harmony turns",
     "llm": "tokenizer sampling engine weights research harmony turns",
-    "batch": "strict_json bars compile_cache parallel sampling weights turns openai llm",
-    "serve": "strict_json compile_cache parallel sampling weights engine turns openai llm",
-    "chat": "strict_json compile_cache parallel sampling weights harmony turns llm",
+    "batch": "strict_json bars compile_cache model_flags parallel sampling weights turns openai llm",
+    "serve": "strict_json compile_cache model_flags parallel sampling weights engine turns openai llm",
+    "chat": "strict_json compile_cache model_flags parallel sampling weights harmony turns llm",
     "plan": "config parallel model sampling engine",
 }
 EVERY_WING_MAY = {"quoting"}  # errors quote the caller's values everywhere; it needs no place in the lines above
@@ -43,7 +44,7 @@ JAX = {"jax", "jaxlib", "flax", "chex", "optax", "orbax"}
 NO_JAX = (
     "quoting", "keywords", "strict_json", "config", "tokenizer", "sampling.options", "sampling.ids", "engine.requests", "engine.pages",
     "engine.live", "engine.metrics", "weights.locate", "weights.safetensors", "schemas", "harmony", "grammar", "turns", "openai",
-    "serve.app", "serve.endpoints", "serve.connections",
+    "serve.app", "serve.endpoints", "serve.connections", "model_flags",
 )  # fmt: skip
 SEE_MESSAGES_AND_ARRAYS = {"llm", "chat", "batch.__main__", "serve.__main__"}
 JITS = {
@@ -53,7 +54,7 @@ JITS = {
 }  # fmt: skip
 ENTRY_POINTS = {
     "gptoss_jax.batch.__main__", "gptoss_jax.batch.merge",
-    "gptoss_jax.chat", "gptoss_jax.serve.__main__", "gptoss_jax.parallel.launch", "gptoss_jax.plan.__main__",
+    "gptoss_jax.chat", "gptoss_jax.serve.__main__", "gptoss_jax.model_flags", "gptoss_jax.parallel.launch", "gptoss_jax.plan.__main__",
     "pallas_kernels.aot.__main__", "pallas_kernels.bench.__main__", "pallas_kernels.check.__main__", "pallas_kernels.check.child",
     "pallas_kernels.emulator.__main__", "pallas_kernels.emulator.true_shapes", "pallas_kernels.predict.__main__",
 }  # fmt: skip

@@ -76,3 +76,10 @@ def test_every_public_name_is_there():
     assert all(getattr(gptoss_jax, name) is not None for name in gptoss_jax.__all__)
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = gptoss_jax.no_such_name
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("program", ["chat", "batch", "serve"])
+def test_help_shows_the_flags_that_programs_share(program):
+    shown = subprocess.run([sys.executable, "-m", f"gptoss_jax.{program}", "--help"], capture_output=True, text=True, timeout=300).stdout
+    assert {"--mesh:", "--checkpoint:", "--experts:", "--temperature:"} <= {*shown.split()}

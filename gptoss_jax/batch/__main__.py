@@ -17,7 +17,7 @@ import sys
 from absl import app, flags, logging
 import jax
 
-from gptoss_jax import compile_cache
+from gptoss_jax import compile_cache, model_flags
 from gptoss_jax.batch import shards, source
 from gptoss_jax.batch.draining import UNFINISHED, Draining
 from gptoss_jax.batch.files import replaced
@@ -44,26 +44,12 @@ def define_flags(to: flags.FlagValues) -> None:
     flags.DEFINE_bool("overwrite", False, "Do a job whose output is there all over again.", to)
     flags.DEFINE_bool("private", False, "Give the output and what is written on the way to it the mode 0600.", to)
     whole("max_line_bytes", source.MAX_LINE_BYTES, "A longer line is refused, and never held as a whole.", lower_bound=1, flag_values=to)
-    text("checkpoint", "nano", "Checkpoint directory, hub repository, or 'nano', the bundled one.", to)
-    whole("slots", 8, "Most answers that are written side by side.", lower_bound=1, flag_values=to)
-    whole("context", None, "Most tokens of a prompt and its answer; default 8,192 or the model's own limit.", lower_bound=2, flag_values=to)
-    whole("chunk", None, "Most prompt tokens that are read at a time; see LLM.", lower_bound=1, flag_values=to)
-    whole("cache_tokens", None, "Tokens that the cache has room for; see LLM.", lower_bound=1, flag_values=to)
-    flags.DEFINE_bool("prefix_reuse", True, "Read beginnings that prompts share once.", to)
-    flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of everything but packed experts.", to)
-    flags.DEFINE_enum("cache_dtype", None, ["float8_e4m3fn"], "Of cached keys and values; default that of the weights.", to)
-    forms = ["auto", "packed", "tiled", "stacked", "split"]
-    flags.DEFINE_enum("experts", "auto", forms, "How expert weights are held; see gptoss_jax.load.", to)
-    flags.DEFINE_enum("kernels", "auto", ["auto", "on", "off"], "Which kernels run on a Hopper GPU; see gptoss_jax.load.", to)
-    whole("max_tokens", None, "Most tokens of an answer, for requests that do not say; default what the context leaves.", 1, flag_values=to)
-    flags.DEFINE_float("temperature", None, "For requests that do not say; default the model card's 1, for nano 0.", flag_values=to)
-    flags.DEFINE_enum("reasoning_effort", "medium", ["low", "medium", "high"], "For requests that do not say.", to)
     whole("seed", 0, "Requests without a seed get one that comes from this and their id.", lower_bound=0, flag_values=to)
     whole("shard_index", None, "Which part of the input this process does, from 0; default the launcher's number.", 0, flag_values=to)
     whole("shard_count", None, "How many parts there are; default the launcher's number, 1 for the whole input.", 1, flag_values=to)
     flags.DEFINE_float("drain_seconds", 5, "What runs gets to end, after a signal.", lower_bound=0, flag_values=to)
     flags.DEFINE_float("log_seconds", 30, "Between lines of progress, where there is no terminal.", lower_bound=0.1, flag_values=to)
-    text("compilation_cache", "default", "Folder that keeps compiled programs; 'default' in the user's, 'off' none.", to)
+    model_flags.define_flags(to)
     launch.define_flags(to)
 
 
@@ -142,12 +128,8 @@ def _answer(job: Job, given: flags.FlagValues, draining: Draining) -> str:
 
 def _llm(given: flags.FlagValues, mesh: jax.sharding.Mesh | None) -> LLM:
     shown = _on_terminal()
-    how = {"dtype": given.dtype, "experts": given.experts, "kernels": given.kernels}
-    model = load(given.checkpoint, mesh=mesh, **how, progress=shown)
-    optional = {} if given.cache_tokens is None else {"cache_tokens": given.cache_tokens}
-    optional |= {} if given.prefix_reuse else {"prefix_reuse": False}
-    optional |= {} if given.cache_dtype is None else {"cache_dtype": given.cache_dtype}
-    llm = LLM(model, slots=given.slots, context=given.context, chunk=given.chunk, **optional)
+    model = load(given.checkpoint, mesh=mesh, **model_flags.of_load(given), progress=shown)
+    llm = LLM(model, **model_flags.of_llm(given))
     llm.prepare(progress=shown)
     return llm
 
@@ -198,11 +180,13 @@ def _shard(given: flags.FlagValues, environment: Mapping[str, str]) -> Shard:
 def _defaults(given: flags.FlagValues) -> Defaults:
     if given.mesh is not None:
         launch.shape(given.mesh)
-    temperature = given.temperature if given.temperature is not None else 0.0 if given.checkpoint == "nano" else 1.0
+    temperature = model_flags.temperature(given)
     Sampling(temperature=temperature, max_tokens=given.max_tokens, seed=given.seed)
     return Defaults(temperature, given.max_tokens, given.reasoning_effort, given.seed)
 
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
+    for shared in (model_flags, launch):  # for --help, which shows a program's own flags alone
+        flags.adopt_module_key_flags(shared)
     app.run(main)

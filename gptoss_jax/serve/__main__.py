@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
+from gptoss_jax import model_flags
 from gptoss_jax.parallel import launch
 from gptoss_jax.quoting import quoted
 from gptoss_jax.sampling.options import Sampling
@@ -33,26 +34,12 @@ _QUESTION = '{"model": "%s", "messages": [{"role": "user", "content": "What is 2
 
 def define_flags(to: flags.FlagValues) -> None:
     text, whole = flags.DEFINE_string, flags.DEFINE_integer
-    text("checkpoint", "nano", "Checkpoint directory, hub repository, or 'nano', the bundled one.", to)
     text("served_model_name", None, "What clients call the model; default the checkpoint's last name.", to)
     text("host", "127.0.0.1", "Address to listen on; the default is this machine's own, which no other can reach.", to)
     whole("port", 8000, "Port to listen on; 0 for any that is free.", 0, 65535, flag_values=to)
     text("api_key_file", None, "File of keys, one a line; clients must give one of them.", to)
     flags.DEFINE_bool("public_without_key", False, "Let other machines ask without a key.", to)
     flags.DEFINE_list("cors_origins", [], "Web pages that may ask, such as https://chat.example.org; * for all.", flag_values=to)
-    whole("slots", 8, "Most answers that are written side by side.", lower_bound=1, flag_values=to)
-    whole("context", None, "Most tokens of a prompt and its answer; default 8,192 or the model's own limit.", lower_bound=2, flag_values=to)
-    whole("chunk", None, "Most prompt tokens that are read at a time; see LLM.", lower_bound=1, flag_values=to)
-    whole("cache_tokens", None, "Tokens that the cache has room for; see LLM.", lower_bound=1, flag_values=to)
-    flags.DEFINE_bool("prefix_reuse", True, "Read beginnings that prompts share once.", to)
-    flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of everything but packed experts.", to)
-    flags.DEFINE_enum("cache_dtype", None, ["float8_e4m3fn"], "Of cached keys and values; default that of the weights.", to)
-    forms = ["auto", "packed", "tiled", "stacked", "split"]
-    flags.DEFINE_enum("experts", "auto", forms, "How expert weights are held; see gptoss_jax.load.", to)
-    flags.DEFINE_enum("kernels", "auto", ["auto", "on", "off"], "Which kernels run on a Hopper GPU; see gptoss_jax.load.", to)
-    whole("max_tokens", None, "Most tokens of an answer, for requests that do not say; default what the context leaves.", 1, flag_values=to)
-    flags.DEFINE_float("temperature", None, "For requests that do not say; default the model card's 1, for nano 0.", flag_values=to)
-    flags.DEFINE_enum("reasoning_effort", Settings.reasoning_effort, ["low", "medium", "high"], "For requests that do not say.", to)
     flags.DEFINE_float("timeout", None, "Most seconds of a request, then it ends with what it has; default none.", 0, flag_values=to)
     whole("max_waiting", Settings.max_waiting, "Answers that may wait for a slot; who comes then gets 429.", lower_bound=0, flag_values=to)
     whole("max_body_bytes", Settings.max_body_bytes, "A longer body gets 413.", lower_bound=1000, flag_values=to)
@@ -60,7 +47,7 @@ def define_flags(to: flags.FlagValues) -> None:
     flags.DEFINE_bool("strict", False, "Refuse unknown fields and models, which are otherwise logged and ignored.", to)
     flags.DEFINE_float("drain_seconds", 30, "What runs gets to end, after a signal.", lower_bound=0, flag_values=to)
     flags.DEFINE_enum("log_level", "info", ["debug", "info", "warning", "error"], "info has a line for each request.", to)
-    text("compilation_cache", "default", "Folder that keeps compiled programs; 'default' in the user's, 'off' none.", to)
+    model_flags.define_flags(to)
     launch.define_flags(to)
 
 
@@ -110,7 +97,7 @@ def _settings(given: flags.FlagValues) -> Settings:
     name = given.served_model_name if given.served_model_name is not None else Path(given.checkpoint).name or given.checkpoint
     if not 0 < len(name) <= NAME_MOST or not name.isprintable():
         raise ValueError(f"--served_model_name must be 1 to {NAME_MOST} printable characters; got {quoted(name)}.")
-    temperature = given.temperature if given.temperature is not None else 0.0 if given.checkpoint == "nano" else 1.0
+    temperature = model_flags.temperature(given)
     Sampling(temperature=temperature, max_tokens=given.max_tokens)
     return Settings(
         name,
@@ -146,11 +133,9 @@ def _llm(given: flags.FlagValues) -> "LLM":
         from gptoss_jax.weights.loading import load
 
         compile_cache.enable(given.compilation_cache)
-        how = {"dtype": given.dtype, "experts": given.experts, "kernels": given.kernels}
         shown = _on_terminal()
-        model = load(given.checkpoint, mesh=launch.start(given), **how, progress=shown)
-        options = {"cache_tokens": given.cache_tokens, "cache_dtype": given.cache_dtype, "prefix_reuse": given.prefix_reuse}
-        llm = LLM(model, slots=given.slots, context=given.context, chunk=given.chunk, **options)
+        model = load(given.checkpoint, mesh=launch.start(given), **model_flags.of_load(given), progress=shown)
+        llm = LLM(model, **model_flags.of_llm(given))
         _ = llm.tokenizer  # raises where there is none
         llm.prepare(progress=shown)
         gc.freeze()
@@ -194,4 +179,6 @@ def _on_terminal() -> bool:
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
+    for shared in (model_flags, launch):  # for --help, which shows a program's own flags alone
+        flags.adopt_module_key_flags(shared)
     app.run(main)
