@@ -62,6 +62,10 @@ def test_a_conversation_of_too_many_messages_is_not_rendered(llm, monkeypatch):
     monkeypatch.setattr(gj.LLM, "render", lambda *_, **__: pytest.fail("it was"))
     with pytest.raises(ValueError, match="^prompt has at least 120 tokens but context is 64; pass context=128 or shorten the prompt"):
         llm.chat([{"role": "user", "content": "a"}] * 30)
+    with pytest.raises(ValueError, match="^prompt has at least 124 tokens but context is 64"):
+        llm.chat("a", tools=[{"name": f"f{i}"} for i in range(31)])
+    with pytest.raises(ValueError, match="^messages must be at most 64, as many as the context has tokens; got 100; drop some"):
+        llm.chat([{"role": "system", "content": ""}] * 100)
 
 
 @pytest.mark.parametrize("ask", ["chat", "stream"])

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-_OF_A_MESSAGE = 4  # <|start|>user<|message|><|end|>
+_OF_EACH = 4  # <|start|>user<|message|><|end|>; a function's declaration has more
 
 
-def least_tokens(messages: object) -> int:
+def least_tokens(messages: object, tools: object = None) -> int:
     """Tokens that a conversation's prompt has at least, whatever its texts are. Takes anything, and raises nothing."""
-    shown = thoughts = 0
+    shown, thoughts = len(tools) if isinstance(tools, list | tuple) else 0, 0
     leading, before_final = True, True
     for message in messages if isinstance(messages, list | tuple) else ():
         role = message.get("role") if isinstance(message, Mapping) else None
@@ -26,7 +26,7 @@ def least_tokens(messages: object) -> int:
             thoughts += any(_listed(message.get(key)) for key in ("reasoning", "thinking", "reasoning_content"))
         thoughts += said and channel == "analysis"
         shown += len(calls or ()) + (said and channel != "analysis")
-    return _OF_A_MESSAGE * (shown + thoughts)
+    return _OF_EACH * (shown + thoughts)
 
 
 def _listed(value: object) -> str | list | tuple | None:

@@ -47,36 +47,21 @@ class Stored:
         places = self._places.get(item_id)
         return places[-1][1] if places else None
 
-    def keep(
-        self,
-        body: Mapping,
-        given: Sequence[Mapping],
-        earlier: Sequence[Mapping] = (),
-        *,
-        own: Container[object] = (),
-        continued: bool = False,
-    ) -> None:
+    def keep(self, kept: Kept, *, own: Container[object] = ()) -> None:
         """Keeps a response.
 
         Args:
-            body: of it.
-            given: items of its input.
-            earlier: those of the responses that it goes on from.
             own: ids that its client gave to items. Another client may give the same ones to others, so nothing is found by them, but
                 items that were known by them before.
-            continued: whether the output goes on in the middle of the last item before it.
         """
-        name = body["id"]
+        name = kept.body["id"]
         self.forget(name)
-        before, output = (*earlier, *given), body["output"]
-        items = gone_on(before, output) if continued else (*before, *output)
-        size = _size(body) + sum(map(_size, before))
-        if size > self.most_bytes:
+        if kept.size > self.most_bytes:
             return
-        self._kept[name] = Kept(body, tuple(given), items, size)
-        self.bytes += size
-        known = [item for item in given if item.get("id") not in own or self.item(item["id"]) == item]
-        for item in (*known, *body["output"]):
+        self._kept[name] = kept
+        self.bytes += kept.size
+        known = [item for item in kept.given if item.get("id") not in own or self.item(item["id"]) == item]
+        for item in (*known, *kept.body["output"]):
             if isinstance(item.get("id"), str):
                 self._places.setdefault(item["id"], []).append((name, item))
         while len(self._kept) > self.most or self.bytes > self.most_bytes:
@@ -96,6 +81,20 @@ class Stored:
                 if not left:
                     del self._places[name]
         return True
+
+
+def made(body: Mapping, given: Sequence[Mapping], earlier: Sequence[Mapping] = (), *, continued: bool = False) -> Kept:
+    """What is kept of a response, which takes as long as its items are many; in any thread.
+
+    Args:
+        body: of it.
+        given: items of its input.
+        earlier: those of the responses that it goes on from.
+        continued: whether the output goes on in the middle of the last item before it.
+    """
+    before, output = (*earlier, *given), body["output"]
+    items = gone_on(before, output) if continued else (*before, *output)
+    return Kept(body, tuple(given), items, _size(body) + sum(map(_size, before)))
 
 
 def _size(value: Mapping) -> int:

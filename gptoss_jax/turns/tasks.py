@@ -273,7 +273,10 @@ def _chat_prompt(llm, task: Task, sampling: Sampling) -> tuple[list[int], Sampli
     """Token ids of the prompt, the sampling that also ends where a turn does, the tools that the prompt names, what it has begun."""
     choice = forms.read_choice(task.tool_choice)
     tools = None if choice.mode == "none" else task.tools
-    check_length("prompt", least_tokens(task.messages), llm.model.config, llm.engine.context, least=True)
+    context = llm.engine.context
+    check_length("prompt", least_tokens(task.messages, tools), llm.model.config, context, least=True)
+    if not isinstance(task.messages, str) and isinstance(task.messages, Sequence) and len(task.messages) > context:
+        raise ValueError(f"messages must be at most {context:,}, as many as the context has tokens; got {len(task.messages):,}; drop some.")
     ids = llm.render(task.messages, reasoning_effort=task.reasoning_effort, tools=tools, **task.options or {})
     choice.check_tools(tools)
     special = llm.tokenizer.special

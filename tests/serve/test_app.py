@@ -15,7 +15,7 @@ from gptoss_jax.serve.connections import bodies
 from gptoss_jax.serve.connections.gate import Gate
 from gptoss_jax.serve.service import Service
 from gptoss_jax.serve.settings import Settings
-from gptoss_jax.serve.stored import Stored
+from gptoss_jax.serve.stored import Stored, made
 
 
 def client(**settings) -> TestClient:
@@ -139,7 +139,7 @@ def response(name: str, text: str) -> dict:
 def test_the_oldest_responses_are_forgotten():
     stored = Stored(3, 10**6)
     for i in range(5):
-        stored.keep(response(f"r{i}", "a"), [{"id": f"in_{i}", "type": "message"}], stored.items(f"r{i - 1}") or ())
+        stored.keep(made(response(f"r{i}", "a"), [{"id": f"in_{i}", "type": "message"}], stored.items(f"r{i - 1}") or ()))
     assert len(stored) == 3 and stored.items("r1") is None and len(stored.items("r4")) == 10  # what it went on from is still its own
     assert stored.item("in_4") and stored.item("msg_r4") and stored.item("in_0") is None
     assert stored.forget("r4") and not stored.forget("r4") and stored.item("in_4") is None
@@ -147,10 +147,10 @@ def test_the_oldest_responses_are_forgotten():
 
 def test_no_item_is_found_by_an_id_that_a_client_gave_it():
     stored, mine = Stored(9, 10**6), {"id": "msg_1", "type": "message", "content": "mine"}
-    stored.keep(response("a", "a"), [mine], own=["msg_1"])
+    stored.keep(made(response("a", "a"), [mine]), own=["msg_1"])
     assert stored.item("msg_1") is None and stored.get("a").given == (mine,)
-    stored.keep(response("b", "b"), [stored.item("msg_a")], own=["msg_a"])  # one that is the server's, sent back
-    stored.keep(response("c", "c"), [{**stored.item("msg_a"), "content": "another"}], own=["msg_a"])
+    stored.keep(made(response("b", "b"), [stored.item("msg_a")]), own=["msg_a"])  # one that is the server's, sent back
+    stored.keep(made(response("c", "c"), [{**stored.item("msg_a"), "content": "another"}]), own=["msg_a"])
     assert stored.forget("a") and stored.item("msg_a")["content"] == "a"
     assert stored.forget("b") and stored.item("msg_a") is None
     assert stored.forget("c") and not stored._places
@@ -158,7 +158,7 @@ def test_no_item_is_found_by_an_id_that_a_client_gave_it():
 
 def test_a_response_that_continued_an_item_ends_with_all_of_it():
     stored, item = Stored(9, 10**6), lambda name, text: {"id": name, "type": "message", "content": [{"type": "output_text", "text": text}]}
-    stored.keep({"id": "a", "output": [item("msg_a", "85")]}, [item("in", "27 + 58 = ")], continued=True)
+    stored.keep(made({"id": "a", "output": [item("msg_a", "85")]}, [item("in", "27 + 58 = ")], continued=True))
     assert stored.items("a") == (item("msg_a", "27 + 58 = 85"),) and stored.get("a").given == (item("in", "27 + 58 = "),)
     assert stored.item("msg_a") == item("msg_a", "85"), "what was answered"
 
@@ -166,9 +166,9 @@ def test_a_response_that_continued_an_item_ends_with_all_of_it():
 def test_responses_are_kept_up_to_so_many_bytes():
     stored = Stored(100, 1000)
     for i in range(10):
-        stored.keep(response(f"r{i}", "a" * 200), [])
+        stored.keep(made(response(f"r{i}", "a" * 200), []))
     assert 0 < len(stored) < 5 and stored.bytes <= 1000
-    stored.keep(response("huge", "a" * 2000), [])
+    stored.keep(made(response("huge", "a" * 2000), []))
     assert stored.get("huge") is None and len(stored)
     for i in range(10):
         stored.forget(f"r{i}")

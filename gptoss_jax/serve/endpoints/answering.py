@@ -25,6 +25,7 @@ from gptoss_jax.serve.connections.bodies import Gone
 from gptoss_jax.serve.connections.fence import SPENT, unforeseen
 from gptoss_jax.serve.endpoints import echoing
 from gptoss_jax.serve.service import Service
+from gptoss_jax.serve.stored import Kept, made
 from gptoss_jax.turns import running
 from gptoss_jax.turns.running import Running
 from gptoss_jax.turns.tasks import Outcome
@@ -107,7 +108,7 @@ class _Exchange:
         told = self._completed()
         body = await self._apart(writing.body, self.asked, told, outcomes, self._tokenizer, echoed=echoed)
         if self.asked.endpoint == "responses":
-            self._keep(body)
+            await self._keep(body)
         await wire.answer(self.send, body)
 
     async def _stream(self, parts: Running | None, echoed: Sequence[Echoed] | None) -> None:
@@ -132,7 +133,7 @@ class _Exchange:
                 await stream.write(events.done(answer, part) if done else events.add(answer, part))
         events.told = self._completed()
         last = events.end([] if parts is None else parts.outcomes)
-        self._keep_last(last)
+        await self._keep_last(last)
         await stream.write(last)
 
     async def _echo_alone(self, echoed: Sequence[Echoed]) -> None:
@@ -140,18 +141,21 @@ class _Exchange:
         self.scope[SPENT] = (sum(len(one.tokens) for one in echoed), 0)
         await (self._stream(None, echoed) if self.asked.stream else self._send_whole([], echoed))
 
-    def _keep_last(self, events: Sequence[Event]) -> None:
+    async def _keep_last(self, events: Sequence[Event]) -> None:
         for name, data in events:
             if name in _ENDS:
-                self._keep(data["response"])
+                await self._keep(data["response"])
 
-    def _keep(self, body: Mapping[str, Any]) -> None:
+    async def _keep(self, body: Mapping[str, Any]) -> None:
         """Keeps a response, before its client has heard all of it and asks for more."""
         if self.asked.given.get("store") is False:
             return
         own = {item["id"] for item in self.asked.items if isinstance(item.get("id"), str)}
-        how = {"own": own, "continued": self.asked.given.get("continue_final_message", False)}
-        self.service.stored.keep(body, reading.input_items(self.asked), self._earlier, **how)
+        self.service.stored.keep(await self._apart(self._kept, body), own=own)
+
+    def _kept(self, body: Mapping[str, Any]) -> Kept:
+        continued = self.asked.given.get("continue_final_message", False)
+        return made(body, reading.input_items(self.asked), self._earlier, continued=continued)
 
     def _completed(self) -> Told:
         return dataclasses.replace(self.told, completed=int(time.time()))
