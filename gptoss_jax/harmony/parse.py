@@ -100,7 +100,7 @@ class StreamParser:
             self._open_loose()
         cut, end = self._state, len(self._tokens)
         deltas = self._end_content(None, end) if cut == "content" else []
-        deltas += self._end_header(None, end) if cut == "header" else []
+        deltas += self._end_header(None, end, cut=True) if cut == "header" else []
         self._end_junk(end)
         last = self._messages[-1] if self._messages else None
         if cut != "between":
@@ -197,11 +197,14 @@ class StreamParser:
             self._junk.append((self._begin, end))
         self._begin = end
 
-    def _end_header(self, name: str | None, end: int) -> list[Delta]:
-        """Ends a header that no content followed: a message if it says anything, else junk."""
+    def _end_header(self, name: str | None, end: int, *, cut: bool = False) -> list[Delta]:
+        """Ends a header that no content followed: a message if it says anything, else junk.
+
+        What is cut off says nothing yet but its text: a channel and a name may be halves of others.
+        """
         self._header = self._read_header(name)
         self._state = "between"
-        if not (self._header.text.strip() or self._header.channel or self._header.recipient):
+        if not (self._header.text.strip() or not cut and (self._header.channel or self._header.recipient)):
             self._end_junk(end)
             return []
         self._content = self._told = self._spelling(self._header.text, end - (name is not None))

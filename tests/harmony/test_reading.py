@@ -97,6 +97,18 @@ def test_what_is_missing(tokenizer, stream, missing):
     assert missing in parsed.missing and parsed.incomplete == bool(missing)
 
 
+@pytest.mark.parametrize(
+    "header", ["C!comment", "C!commentary", "C!commentary to=functions.get_", "C!commentary to=functions.f K!js", "C!fin"]
+)
+def test_half_a_header_names_no_channel_and_calls_nothing(tokenizer, header):
+    begun = written(tokenizer, "C!analysisM!Hm.E!S!assistant")
+    cut = parse(tokenizer, begun + written(tokenizer, header))
+    assert [message.text for message in cut.messages] == ["Hm."] and not cut.tool_calls and not cut.malformed
+    assert cut.junk == ((len(begun) - len(written(tokenizer, "S!assistant")), len(cut.tokens)),)
+    ended = parse(tokenizer, written(tokenizer, "C!commentary to=functions.f<|call|>"))
+    assert ended.tool_calls[0].name == "f", "the model itself ended it"
+
+
 def test_invalid_bytes_and_ids(tokenizer):
     head = written(tokenizer, "C!finalM!")
     smile = tokenizer.encode("\U00010348")
