@@ -22,9 +22,7 @@ class Kept[T]:
         made = make()
         with self._lock:
             self._kept[key] = made, characters
-            while (
-                len(self._kept) > self._entries or sum(size for _, size in self._kept.values()) > self._characters and len(self._kept) > 1
-            ):
+            while len(self._kept) > self._entries or self._size() > self._characters and len(self._kept) > 1:
                 self._kept.popitem(last=False)
         return made
 

@@ -15,8 +15,6 @@ import time
 
 import httpx
 
-START_SECONDS = 240
-
 
 class Process:
     """A server that runs.

@@ -8,6 +8,7 @@ from gptoss_jax.openai.asked import Asked, Earlier
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.reading.fields import Taken
 from gptoss_jax.openai.reading.messages import parts
+from gptoss_jax.openai.told import PREFIXES
 from gptoss_jax.quoting import quoted
 
 ITEMS = {
@@ -17,7 +18,6 @@ ITEMS = {
     "reasoning": ("content",),
 }
 _ABOUT = ("type", "id", "status")  # of an item; nothing need be done about them
-_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
 _PHASES = {"commentary": "commentary", "final_answer": "final"}
 
 
@@ -99,7 +99,7 @@ def gone_on(before: Sequence[Mapping], output: Sequence[Mapping]) -> tuple[Mappi
 def _as_kept(item: Mapping, digest: str) -> dict:
     kind = _kind(item)
     own = {name: value for name, value in item.items() if value is not None and (name not in _ABOUT or isinstance(value, str) and value)}
-    kept = {"id": f"{_PREFIXES[kind]}_{digest}", "type": kind} | own
+    kept = {"id": f"{PREFIXES[kind]}_{digest}", "type": kind} | own
     if kind == "message" and isinstance(kept.get("content"), str):
         said = item.get("role") == "assistant"
         part = {"type": "output_text" if said else "input_text", "text": kept["content"]} | ({"annotations": []} if said else {})

@@ -1,13 +1,12 @@
 """The items of a Response: one for each message of the turn, in order. Knows no jax."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
-from gptoss_jax.openai.told import Told
+from gptoss_jax.openai.told import PREFIXES, Told
 from gptoss_jax.turns.reply import ReplyPiece
 
 Kind = Literal["reasoning", "message", "function_call"]
-_PREFIXES = {"reasoning": "rs", "message": "msg", "function_call": "fc"}
 _PHASES = {True: "final_answer", False: "commentary"}
 
 
@@ -63,7 +62,7 @@ class Numbering:
     """Makes the items of one Response, and their ids."""
 
     def __init__(self, told: Told):
-        self._told, self._counts = told, dict.fromkeys(_PREFIXES, 0)
+        self._told, self._counts = told, dict.fromkeys(get_args(Kind), 0)
 
     def item(self, piece: ReplyPiece) -> Item:
         """The item of the message that a piece begins."""
@@ -71,7 +70,7 @@ class Numbering:
         number, place = self._counts[kind], sum(self._counts.values())
         self._counts[kind] += 1
         own = f"_{number}" if number or kind == "function_call" else ""
-        out = Item(kind, f"{_PREFIXES[kind]}_{self._told.id}{own}", place, piece.message, full=not self._told.as_batch)
+        out = Item(kind, f"{PREFIXES[kind]}_{self._told.id}{own}", place, piece.message, full=not self._told.as_batch)
         if kind == "function_call":
             out.call_id, out.name = f"call_{self._told.id}{own}", piece.call
         elif kind == "message" and (out.full or not piece.answers):
