@@ -200,7 +200,7 @@ class StreamParser:
     def _end_header(self, name: str | None, end: int, *, cut: bool = False) -> list[Delta]:
         """Ends a header that no content followed: a message if it says anything, else junk.
 
-        What is cut off says nothing yet but its text: a channel and a name may be halves of others.
+        One that is cut off says nothing yet but its text: no content has begun, and what came of it need not be all.
         """
         self._header = self._read_header(name)
         self._state = "between"
