@@ -94,11 +94,16 @@ def _serve(given: flags.FlagValues) -> None:
 
 
 def _settings(given: flags.FlagValues) -> Settings:
+    from gptoss_jax.turns.tasks import LONGEST
+
     name = given.served_model_name if given.served_model_name is not None else Path(given.checkpoint).name or given.checkpoint
     if not 0 < len(name) <= NAME_MOST or not name.isprintable():
         raise ValueError(f"--served_model_name must be 1 to {NAME_MOST} printable characters; got {quoted(name)}.")
     temperature = model_flags.temperature(given)
     Sampling(temperature=temperature, max_tokens=given.max_tokens)
+    for flag, seconds in (("timeout", given.timeout), ("drain_seconds", given.drain_seconds)):
+        if seconds is not None and not 0 <= seconds <= LONGEST:
+            raise ValueError(f"--{flag} must be a number of seconds, 0 to {LONGEST:,}; got {quoted(seconds)}.")
     return Settings(
         name,
         keys=() if given.api_key_file is None else _keys(given.api_key_file),

@@ -125,7 +125,7 @@ def test_a_gate_counts_answers_and_bytes():
         alone.take(100)
         with pytest.raises(Refused) as refused:
             alone.take(100)
-        assert refused.value.status == 400
+        assert refused.value.status == 400 and refused.value.field == "prompt"
     gate.closed = True
     with pytest.raises(Refused) as refused, gate.entered():
         pass

@@ -26,6 +26,9 @@ def given(*arguments: str) -> flags.FlagValues:
         (["--served_model_name="], "--served_model_name must be"),
         (["--served_model_name=a\nb"], "--served_model_name must be"),
         (["--temperature=-1"], "temperature"),
+        (["--timeout=nan"], "--timeout must be a number of seconds"),
+        (["--timeout=1e10"], "--timeout must be a number of seconds"),
+        (["--drain_seconds=inf"], "--drain_seconds must be a number of seconds"),
         (["--host=no.such.host.invalid"], "--host must be"),
     ],
 )

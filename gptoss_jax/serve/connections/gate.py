@@ -50,7 +50,8 @@ class Place:
         if self._answers + answers > max(self._gate.most, ALONE):
             raise Refused(
                 f"a request must ask for at most {max(self._gate.most, ALONE):,} answers, of all its prompts together; "
-                f"got {self._answers + answers:,}; send several requests."
+                f"got {self._answers + answers:,}; send several requests.",
+                field="prompt",
             )
         others = self._gate.answers - self._answers
         if others and others + self._answers + answers > self._gate.most:
