@@ -111,7 +111,15 @@ def right():
     return emulator.Emulated(times(3), x)
 
 
-def test_ctrl_c(polling, right):
+@pytest.fixture
+def interruptible():
+    """Also where tests were started by a shell that has background jobs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c(polling, right, interruptible):
     """Ends the emulation, wherever it is; the next one runs, of this and of others."""
     for _ in range(2):
         timer = threading.Timer(0.2, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
