@@ -31,15 +31,17 @@ class KeptResponses:
         items, asked = list(self._found(request).given), request.query_params
         order, limit = asked.get("order", "desc"), asked.get("limit", "20")
         if order not in ("asc", "desc"):
-            raise Refused(f'order must be "asc" or "desc"; got {quoted(order)}.', field="order")
+            raise Refused(f'order must be "asc" or "desc"; got {quoted(order)}; leave it out for the newest first.', field="order")
         if not (limit.isascii() and limit.isdigit() and len(limit) <= 3 and 1 <= int(limit) <= _MOST):
-            raise Refused(f"limit must be a whole number from 1 to {_MOST}; got {quoted(limit)}.", field="limit")
+            raise Refused(f"limit must be a whole number from 1 to {_MOST}; got {quoted(limit)}; leave it out for 20.", field="limit")
         if order == "desc":
             items.reverse()
         if (after := asked.get("after")) is not None:
             places = [i for i, item in enumerate(items) if item.get("id") == after]
             if not places:
-                raise Refused(f"after must be the id of an item of this input; got {quoted(after)}.", field="after")
+                raise Refused(
+                    f"after must be the id of an item of this input; got {quoted(after)}; pass last_id of the page before.", field="after"
+                )
             items = items[places[-1] + 1 :]
         page, more = items[: int(limit)], len(items) > int(limit)
         ends = {"first_id": page[0].get("id") if page else None, "last_id": page[-1].get("id") if page else None}
