@@ -9,7 +9,7 @@ from openai import AsyncOpenAI, OpenAI
 from openai_wire import Wire
 from pydantic import BaseModel
 import pytest
-from replaying import turn
+from replaying import TWO_CALLS, turn
 
 pytestmark = pytest.mark.thorough
 
@@ -29,12 +29,6 @@ WEATHER = {
 }
 TIME = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
 ASK = [{"role": "user", "content": "How is it in Bern and Oslo?"}]
-CALLS = turn(
-    thought="Two cities.",
-    said="I look at both.",
-    calls=[("get_weather", '{"city": "Bern"}'), ("get_weather", '{"city": "Oslo"}')],
-    between=["And Oslo."],
-)
 
 
 @pytest.fixture
@@ -87,7 +81,7 @@ def test_the_library_s_own_stream(client):
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_calls_are_answered_and_nothing_of_the_turn_is_lost(client, served, streamed):
-    served.says[ASK[0]["content"]] = CALLS
+    served.says[ASK[0]["content"]] = TWO_CALLS
     served.says["rain"] = turn(thought="Both are known.", answer="Bern sunny, Oslo rain.")
     asked = dict(model="nano", messages=ASK, tools=[WEATHER])
     if streamed:

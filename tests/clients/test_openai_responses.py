@@ -7,7 +7,7 @@ from openai import BadRequestError, NotFoundError, OpenAI
 from openai_wire import Exchange
 from pydantic import BaseModel
 import pytest
-from replaying import turn
+from replaying import TWO_CALLS, turn
 
 pytestmark = pytest.mark.thorough
 
@@ -25,12 +25,6 @@ WEATHER = {
     },
 }
 ASK = "How is it in Bern and Oslo?"
-CALLS = turn(
-    thought="Two cities.",
-    said="I look at both.",
-    calls=[("get_weather", '{"city": "Bern"}'), ("get_weather", '{"city": "Oslo"}')],
-    between=["And Oslo."],
-)
 
 
 @pytest.fixture
@@ -77,7 +71,7 @@ def test_a_stream_says_what_the_whole_answer_says(watched):
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("output", ["rain", [{"type": "input_text", "text": "rain"}]], ids=["text", "parts"])
 def test_calls_are_answered_and_nothing_of_the_turn_is_lost(client, served, streamed, output):
-    served.says[ASK], served.says["rain"] = CALLS, turn(thought="Both are known.", answer="Bern sunny, Oslo rain.")
+    served.says[ASK], served.says["rain"] = TWO_CALLS, turn(thought="Both are known.", answer="Bern sunny, Oslo rain.")
     asked = dict(model="nano", tools=[WEATHER], store=False)
     said = [{"role": "user", "content": ASK}]
     if streamed:
@@ -113,7 +107,7 @@ def heard_all(served) -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_conversation_goes_on_from_a_response(client, served, streamed):
-    served.says[ASK], served.says["rain"] = CALLS, turn(answer="Bern sunny, Oslo rain.")
+    served.says[ASK], served.says["rain"] = TWO_CALLS, turn(answer="Bern sunny, Oslo rain.")
     served.says["Thanks."] = turn(answer="Bye.")
     asked = dict(model="nano", tools=[WEATHER], stream=streamed)
 

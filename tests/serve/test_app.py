@@ -2,6 +2,7 @@
 
 from concurrent.futures import wait
 import json
+import re
 import threading
 from types import SimpleNamespace
 
@@ -173,3 +174,16 @@ def test_responses_are_kept_up_to_so_many_bytes():
     for i in range(10):
         stored.forget(f"r{i}")
     assert stored.bytes == 0 and json.dumps(stored._places) == "{}"
+
+
+def test_how_the_chat_page_is_served():
+    """It may run its own script and no other; a browser that has it is told so."""
+    client = TestClient(app(Service(Settings("nano"))))
+    first = client.get("/")
+    policy = first.headers["content-security-policy"]
+    assert first.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "connect-src 'self'" in policy
+    assert not re.search(r"(https?:)?//[a-z]", first.text), "nothing is loaded from elsewhere"
+    again = client.get("/", headers={"If-None-Match": f'"other", W/{first.headers["etag"]}'})
+    assert (again.status_code, again.content) == (304, b"")
+    assert client.head("/").headers["etag"] == first.headers["etag"]

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 import re
 import shutil
 
-import httpx
+from chat_visit import Visit
 import pytest
-from scripted_chat import DONE, KEY, Scripted, delta, serving, usage
+from scripted_chat import DONE, KEY, Scripted, call, delta, serving, usage
 from server_process import served
 
 pytestmark = pytest.mark.thorough
@@ -36,46 +36,6 @@ def scripted() -> Scripted:
 def address(scripted) -> Iterator[str]:
     with serving(scripted.app) as address:
         yield address
-
-
-class Visit:
-    """A page that is open, and what a user does there.
-
-    Attributes:
-      asked: addresses that the page asked for anything.
-      broken: what the browser complained of: errors of the script, what the policy forbade.
-    """
-
-    def __init__(self, page, address: str):
-        self.page, self.asked, self.broken = page, [], []
-        page.on("request", lambda request: self.asked.append(request.url))
-        page.on("pageerror", lambda error: self.broken.append(str(error)))
-        page.on("console", lambda said: self.broken.append(said.text) if "Failed to load resource" not in said.text else None)
-        page.goto(address)
-
-    def send(self, text: str) -> None:
-        self.page.get_by_label("Message", exact=True).fill(text)
-        self.page.keyboard.press("Enter")
-
-    def ask(self, text: str) -> str:
-        """Sends a message and waits for the end of its answer: what was shown."""
-        self.send(text)
-        return self.ended()
-
-    def ended(self) -> str:
-        self.page.locator("#log[aria-busy=false]").wait_for()
-        return self.answer.inner_text()
-
-    @property
-    def answer(self):
-        return self.page.get_by_role("article", name="Answer").last
-
-    def press(self, name: str) -> None:
-        self.page.get_by_role("button", name=name, exact=True).last.click()
-
-    def settings(self) -> None:
-        if self.page.locator("#side").is_hidden():
-            self.press("Settings")
 
 
 @pytest.fixture
@@ -190,12 +150,6 @@ def test_the_end_stays_in_sight_until_the_user_scrolls_up(scripted, visit):
     visit.ask("more")
     visit.page.evaluate("new Promise(requestAnimationFrame)")
     assert visit.page.evaluate(from_end) < 60
-
-
-def call(index: int, name: str, *arguments: str) -> list[dict]:
-    first = {"index": index, "id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": ""}}
-    rest = [{"index": index, "function": {"arguments": part}} for part in arguments]
-    return [delta(tool_calls=[one]) for one in (first, *rest)]
 
 
 def test_calls_are_shown_and_answered(scripted, visit):
@@ -341,15 +295,3 @@ def test_nano_answers(browser):
         assert "stopped" in visit.ended()
         assert server.idle() and not visit.broken
         visit.page.close()
-
-
-def test_how_it_is_served(address):
-    """It may run its own script and no other; a browser that has it is told so."""
-    first = httpx.get(address)
-    policy = first.headers["content-security-policy"]
-    assert first.headers["content-type"] == "text/html; charset=utf-8"
-    assert "default-src 'none'" in policy and "unsafe" not in policy and "connect-src 'self'" in policy
-    assert not re.search(r"(https?:)?//[a-z]", first.text), "nothing is loaded from elsewhere"
-    again = httpx.get(address, headers={"If-None-Match": f'"other", W/{first.headers["etag"]}'})
-    assert (again.status_code, again.content) == (304, b"")
-    assert httpx.head(address).headers["etag"] == first.headers["etag"]

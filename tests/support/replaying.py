@@ -104,3 +104,11 @@ def replay(llm: LLM, script: Script) -> LLM:
 
     llm.engine.check_request = check_request
     return llm
+
+
+TWO_CALLS = turn(
+    thought="Two cities.",
+    said="I look at both.",
+    calls=[("get_weather", '{"city": "Bern"}'), ("get_weather", '{"city": "Oslo"}')],
+    between=["And Oslo."],
+)

@@ -103,3 +103,10 @@ def serving(app):
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+def call(index: int, name: str, *arguments: str) -> list:
+    """Events of a call, whose arguments come in parts."""
+    first = {"index": index, "id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": ""}}
+    rest = [{"index": index, "function": {"arguments": part}} for part in arguments]
+    return [delta(tool_calls=[one]) for one in (first, *rest)]
