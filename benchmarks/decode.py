@@ -33,6 +33,7 @@ from benchmarks import device, numerics, random_model, whole_model
 from benchmarks.whole_model import Benchmark, Point, Times
 from gptoss_jax.config import Config
 from gptoss_jax.engine.device import decode
+from gptoss_jax.engine.device.state import State, plain_orders
 from gptoss_jax.engine.engine import Engine
 from gptoss_jax.engine.requests import Request
 from gptoss_jax.model.params import Params
@@ -108,7 +109,7 @@ def measure_steps(params: Params, config: Config, point: Point, *, steps: int, r
     """Times of runs of decode steps, each run one dispatch that begins with `point.length` tokens in every row's cache."""
     cache = random_model.full_cache(config, point.batch, point.length, steps)
     state = random_model.state(config, cache, steps)
-    orders = decode.orders(point.batch, steps, steps=steps, vocab_size=config.vocab_size)
+    orders = plain_orders(point.batch, steps, steps=steps, vocab_size=config.vocab_size)
 
     def rewound(state):
         start = jnp.full(point.batch, point.length, jnp.int32)
@@ -135,7 +136,7 @@ def measure_steps(params: Params, config: Config, point: Point, *, steps: int, r
     return Times(seconds[2:], steps, point.batch * steps, busy, more)
 
 
-def count_experts(params: Params, config: Config, state: decode.State) -> tuple[float, decode.State]:
+def count_experts(params: Params, config: Config, state: State) -> tuple[float, State]:
     """How many different experts of a layer the rows' newest tokens are routed to, the mean over layers."""
 
     @functools.partial(jax.jit, donate_argnums=1)

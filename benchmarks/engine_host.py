@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks import child
 import gptoss_jax as gj
-from gptoss_jax.engine.device import decode
+from gptoss_jax.engine.device.state import Chunk
 from gptoss_jax.engine.sizes import STEPS
 from gptoss_jax.sampling.draw import Sampled
 from gptoss_jax.sampling.options import MAX_LOGPROBS
@@ -42,12 +42,12 @@ class NoDevice:
     def place(self, slot, sampling, seed, prompt, pauses, remaining) -> None:
         self._left[slot] = remaining
 
-    def draw(self, limit, full_table, ring_table, *, dropped, held, resumed, single, masked, allowed, forced) -> decode.Chunk:
+    def draw(self, limit, full_table, ring_table, *, dropped, held, resumed, single, masked, allowed, forced) -> Chunk:
         self._left[dropped] = 0
         count = np.minimum(np.where(held, 0, self._left), limit)
         self._left -= count
         no = np.zeros(len(count), bool)
-        return decode.Chunk(self._sampled, count, self._left == 0, no, no, no)
+        return Chunk(self._sampled, count, self._left == 0, no, no, no)
 
     def fetch(self, results):
         return results

@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks import child
 from gptoss_jax.engine.device import decode
+from gptoss_jax.engine.device.state import Blocks, init_state, make_rows, plain_orders
 from gptoss_jax.model.cache import init_cache
 from gptoss_jax.sampling import state as sampling_state
 from gptoss_jax.sampling.options import Sampling
@@ -35,18 +36,18 @@ def measure() -> dict:
     load_seconds, load_peak = time.perf_counter() - began, child.peak_gb()
     params, config = model.params, model.config
     prompt = np.random.default_rng(0).integers(0, config.vocab_size, (1, _PROMPT.value)).astype(np.int32)
-    count, orders = np.full(1, _PROMPT.value, np.int32), decode.orders(1, _NEW.value, steps=_NEW.value, vocab_size=config.vocab_size)
+    count, orders = np.full(1, _PROMPT.value, np.int32), plain_orders(1, _NEW.value, steps=_NEW.value, vocab_size=config.vocab_size)
 
     def start():
         options = Sampling(temperature=0, max_tokens=_NEW.value + 1, ignore_eos=True)
         state = sampling_state.stack([options], vocab_size=config.vocab_size)
         cache = init_cache(config, 1, _CONTEXT.value, chunk=_PROMPT.value, dtype=params.embedding.dtype)
-        rows = decode.rows(jax.device_get(state), _PROMPT.value, 0, _NEW.value)
-        return decode.place(decode.init_state(cache, state), np.zeros(1, np.int32), rows)
+        rows = make_rows(jax.device_get(state), _PROMPT.value, 0, _NEW.value)
+        return decode.place(init_state(cache, state), np.zeros(1, np.int32), rows)
 
     def prefill(state):
         tables = (np.array(state.cache.full_table), np.array(state.cache.ring_table))
-        blocks = decode.Blocks(prompt, count, np.zeros(1, np.int32), *tables)
+        blocks = Blocks(prompt, count, np.zeros(1, np.int32), *tables)
         return jax.block_until_ready(decode.read(params, config, state, blocks))[0]
 
     def steps(state):

@@ -19,6 +19,7 @@ from benchmarks import device, numerics, random_model, whole_model
 from benchmarks.whole_model import Benchmark, Point, Times
 from gptoss_jax.config import Config
 from gptoss_jax.engine.device import decode
+from gptoss_jax.engine.device.state import Blocks, plain_orders
 from gptoss_jax.model.cache import init_cache
 from gptoss_jax.model.params import Params
 from gptoss_jax.plan import floor
@@ -35,7 +36,7 @@ def measure_prompt(params: Params, config: Config, point: Point, *, chunk: int, 
     starts = [jnp.full(point.batch, start, jnp.int32) for start in range(0, point.length, chunk)]
     state = random_model.state(config, init_cache(config, point.batch, point.length + 1, chunk=chunk), 2)
     tables = (np.array(state.cache.full_table), np.array(state.cache.ring_table))  # the state's own are donated
-    one = decode.orders(point.batch, 1, steps=1, vocab_size=config.vocab_size)
+    one = plain_orders(point.batch, 1, steps=1, vocab_size=config.vocab_size)
 
     def rewound(state):
         fresh = {"remaining": jnp.full(point.batch, 2, jnp.int32), "done": jnp.zeros(point.batch, bool)}
@@ -44,7 +45,7 @@ def measure_prompt(params: Params, config: Config, point: Point, *, chunk: int, 
 
     def fed(state):
         for part, count, start in zip(parts, counts, starts, strict=True):
-            state, _ = decode.read(params, config, state, decode.Blocks(part, count, start, *tables))
+            state, _ = decode.read(params, config, state, Blocks(part, count, start, *tables))
         return decode.decode_chunk(params, config, state, one, steps=1)
 
     seconds = []

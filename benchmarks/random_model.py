@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from gptoss_jax.config import Config
 from gptoss_jax.engine.device import decode
+from gptoss_jax.engine.device.state import State, init_state, make_rows
 from gptoss_jax.model.cache import Cache, init_cache
 from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, is_spec
 from gptoss_jax.sampling import state as sampling_state
@@ -54,12 +55,12 @@ def full_cache(config: Config, batch: int, context: int, room: int, *, chunk: in
     return empty.replace(k=tuple(pages[:half]), v=tuple(pages[half:]), length=jnp.full(batch, context, jnp.int32))
 
 
-def state(config: Config, cache: Cache, budget: int, seed: int = 2) -> decode.State:
+def state(config: Config, cache: Cache, budget: int, seed: int = 2) -> State:
     """Greedy rows that nothing but their budget of tokens ends, each with a random newest token."""
     batch = cache.length.shape[0]
     greedy = sampling_state.stack([Sampling(temperature=0, max_tokens=budget, ignore_eos=True)] * batch, vocab_size=config.vocab_size)
-    rows = decode.rows(jax.device_get(greedy), cache.length, tokens(config, batch, seed=seed), [budget] * batch)
-    return decode.place(decode.init_state(cache, greedy), jnp.arange(batch), rows)
+    rows = make_rows(jax.device_get(greedy), cache.length, tokens(config, batch, seed=seed), [budget] * batch)
+    return decode.place(init_state(cache, greedy), jnp.arange(batch), rows)
 
 
 def tokens(config: Config, *shape: int, seed: int) -> jax.Array:

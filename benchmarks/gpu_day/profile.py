@@ -19,6 +19,7 @@ from jax.profiler import ProfileData
 from benchmarks import device, random_model, whole_model
 from checkpoints.synthesize import PRESETS
 from gptoss_jax.engine.device import decode
+from gptoss_jax.engine.device.state import plain_orders
 
 _MOST = 20  # kernels that are told
 
@@ -65,7 +66,7 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     params = random_model.params(config, form, 0, without)
     cache = random_model.full_cache(config, given.batch, given.context, 4 * given.steps)
     state = random_model.state(config, cache, 4 * given.steps)
-    orders = decode.orders(given.batch, given.steps, steps=given.steps, vocab_size=config.vocab_size)
+    orders = plain_orders(given.batch, given.steps, steps=given.steps, vocab_size=config.vocab_size)
     run = lambda state: jax.block_until_ready(decode.decode_chunk(params, config, state, orders, steps=given.steps))[0]
     state = run(run(state))  # the first compiles, the second may record what is replayed
     with tempfile.TemporaryDirectory() as folder:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gptoss_jax.engine.device.decode import Chunk
+from gptoss_jax.engine.device.state import Chunk
 from gptoss_jax.engine.live import Live, Rows
 from gptoss_jax.engine.requests import FinishReason, Piece
 from gptoss_jax.engine.sizes import STEPS
@@ -36,7 +36,7 @@ class Asked:
 def orders(
     running: dict[int, Live], limit: int, slots: int, *, dropped: list[int], held: list[int], allowed: np.ndarray
 ) -> dict[str, Any]:
-    """What `Programs.draw` is told of the slots, by name; see `decode.Orders`.
+    """What `Programs.draw` is told of the slots, by name; see `state.Orders`.
 
     Args:
       running: who has a slot and something to do. Guided ones that wait do so no longer: their masks are in `allowed`.

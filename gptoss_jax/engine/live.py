@@ -212,4 +212,4 @@ class Live:
         return self._digests
 
     def _iterate(self) -> Iterator[bytes]:
-        return digests(self.prompt[:-1], self.page)
+        return digests(self.prompt[:-1], self.page, self.request.salt)

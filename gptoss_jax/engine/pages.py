@@ -1,6 +1,6 @@
 """Which page of the cache belongs to whom, kept on the host: pools of pages, and prefixes whose pages are used again.
 
-A block is a page's worth of tokens. A prompt's block is known by a digest of itself and all tokens before it, so that equal digests
+A block is a page's worth of tokens. A prompt's block is known by a digest of itself and all that is before it, so that equal digests
 mean equal keys and values. Blocks that nobody uses any more stay until their pages are needed, the least recently used go first.
 Full layers need the pages of all blocks, sliding layers those of the last window: each kind has a pool of its own, and a prefix can be
 gone on from wherever all full pages before and the window's pages of sliding layers are still there. Knows no arrays of the device.
@@ -149,9 +149,9 @@ class Pages:
         return None if block is None else block.ring
 
 
-def digests(tokens: np.ndarray, size: int) -> Iterator[bytes]:
-    """A digest of each whole block of tokens [n] int32 and of all before it."""
-    before = b""
+def digests(tokens: np.ndarray, size: int, salt: bytes = b"") -> Iterator[bytes]:
+    """A digest of each whole block of tokens [n] int32, of all before it and of a salt."""
+    before = salt
     for start in range(0, len(tokens) - size + 1, size):
         before = hashlib.blake2b(before + tokens[start : start + size].tobytes(), digest_size=16).digest()
         yield before

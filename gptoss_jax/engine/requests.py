@@ -17,7 +17,7 @@ class Constraint(Protocol):
     """What tokens may come next in one request; `gptoss_jax.grammar` makes them.
 
     Attributes:
-      pauses: tokens after which the device waits until `mask` has been asked again; at most `decode.PAUSES`.
+      pauses: tokens after which the device waits until `mask` has been asked again; at most `state.PAUSES`.
       problem: why it cannot be followed to its end, which ends the request with "error"; "" while it can.
 
     What either method raises ends the request in the same way, and touches no other.
@@ -48,6 +48,7 @@ class Request:
         it draws does not change.
       forced: tokens that are taken, all of them, as if they had been drawn; None to draw. The request ends with the last one, "length".
       cancelled_for: what it is counted as, if it is cancelled: "stop" where all that was wanted of it had come. To be set before.
+      salt: what else its keys and values depend on beside its tokens; prefixes are shared among requests of one salt only.
       cached_tokens: of the prompt, those that were found in kept prefixes when it was read for the first time. The engine says so.
     """
 
@@ -61,6 +62,7 @@ class Request:
     constraint: Constraint | None = None
     forced: Sequence[int] | None = None
     cancelled_for: FinishReason = "cancelled"
+    salt: bytes = b""
     cached_tokens: int = 0
 
 

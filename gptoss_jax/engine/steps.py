@@ -10,8 +10,8 @@ import logging
 import numpy as np
 
 from gptoss_jax.engine import exchange, fence
-from gptoss_jax.engine.device.decode import Chunk
 from gptoss_jax.engine.device.programs import Programs
+from gptoss_jax.engine.device.state import Chunk
 from gptoss_jax.engine.exchange import Asked, Routes
 from gptoss_jax.engine.live import Live
 from gptoss_jax.engine.requests import FinishReason, Piece, Stats

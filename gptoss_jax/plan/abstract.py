@@ -7,9 +7,8 @@ import jax
 import numpy as np
 
 from gptoss_jax.config import Config
-from gptoss_jax.engine.device import decode
-from gptoss_jax.engine.device.decode import Blocks, Orders, State
 from gptoss_jax.engine.device.programs import ROOM
+from gptoss_jax.engine.device.state import Blocks, Orders, State, init_state, plain_orders, state_axes
 from gptoss_jax.engine.sizes import STEPS, Sizes
 from gptoss_jax.model.cache import make_cache
 from gptoss_jax.model.params import ExpertsForm, Params, abstract_params, is_spec
@@ -36,7 +35,7 @@ def state(config: Config, sizes: Sizes, partition: Partition | None) -> State:
 
     def make() -> State:
         cache = make_cache(config, *tables, full_pages=sizes.full_pages, ring_pages=sizes.ring_pages, page_size=sizes.page)
-        return decode.init_state(cache, sampling_state.stack([Sampling()], vocab_size=config.vocab_size, slots=ROOM))
+        return init_state(cache, sampling_state.stack([Sampling()], vocab_size=config.vocab_size, slots=ROOM))
 
     made = jax.eval_shape(make)
 
@@ -44,12 +43,12 @@ def state(config: Config, sizes: Sizes, partition: Partition | None) -> State:
         rows = (sizes.slots,) if axes[0] == "batch" else x.shape[:1]
         return array(rows + x.shape[1:], x.dtype, axes, partition)
 
-    return jax.tree.map(placed, made, decode.state_axes(made))
+    return jax.tree.map(placed, made, state_axes(made))
 
 
 def orders(config: Config, sizes: Sizes, partition: Partition | None) -> Orders:
     """What the host gives to decode steps."""
-    made = jax.eval_shape(lambda: decode.orders(sizes.slots, 1, steps=STEPS, vocab_size=config.vocab_size))
+    made = jax.eval_shape(lambda: plain_orders(sizes.slots, 1, steps=STEPS, vocab_size=config.vocab_size))
     axes = lambda x: (("batch", None)[: x.ndim]) if x.ndim else ()
     return jax.tree.map(lambda x: array(x.shape, x.dtype, axes(x), partition), made)
 

@@ -20,13 +20,15 @@ import jax
 import numpy as np
 
 from gptoss_jax.config import Config
-from gptoss_jax.engine.device import decode
+from gptoss_jax.engine.device import scored
+from gptoss_jax.engine.device.state import Blocks
 from gptoss_jax.engine.engine import Engine
 from gptoss_jax.engine.sizes import Sizes
 from gptoss_jax.model.cache import Cache, make_cache, ring_blocks
 from gptoss_jax.model.params import Params
 from gptoss_jax.parallel import sharding
 from gptoss_jax.parallel.sharding import Place
+from gptoss_jax.sampling.draw import Sampled
 from gptoss_jax.sampling.options import MAX_LOGPROBS
 
 
@@ -60,7 +62,7 @@ class _Block:
     ids: np.ndarray
     start: int
     page: int
-    scores: decode.Sampled | None = None
+    scores: Sampled | None = None
 
 
 class _Walk:
@@ -132,7 +134,7 @@ def compile(params: Params, config: Config, *, sizes: Sizes, top: int = 0, cache
     blocks, targets = _put(params, _packed([], config, sizes, pages))
     cache = _cache(params, config, sizes, pages, cache_dtype)
     with sharding.at(_home(params)):
-        decode.score.lower(params, config, cache, blocks, targets, top_logprobs=_count(top)).compile()
+        scored.score.lower(params, config, cache, blocks, targets, top_logprobs=_count(top)).compile()
 
 
 def dispatches(
@@ -168,8 +170,8 @@ def dispatches(
         for walk in walks:
             walk.dispatched()
         with sharding.at(_home(params)):  # as it was compiled
-            cache, scored = decode.score(params, config, cache, blocks, targets, top_logprobs=_count(top))
-        asked.append((scored, [(row, path[-1]) for row, path in owners]))
+            cache, said = scored.score(params, config, cache, blocks, targets, top_logprobs=_count(top))
+        asked.append((said, [(row, path[-1]) for row, path in owners]))
         if len(asked) > 1:  # the device has the next at hand
             _take_in(*asked.popleft(), top)
         yield
@@ -220,7 +222,7 @@ def _next_rows(paths: list[Iterator[list[_Block]]], rows: int) -> list[tuple[int
     return [(r * rows + i, list(path)) for r, walk in enumerate(paths) for i, path in enumerate(itertools.islice(walk, rows))]
 
 
-def _packed(owners: list[tuple[int, list[_Block]]], config: Config, sizes: Sizes, pages: int) -> tuple[decode.Blocks, np.ndarray]:
+def _packed(owners: list[tuple[int, list[_Block]]], config: Config, sizes: Sizes, pages: int) -> tuple[Blocks, np.ndarray]:
     """A dispatch on the host, with the targets [P, T] of its blocks. `pages`: of a replica."""
     n, ring = sizes.read_rows, _ring(config, sizes)
     tokens, targets = np.zeros((2, n, sizes.page), np.int32)
@@ -234,7 +236,7 @@ def _packed(owners: list[tuple[int, list[_Block]]], config: Config, sizes: Sizes
         full_table[row, : len(path)] = [one.page for one in path]
         for i in range(max(0, len(path) - ring), len(path)):
             ring_table[row, i % ring] = path[i].page
-    return decode.Blocks(tokens, count, start, full_table, ring_table), targets
+    return Blocks(tokens, count, start, full_table, ring_table), targets
 
 
 def _home(params: Params) -> Place:
@@ -259,16 +261,16 @@ def _cache(params: Params, config: Config, sizes: Sizes, pages: int, dtype) -> C
     return make_cache(config, *tables, full_pages=total, ring_pages=total, **lies)
 
 
-def _take_in(scored: decode.Sampled, owners: list[tuple[int, _Block]], top: int) -> None:
+def _take_in(said: Sampled, owners: list[tuple[int, _Block]], top: int) -> None:
     """Waits for a dispatch and gives each block what is its own."""
-    scored = jax.device_get(scored)
+    said = jax.device_get(said)
     for row, block in owners:
         own = lambda all, row=row, block=block: all[row, : len(block.ids) - 1]
-        block.scores = decode.Sampled(
-            tokens=own(scored.tokens),
-            logprobs=own(scored.logprobs),
-            top_tokens=own(scored.top_tokens)[:, :top],
-            top_logprobs=own(scored.top_logprobs)[:, :top],
+        block.scores = Sampled(
+            tokens=own(said.tokens),
+            logprobs=own(said.logprobs),
+            top_tokens=own(said.top_tokens)[:, :top],
+            top_logprobs=own(said.top_logprobs)[:, :top],
         )
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import gptoss_jax as gj
 from gptoss_jax.engine.device import decode
+from gptoss_jax.engine.device.state import init_state, plain_orders
 from gptoss_jax.model import fused, transformer
 from gptoss_jax.model.cache import cache_axes, init_cache
 from gptoss_jax.sampling import state as sampling_state
@@ -131,8 +132,8 @@ def test_a_step_has_two_sums_a_layer_and_never_gathers_logits(experts):
         [gj.Sampling(temperature=1, top_p=0.9, top_k=9, seed=1)] * 4, vocab_size=config.vocab_size, partition=partition
     )
     cache = init_cache(config, 4, 64, chunk=16, dtype="float32", partition=partition)
-    state = decode.init_state(cache, greedy, partition=partition)
-    orders = decode.orders(4, 8, steps=8, vocab_size=config.vocab_size, partition=partition)
+    state = init_state(cache, greedy, partition=partition)
+    orders = plain_orders(4, 8, steps=8, vocab_size=config.vocab_size, partition=partition)
     step = decode.decode_chunk.lower(params, config, state, orders, steps=8, top_logprobs=5).compile().as_text()
     found = [(kind, [tuple(map(int, filter(None, dims.split(",")))) for dims in shapes]) for kind, shapes in collectives(step)]
     rows = [kind for kind, shapes in found for shape in shapes if shape[-1:] == (config.hidden_size,)]

@@ -9,7 +9,7 @@ import pytest
 from small_model import DIRECTORY, small_model
 
 import gptoss_jax as gj
-from gptoss_jax.engine.device import decode
+from gptoss_jax.engine.device import scored
 from gptoss_jax.engine.sizes import sizes
 from gptoss_jax.research import scoring
 
@@ -54,14 +54,14 @@ def distinct_blocks(sequences):
 
 @pytest.fixture
 def dispatches(monkeypatch):
-    """What `decode.score` was asked for: the number of blocks of each dispatch, and of the pages that there are."""
-    seen, run = [], decode.score
+    """What `scored.score` was asked for: the number of blocks of each dispatch, and of the pages that there are."""
+    seen, run = [], scored.score
 
     def watched(params, config, cache, blocks, targets, **options):
         seen.append((int((np.asarray(blocks.count) > 0).sum()), cache.k[0].shape[0], cache.k[1].shape[0]))
         return run(params, config, cache, blocks, targets, **options)
 
-    monkeypatch.setattr(decode, "score", watched)
+    monkeypatch.setattr(scored, "score", watched)
     return seen
 
 
@@ -107,12 +107,12 @@ def test_they_are_the_model_s_own(dtype):
 @pytest.mark.parametrize("part", [1 << 10, 1 << 13])
 def test_logits_made_in_parts_are_the_same(monkeypatch, part):
     whole = score(SEQUENCES, top=2)
-    monkeypatch.setattr(decode, "SCORED_LOGITS", part)
-    decode.score.clear_cache()
+    monkeypatch.setattr(scored, "SCORED_LOGITS", part)
+    scored.score.clear_cache()
     try:
         parts = score(SEQUENCES, top=2)
     finally:
-        decode.score.clear_cache()
+        scored.score.clear_cache()
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
         assert [list(best) for best in one.top_logprobs] == [list(best) for best in other.top_logprobs]

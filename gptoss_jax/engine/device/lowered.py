@@ -41,7 +41,7 @@ _NO_MATTER = (  # a program is traced for the device that its arrays lie on
     "jax_default_device",
 )  # fmt: skip
 
-_MAKERS = ("config", "model", "sampling", "parallel.sharding", "engine.device.decode", "engine.device.routes")
+_MAKERS = ("config", "model", "sampling", "parallel.sharding", "engine.device.decode", "engine.device.state", "engine.device.routes")
 _log = logging.getLogger(__name__)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from gptoss_jax.bars import Bar
 from gptoss_jax.config import Config
 from gptoss_jax.engine.device import decode, lowered
+from gptoss_jax.engine.device.state import Blocks, Chunk, Orders, Row, State, init_state, make_rows, plain_orders
 from gptoss_jax.engine.sizes import STEPS, Sizes
 from gptoss_jax.model.cache import make_cache, pages_dtype
 from gptoss_jax.model.params import Params
@@ -52,7 +53,7 @@ class Programs:
         self.params, self.config, self.sizes, self.eos_token_ids, self.routed = params, config, sizes, eos_token_ids, routed
         self.partition, self._place = params.partition, sharding.home(params.partition, params)
         self.cache_dtype = pages_dtype(cache_dtype, params.embedding.dtype)
-        self._state: decode.State | None = None
+        self._state: State | None = None
         self._compiled: dict[str, Callable] = {}
         self._constants: dict[str, jax.Array] = {}
         self._preparing = threading.Lock()
@@ -88,8 +89,8 @@ class Programs:
     def read(
         self, tokens: np.ndarray, count: np.ndarray, start: np.ndarray, full_table: np.ndarray, ring_table: np.ndarray
     ) -> jax.Array | None:
-        """Pieces of prompts into the cache; see `decode.Blocks`, whose fields these are. Returns their experts where these are reported."""
-        blocks = self._put(decode.Blocks(tokens, count, start, full_table, ring_table), self._block_axes())
+        """Pieces of prompts into the cache; see `state.Blocks`, whose fields these are. Returns their experts where these are reported."""
+        blocks = self._put(Blocks(tokens, count, start, full_table, ring_table), self._block_axes())
         self._state, routes = self._compiled["read"](self.params, self._state, blocks)
         return routes
 
@@ -111,11 +112,11 @@ class Programs:
         masked: np.ndarray,
         allowed: np.ndarray | None = None,
         forced: np.ndarray | None = None,
-    ) -> decode.Chunk:
-        """Up to `limit` steps for all slots; see `decode.Orders`. The result may not be there yet: see `fetch`."""
+    ) -> Chunk:
+        """Up to `limit` steps for all slots; see `state.Orders`. The result may not be there yet: see `fetch`."""
         row, columns = ("batch",), ("batch", None)
         cache = self._state.cache.replace(full_table=self._put(full_table, columns), ring_table=self._put(ring_table, columns))
-        orders = decode.Orders(
+        orders = Orders(
             limit=self._put(np.int32(limit)),
             dropped=self._put(dropped, row),
             held=self._put(held, row),
@@ -136,7 +137,7 @@ class Programs:
         """Seconds of a clock that never goes back."""
         return time.monotonic()
 
-    def empty_state(self) -> decode.State:
+    def empty_state(self) -> State:
         """The state of an engine that has not done anything yet."""
         s = self.sizes
         tables = (np.zeros((s.slots, width), np.int32) for width in (s.blocks, s.decode_ring))
@@ -150,30 +151,30 @@ class Programs:
         )
         nothing = [Sampling(temperature=0)] * s.slots
         stacked = sampling_state.stack(nothing, vocab_size=self.config.vocab_size, slots=ROOM, partition=self._place)
-        return decode.init_state(cache, stacked, partition=self._place)
+        return init_state(cache, stacked, partition=self._place)
 
     def _calls(self) -> dict[str, tuple]:
         """Each program's function, with arguments like those that it will be called with (in order, then by keyword the static ones), and
         a tree like its result."""
         s, none = self.sizes, np.zeros(self.sizes.read_rows, np.int32)
         tables = (np.zeros((s.read_rows, width), np.int32) for width in (s.blocks, s.read_ring))
-        blocks = self._put(decode.Blocks(np.zeros((s.read_rows, s.page), np.int32), none, none, *tables), self._block_axes())
-        orders = decode.orders(s.slots, 1, steps=STEPS, vocab_size=self.config.vocab_size, partition=self._place)
+        blocks = self._put(Blocks(np.zeros((s.read_rows, s.page), np.int32), none, none, *tables), self._block_axes())
+        orders = plain_orders(s.slots, 1, steps=STEPS, vocab_size=self.config.vocab_size, partition=self._place)
         self._constants = {"allowed": orders.allowed, "forced": orders.forced}
         row = self._row(Sampling(), 0, np.zeros(1, np.int32), 0, 0, 0, None)
         slot = self._put(np.zeros(1, np.int32))
         model, state, routed = (self.params, self.config, self._state), self._state, {"routed": self.routed}
         routes = 0 if self.routed else None
-        chunk = decode.Chunk(Sampled(0, 0, 0, 0), 0, 0, 0, 0, 0, routes)
+        chunk = Chunk(Sampled(0, 0, 0, 0), 0, 0, 0, 0, 0, routes)
         return {
             "decode": (decode.decode_chunk, (*model, orders), {"steps": STEPS, "top_logprobs": MAX_LOGPROBS, **routed}, (state, chunk)),
             "read": (decode.read, (*model, blocks), routed, (state, routes)),
             "place": (decode.place, (state, slot, row), {"partition": self.partition}, state),
         }
 
-    def _row(self, sampling: Sampling, seed: int, prompt: np.ndarray, length: int, token: int, remaining: int, pauses) -> decode.Row:
+    def _row(self, sampling: Sampling, seed: int, prompt: np.ndarray, length: int, token: int, remaining: int, pauses) -> Row:
         ask = {"vocab_size": self.config.vocab_size, "eos_token_ids": self.eos_token_ids, "prompts": [prompt], "slots": ROOM}
-        row = decode.rows(sampling_state.columns([sampling], [seed], **ask), length, token, remaining, pauses)
+        row = make_rows(sampling_state.columns([sampling], [seed], **ask), length, token, remaining, pauses)
         if "counts" not in self._constants:
             self._constants["counts"] = self._put(row.sampling.counts)
             self._constants["unseen"] = self._put(np.zeros_like(row.sampling.in_prompt))
@@ -182,9 +183,9 @@ class Programs:
             large["in_prompt"] = self._constants["unseen"]
         return self._put(row.replace(sampling=row.sampling.replace(**large)))
 
-    def _block_axes(self) -> decode.Blocks:
+    def _block_axes(self) -> Blocks:
         columns, row = ("batch", None), ("batch",)
-        return decode.Blocks(columns, row, row, columns, columns)
+        return Blocks(columns, row, row, columns, columns)
 
     def _put(self, values, axes=None):
         """NumPy arrays of a tree where the params lie; what is there already stays as it is. `axes` None is whole on every device."""
@@ -195,7 +196,7 @@ class Programs:
 _COMPILED: dict[Hashable, Callable] = {}  # as jit keeps what it has compiled: engines of one shape share their programs
 
 
-def _lowered(state: decode.State, function: Callable, arguments: tuple, options: dict, result: Any) -> Callable[[], Callable]:
+def _lowered(state: State, function: Callable, arguments: tuple, options: dict, result: Any) -> Callable[[], Callable]:
     """What compiles `function`, a jitted one that writes over the state, for arguments like these; or has done so before."""
     leaves, tree = jax.tree.flatten(arguments)
     values = tuple((x.shape, x.dtype, x.sharding) if isinstance(x, jax.Array) else x for x in leaves)

@@ -10,6 +10,7 @@ from small_model import small_model
 
 import gptoss_jax as gj
 from gptoss_jax.engine.device import decode
+from gptoss_jax.engine.device.state import init_state, plain_orders
 from gptoss_jax.model.cache import init_cache
 from gptoss_jax.sampling import state as sampling_state
 from gptoss_jax.sampling.draw import finite
@@ -23,10 +24,10 @@ def chunk(params, config, token, *, forced=None, sampling=GREEDY, remaining=STEP
     if state is None:
         cache = init_cache(config, B, CONTEXT, chunk=8, dtype="float32", partition=params.partition)
         settings = sampling_state.stack([sampling] * B, vocab_size=config.vocab_size, partition=params.partition)
-        state = decode.init_state(cache, settings, partition=params.partition)
+        state = init_state(cache, settings, partition=params.partition)
         state = state.replace(token=jnp.asarray(token, jnp.int32), remaining=jnp.full(B, remaining, jnp.int32), done=jnp.zeros(B, bool))
         state = state.replace(guided=jnp.zeros(B, bool).at[np.array(guided, int)].set(True))
-    orders = decode.orders(B, steps, steps=STEPS, vocab_size=config.vocab_size, partition=params.partition)
+    orders = plain_orders(B, steps, steps=STEPS, vocab_size=config.vocab_size, partition=params.partition)
     if forced is not None:
         orders = orders.replace(forced=jnp.asarray(forced, jnp.int32))
     state, chunk = decode.decode_chunk(params, config, state, orders, steps=STEPS, top_logprobs=2)
