@@ -151,7 +151,7 @@ class Pages:
 
 def digests(tokens: np.ndarray, size: int, salt: bytes = b"") -> Iterator[bytes]:
     """A digest of each whole block of tokens [n] int32, of all before it and of a salt."""
-    before = salt
+    before = hashlib.blake2b(salt, digest_size=16).digest() if salt else b""
     for start in range(0, len(tokens) - size + 1, size):
         before = hashlib.blake2b(before + tokens[start : start + size].tobytes(), digest_size=16).digest()
         yield before
