@@ -23,7 +23,7 @@ from gptoss_jax.batch.job import Job
 from gptoss_jax.batch.shards import Shard
 from gptoss_jax.harmony import Message
 from gptoss_jax.openai.asked import Defaults
-from gptoss_jax.turns.tasks import Outcome, Task
+from gptoss_jax.turns.task import Outcome, Task
 
 _REQUESTS = flags.DEFINE_integer("requests", 100_000, "Lines of the input.", lower_bound=20)
 _TOKENS = flags.DEFINE_integer("tokens", 200, "Tokens of an answer.", lower_bound=1)

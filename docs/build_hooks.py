@@ -9,7 +9,7 @@ import re
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 
-from gptoss_jax.model.hooks import SITES
+from gptoss_jax.model.sites import SITES
 
 ROOT = Path(__file__).resolve().parent.parent
 BROUGHT = {

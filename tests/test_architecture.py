@@ -46,7 +46,7 @@ NO_JAX = (
     "engine.live", "engine.metrics", "weights.locate", "weights.safetensors", "schemas", "harmony", "grammar", "turns", "openai",
     "serve.app", "serve.endpoints", "serve.connections", "model_flags",
 )  # fmt: skip
-SEE_MESSAGES_AND_ARRAYS = {"llm", "chat", "batch.__main__", "serve.__main__"}
+SEE_MESSAGES_AND_ARRAYS = {"llm", "llm.llm", "llm.asking", "chat", "batch.__main__", "serve.__main__"}
 JITS = {
     "gptoss_jax.engine.device.decode", "gptoss_jax.engine.device.scored", "gptoss_jax.engine.device.lowered",
     "gptoss_jax.weights.forms", "gptoss_jax.weights.placing",

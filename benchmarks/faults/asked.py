@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gptoss_jax.sampling.options import Sampling
-from gptoss_jax.turns.tasks import Task
+from gptoss_jax.turns.task import Task
 
 # Engines: the requests of "tight" do not fit its cache side by side, so that some have to give way.
 SETTINGS: dict[str, Mapping[str, Any]] = {

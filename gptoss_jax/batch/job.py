@@ -15,7 +15,7 @@ from gptoss_jax.openai.asked import Defaults
 from gptoss_jax.openai.errors import INTERNAL, Refused, refusal_of
 from gptoss_jax.openai.writing import usage
 from gptoss_jax.quoting import quoted
-from gptoss_jax.turns.tasks import Outcome, Task
+from gptoss_jax.turns.task import Outcome, Task
 
 
 class Job:

@@ -16,7 +16,7 @@ from gptoss_jax.openai.errors import Refused, refusal_of
 from gptoss_jax.openai.reading.fields import Field, Table, Taken
 from gptoss_jax.openai.reading.words import blaming
 from gptoss_jax.quoting import quoted
-from gptoss_jax.turns.tasks import Task
+from gptoss_jax.turns.task import Task
 
 Form = Literal["plain"] | Endpoint
 _DEEPEST = 100  # lists and objects in each other

@@ -6,7 +6,7 @@ from gptoss_jax.openai.asked import Reading
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.reading import conversations, forms, sampling, tools
 from gptoss_jax.openai.reading.fields import ANY, CHOICE, LIST, TEXT, TEXT_OR_LIST, TRUTH, Field, Kind, Table, Taken
-from gptoss_jax.turns.tasks import Task
+from gptoss_jax.turns.task import Task
 
 _PROMPT = Kind(
     "a string or a list of token ids",

@@ -9,7 +9,6 @@ names and values: they take any function of the model that takes `hook=`, and re
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-import dataclasses
 import difflib
 import fnmatch
 import functools
@@ -19,66 +18,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gptoss_jax.config import Config
 from gptoss_jax.model import inputs
+from gptoss_jax.model.sites import SITES, site_of
 from gptoss_jax.quoting import quoted, said
 
 Hook = Callable[[str, jax.Array], jax.Array]
 Change = jax.typing.ArrayLike | Callable[[jax.Array], jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Site:
-    """A place of the model that a hook sees.
-
-    Attributes:
-      shape: in the letters of `gptoss_jax.config`; float32 unless `meaning` says otherwise.
-      meaning: what it is, and what patching it does where that is not plain.
-      on_request: it is computed only for a hook that names it (`capture`, `patch`), with its own last word: `layers.0.*` does not.
-      fixed: it can be looked at, not patched.
-    """
-
-    shape: str
-    meaning: str
-    on_request: bool = False
-    fixed: bool = False
-
-
-BEFORE = {"embedding": Site("[B, T, D]", "rows of the embedding")}
-IN_LAYER = {
-    "residual_pre": Site("[B, T, D]", "the residual stream before the layer"),
-    "attention.q": Site("[B, T, N, H]", "queries after RoPE"),
-    "attention.k": Site("[B, T, K, H]", "keys after RoPE"),
-    "attention.v": Site("[B, T, K, H]", "values"),
-    "attention.scores_max": Site("[B, T, N]", "a query's greatest score: q . k / sqrt(H) over the keys it sees", True, True),
-    "attention.scores_lse": Site("[B, T, N]", "log of the softmax's denominator, the sink included", True, True),
-    "attention.sink_mass": Site("[B, T, N]", "share of the softmax that the sink takes; patched, the keys share the rest", True),
-    "attention.pattern": Site("[B, T, N, S]", "weight of each key, 1 - sink_mass in all; S is T, with a cache its context", True),
-    "attention.heads": Site("[B, T, N, H]", "what each head reads"),
-    "attention.head_outputs": Site("[B, T, N, D]", "what each head adds to the residual stream, which has the bias too", True),
-    "attention.out": Site("[B, T, D]", "what attention adds to the residual stream"),
-    "residual_mid": Site("[B, T, D]", "the residual stream between attention and experts"),
-    "moe.router_logits": Site("[B, T, E]", "the router's logits"),
-    "moe.experts": Site("[B, T, A]", "int32, the experts chosen, by falling logit; E is none. Patched, gates follow from their logits"),
-    "moe.gates": Site("[B, T, A]", "weight of each chosen expert, 1 in all"),
-    "moe.expert_outputs": Site("[B, T, A, D]", "what each chosen expert makes, before its gate", True),
-    "moe.out": Site("[B, T, D]", "what the experts add to the residual stream"),
-    "residual_post": Site("[B, T, D]", "the residual stream after the layer"),
-}
-AFTER = {"norm": Site("[B, T, D]", "the last norm's result"), "logits": Site("[B, T, V]", "the logits")}
-SITES: dict[str, Site] = BEFORE | {f"layers.{{i}}.{name}": site for name, site in IN_LAYER.items()} | AFTER
-"""Every site, in the order of a forward pass; `{i}` is the layer."""
-
-_OWN = Site("any", "a site of a function that calls `tap` itself")
-
-
-def sites(config: Config, *, on_request: bool = False) -> list[str]:
-    """Every name that a hook is called with, in the order of a forward pass; also those on request, if asked for."""
-    if not isinstance(config, Config):
-        raise ValueError(f"config must be a Config; got a {type(config).__name__}; pass model.config.")
-    inside = [name for name, site in IN_LAYER.items() if on_request or not site.on_request]
-    layers = [f"layers.{i}.{name}" for i in range(config.num_hidden_layers) for name in inside]
-    return [*BEFORE, *layers, *AFTER]
 
 
 def capture(fn: Callable, names: str | Sequence[str]) -> Callable:
@@ -190,7 +135,7 @@ def tap(hook: Hook | None, name: str, value: jax.Array) -> jax.Array:
     if getattr(patched, "shape", None) != value.shape or patched.dtype != value.dtype:
         got = f"{patched.dtype}{patched.shape}" if hasattr(patched, "shape") else type(patched).__name__
         raise ValueError(f"a hook must return an array like the one it got; {name} is {value.dtype}{value.shape}, got {got}.")
-    if patched is not value and _site(name).fixed:
+    if patched is not value and site_of(name).fixed:
         raise ValueError(f"{name} can be looked at, not patched; patch attention.sink_mass or attention.pattern instead.")
     return patched
 
@@ -239,7 +184,7 @@ class _Named:
         """The patterns that mean this site."""
         self.passed.append(name)
         found = [pattern for pattern in self.names if fnmatch.fnmatchcase(name, pattern)]
-        if _site(name).on_request:
+        if site_of(name).on_request:
             found = [pattern for pattern in found if pattern.rpartition(".")[2] == name.rpartition(".")[2]]
         self.used.update(found)
         return found
@@ -278,12 +223,6 @@ def _chain(hook: Hook | None) -> Iterator[_Named]:
     while isinstance(hook, _Named):
         yield hook
         hook = hook.other
-
-
-def _site(name: str) -> Site:
-    parts = name.split(".", 2)
-    kind = f"layers.{{i}}.{parts[2]}" if len(parts) == 3 and parts[0] == "layers" else name
-    return SITES.get(kind, _OWN)
 
 
 def _check_used(names: Sequence[str], used: set[str], passed: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 from typing import Any, Literal, Protocol
 
-from gptoss_jax.turns.tasks import Task
+from gptoss_jax.turns.task import Task
 
 Endpoint = Literal["chat", "responses", "completions"]
 

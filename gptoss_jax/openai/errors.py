@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gptoss_jax.quoting import MOST, quoted
-from gptoss_jax.turns.tasks import Outcome
+from gptoss_jax.turns.task import Outcome
 
 INTERNAL = "internal_error"
 _KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}

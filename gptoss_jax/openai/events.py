@@ -8,7 +8,7 @@ from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.told import Told
 from gptoss_jax.turns.completion import Completion, CompletionPiece
 from gptoss_jax.turns.reply import Reply, ReplyPiece
-from gptoss_jax.turns.tasks import Outcome
+from gptoss_jax.turns.task import Outcome
 
 Event = tuple[str | None, Mapping]  # its name, None where the endpoint names none, and its object
 DONE = b"data: [DONE]\n\n"

@@ -94,7 +94,7 @@ def _serve(given: flags.FlagValues) -> None:
 
 
 def _settings(given: flags.FlagValues) -> Settings:
-    from gptoss_jax.turns.tasks import LONGEST
+    from gptoss_jax.turns.task import LONGEST
 
     name = given.served_model_name if given.served_model_name is not None else Path(given.checkpoint).name or given.checkpoint
     if not 0 < len(name) <= NAME_MOST or not name.isprintable():

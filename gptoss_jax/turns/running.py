@@ -14,7 +14,7 @@ from gptoss_jax.engine.requests import Piece
 from gptoss_jax.turns import tasks
 from gptoss_jax.turns.completion import Completion, CompletionPiece
 from gptoss_jax.turns.reply import Reply, ReplyPiece
-from gptoss_jax.turns.tasks import Outcome, Task
+from gptoss_jax.turns.task import Outcome, Task
 
 SECONDS_PER_PIECE = 0.1  # how long a stream may stay silent, where the model is fast enough
 _BEGINNERS = 4  # threads that begin what event loops ask for

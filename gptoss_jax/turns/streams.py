@@ -10,7 +10,7 @@ from gptoss_jax.engine.requests import Piece, Request
 from gptoss_jax.turns import tasks
 from gptoss_jax.turns.reply import Reply, ReplyPiece
 from gptoss_jax.turns.running import Running, running
-from gptoss_jax.turns.tasks import Task
+from gptoss_jax.turns.task import Task
 
 COPIED = "{} cannot be copied or pickled, for what it reads belongs to one engine; take its reply, or the pieces that came."
 

@@ -23,7 +23,7 @@ import pytest
 from checkpoints.nano_evaluation import table
 import gptoss_jax as gj
 from gptoss_jax import adapters, harmony
-from gptoss_jax.model import hooks, transformer
+from gptoss_jax.model import hooks, sites, transformer
 from gptoss_jax.research import lenses, plots
 import pallas_kernels.attention
 import pallas_kernels.moe
@@ -40,7 +40,7 @@ SHOWN = {
     "requests": (gj.Sampling, gj.Task, gj.Completion, gj.Reply, gj.Outcome),
     "checkpoints": (gj.load, gj.save, gj.Model, gj.Config, gj.mesh),
     "functions": (gj.forward, transformer.extend, transformer.prefill, transformer.decode_step),
-    "hooks": (gj.capture, gj.patch, gj.select, gj.substitute, hooks.add, hooks.force_experts, hooks.layers_of, hooks.Site),
+    "hooks": (gj.capture, gj.patch, gj.select, gj.substitute, hooks.add, hooks.force_experts, hooks.layers_of, sites.Site),
     "adapters": (adapters.init, adapters.attach, adapters.merge, adapters.load, adapters.save, adapters.Factors),
     "lenses": (lenses.logit_lens, lenses.expert_load, lenses.sink_mass_by_head),
     "plots": (plots.plot_logit_lens, plots.token_strip, plots.TokenStrip),
@@ -58,7 +58,7 @@ def test_examples(path):
 
 def test_every_example_is_run():
     """Blocks of Python are examples with what they print, but for the recipe for Ray, which tests/batch/test_ray.py runs."""
-    assert {"checkpoints", "generating", "many_requests", "research", "several_gpus", "structured"} <= {path.stem for path in GUIDES}
+    assert {"checkpoints", "generating", "interpretability", "many_requests", "several_gpus", "structured"} <= {path.stem for path in GUIDES}
     others = {path.name for path in PAGES for block in re.findall(r"```python\n(.*?)```", text_of(path), re.S) if block[:4] != ">>> "}
     assert others == {"ray_data.md"}
 
@@ -227,8 +227,8 @@ def test_every_notebook_has_a_page(site):
 
 @pytest.mark.thorough
 def test_the_table_has_every_site(site):
-    rows = re.findall(r"<tr>\s*<td><code>(.*?)</code></td>\s*<td><code>(.*?)</code></td>", (site / "research.html").read_text())
-    assert rows == [(name, one.shape) for name, one in hooks.SITES.items()]
+    rows = re.findall(r"<tr>\s*<td><code>(.*?)</code></td>\s*<td><code>(.*?)</code></td>", (site / "interpretability.html").read_text())
+    assert rows == [(name, one.shape) for name, one in sites.SITES.items()]
 
 
 @pytest.mark.thorough

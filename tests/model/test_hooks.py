@@ -10,7 +10,8 @@ from small_model import small_model
 
 import gptoss_jax as gj
 from gptoss_jax.model.cache import init_cache
-from gptoss_jax.model.hooks import SITES, add, capture, force_experts, layers_of, patch, replace, scale, sites
+from gptoss_jax.model.hooks import add, capture, force_experts, layers_of, patch, replace, scale
+from gptoss_jax.model.sites import SITES, sites
 from gptoss_jax.model.transformer import extend, forward
 
 EXACT = 1e-5  # as in test_goldens

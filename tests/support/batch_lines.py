@@ -4,7 +4,7 @@ import json
 
 from gptoss_jax.batch import lines
 from gptoss_jax.openai.asked import Defaults
-from gptoss_jax.turns.tasks import Task
+from gptoss_jax.turns.task import Task
 
 DEFAULTS = Defaults(temperature=0.5, max_tokens=77, reasoning_effort="low", seed=9)
 HELLO = [{"role": "user", "content": "Hello"}]

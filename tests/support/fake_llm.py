@@ -15,7 +15,7 @@ from gptoss_jax.batch.job import Job
 from gptoss_jax.batch.shards import Shard
 from gptoss_jax.harmony import Message
 from gptoss_jax.openai.asked import Defaults
-from gptoss_jax.turns.tasks import Outcome, Task
+from gptoss_jax.turns.task import Outcome, Task
 
 MESSAGE, END = 1, 2  # control tokens; all other ids are code points
 NAME, CALL = "functions.get_weather", '{"city": "Paris"}'

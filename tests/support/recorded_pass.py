@@ -6,7 +6,8 @@ import jax
 import numpy as np
 from small_model import small_model
 
-from gptoss_jax.model.hooks import IN_LAYER, capture
+from gptoss_jax.model.hooks import capture
+from gptoss_jax.model.sites import IN_LAYER
 from gptoss_jax.model.transformer import forward
 
 T = 24

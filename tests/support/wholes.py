@@ -10,7 +10,7 @@ from gptoss_jax.openai.events import Event
 from gptoss_jax.openai.told import Told
 from gptoss_jax.sampling.options import Sampling
 from gptoss_jax.turns.reply import Reply, ReplyBuilder, ReplyPiece
-from gptoss_jax.turns.tasks import Outcome, Task
+from gptoss_jax.turns.task import Outcome, Task
 
 TOLD = Told("0f", created=5, completed=9, model="m", cached=True)
 CALL = 'C!commentary to=functions.f K!jsonM!{"x": 1}A!'

@@ -8,7 +8,7 @@ from gptoss_jax.openai.reading import conversations, forms, tools
 from gptoss_jax.openai.reading.fields import ANY, CHOICE, LIST, NOTHING, TRUTH, Field, Kind, Table, Taken, of_words, only
 from gptoss_jax.openai.reading.messages import messages
 from gptoss_jax.openai.reading.sampling import OTHERS, PRIORITY, SAMPLING, STREAMING, WITHOUT_EFFECT, N, option, sampling, scheduling
-from gptoss_jax.turns.tasks import Task
+from gptoss_jax.turns.task import Task
 
 TABLE = Table(
     Field("messages", Kind("a list", LIST.fits, 'pass [{"role": "user", "content": "..."}]'), "task.messages"),

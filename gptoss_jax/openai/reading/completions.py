@@ -9,7 +9,7 @@ from gptoss_jax.openai.reading.fields import TRUTH, UNSUPPORTED, Field, Kind, Ta
 from gptoss_jax.openai.reading.sampling import OTHERS, PRIORITY, SAMPLING, STREAMING, WITHOUT_EFFECT, N, option, sampling, scheduling
 from gptoss_jax.quoting import quoted
 from gptoss_jax.turns.prompts import Prompt
-from gptoss_jax.turns.tasks import Task
+from gptoss_jax.turns.task import Task
 
 MAX_TOKENS = 16  # where nothing is said, as OpenAI has it
 MOST_PROMPTS = 1024

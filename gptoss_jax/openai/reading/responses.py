@@ -26,7 +26,7 @@ from gptoss_jax.openai.reading.fields import (
 from gptoss_jax.openai.reading.items import Conversation
 from gptoss_jax.openai.reading.sampling import OTHERS, PRIORITY, SAMPLING, STREAMING, WITHOUT_EFFECT, option, sampling, scheduling
 from gptoss_jax.quoting import quoted
-from gptoss_jax.turns.tasks import Task
+from gptoss_jax.turns.task import Task
 
 _LOGPROBS = "message.output_text.logprobs"
 _SUMMARIES = of_words("auto", "concise", "detailed")

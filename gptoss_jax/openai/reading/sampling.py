@@ -9,7 +9,7 @@ from gptoss_jax.openai.reading.fields import ANY, NOTHING, OBJECT, TEXT, TRUTH, 
 from gptoss_jax.openai.reading.words import in_json
 from gptoss_jax.quoting import quoted
 from gptoss_jax.sampling.options import MAX_STOPS, REAL, WHOLE, OptionError, Sampling
-from gptoss_jax.turns.tasks import LONGEST, PRIORITIES
+from gptoss_jax.turns.task import LONGEST, PRIORITIES
 
 MOST_ANSWERS = 128  # to one request, as in OpenAI's API
 _OTHERS = {

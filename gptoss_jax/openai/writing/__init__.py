@@ -13,7 +13,7 @@ from gptoss_jax.openai.events import Events
 from gptoss_jax.openai.told import Told
 from gptoss_jax.openai.writing import chat, completions, responses
 from gptoss_jax.tokenizer import Tokenizer
-from gptoss_jax.turns.tasks import Outcome
+from gptoss_jax.turns.task import Outcome
 
 
 def body(

@@ -17,7 +17,7 @@ from gptoss_jax.openai.writing.shown import CUT, Shown
 from gptoss_jax.openai.writing.spelling import entries
 from gptoss_jax.tokenizer import Tokenizer
 from gptoss_jax.turns.reply import Reply, ReplyPiece
-from gptoss_jax.turns.tasks import Outcome
+from gptoss_jax.turns.task import Outcome
 
 REASONING = ("reasoning", "reasoning_content")  # some clients look for it under the one name, some under the other
 

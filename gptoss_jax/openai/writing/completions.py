@@ -18,7 +18,7 @@ from gptoss_jax.openai.writing.parts import Part, Parts, joined
 from gptoss_jax.openai.writing.shown import CUT
 from gptoss_jax.tokenizer import Tokenizer
 from gptoss_jax.turns.completion import Completion, CompletionPiece
-from gptoss_jax.turns.tasks import Outcome
+from gptoss_jax.turns.task import Outcome
 
 
 def body(

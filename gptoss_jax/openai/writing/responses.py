@@ -14,7 +14,7 @@ from gptoss_jax.openai.writing.shown import CUT, Shown, last
 from gptoss_jax.openai.writing.spelling import entries
 from gptoss_jax.tokenizer import Tokenizer
 from gptoss_jax.turns.reply import Reply, ReplyPiece
-from gptoss_jax.turns.tasks import Outcome
+from gptoss_jax.turns.task import Outcome
 
 _NAMES = {"reasoning": "response.reasoning_text", "message": "response.output_text", "function_call": "response.function_call_arguments"}
 _CODES = {429: "rate_limit_exceeded", 400: "invalid_prompt"}  # of a Response's error; it knows no others that fit

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gptoss_jax.openai.told import Told
 from gptoss_jax.turns.completion import Completion
 from gptoss_jax.turns.reply import Reply
-from gptoss_jax.turns.tasks import Outcome
+from gptoss_jax.turns.task import Outcome
 
 
 def of_chat(outcomes: Sequence[Outcome], told: Told) -> dict:

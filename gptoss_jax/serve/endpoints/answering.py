@@ -28,7 +28,7 @@ from gptoss_jax.serve.service import Service
 from gptoss_jax.serve.stored import Kept, made
 from gptoss_jax.turns import running
 from gptoss_jax.turns.running import Running
-from gptoss_jax.turns.tasks import Outcome
+from gptoss_jax.turns.task import Outcome
 
 _SMALL = 50_000  # bytes of a body that is read at once; a longer one in a thread
 _ENDS = ("response.completed", "response.incomplete")

@@ -12,7 +12,7 @@ from gptoss_jax.openai.reading.fields import NOTHING, Field, Table, Taken, of_wo
 from gptoss_jax.openai.reading.sampling import SAMPLING
 from gptoss_jax.sampling.options import REAL, WHOLE, Sampling
 from gptoss_jax.turns.doors import FURTHER
-from gptoss_jax.turns.tasks import Task
+from gptoss_jax.turns.task import Task
 
 DOCS = Path(__file__).parents[3] / "docs" / "fields.md"
 TABLES = {**reading.TABLES, "plain": plain.TABLE}

@@ -19,7 +19,7 @@ from gptoss_jax.openai.told import Told
 from gptoss_jax.sampling.options import Sampling
 from gptoss_jax.turns.completion import Completion, CompletionBuilder, CompletionPiece
 from gptoss_jax.turns.reply import ReplyBuilder
-from gptoss_jax.turns.tasks import Outcome, Task
+from gptoss_jax.turns.task import Outcome, Task
 
 TOLD = Told("0f", created=5, completed=9, model="m", cached=True)
 REASONS = ("stop", "length", "timeout", "cancelled")

@@ -11,7 +11,7 @@ from gptoss_jax.openai.echoed import Echoed
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.sampling.options import Sampling
 from gptoss_jax.turns.completion import Completion, CompletionPiece
-from gptoss_jax.turns.tasks import Outcome, Task
+from gptoss_jax.turns.task import Outcome, Task
 
 
 def asked(*prompts, n=1, logprobs=None, **given) -> Asked:

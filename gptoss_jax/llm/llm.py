@@ -1,35 +1,28 @@
-"""LLM: the whole path for a script or a notebook, from text or messages to text or messages.
-
-The only place, with `tasks` and the entry points, that sees both a message and an array.
-"""
+"""LLM: making one, and what it generates, from text or messages to text or messages."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import os
 import time
 
-import numpy as np
-
-from gptoss_jax import harmony
 from gptoss_jax.engine.engine import Engine
 from gptoss_jax.engine.metrics import Metrics
-from gptoss_jax.research import scoring
-from gptoss_jax.research.scoring import PromptLogprobs
-from gptoss_jax.sampling.options import Sampling, check_top
-from gptoss_jax.tokenizer import Tokenizer
-from gptoss_jax.turns import replays, running, tasks
+from gptoss_jax.llm.asking import Asking
+from gptoss_jax.llm.living import Living
+from gptoss_jax.sampling.options import Sampling
+from gptoss_jax.turns import running, task, tasks
 from gptoss_jax.turns.completion import Completion
 from gptoss_jax.turns.doors import FURTHER, door
-from gptoss_jax.turns.prompts import Prompt, ids_of, is_one_prompt
+from gptoss_jax.turns.prompts import Prompt
 from gptoss_jax.turns.reply import Reply
 from gptoss_jax.turns.streams import AsyncStream, Stream
-from gptoss_jax.turns.tasks import Messages, Outcome, Task
+from gptoss_jax.turns.task import Messages, Outcome, Task
 from gptoss_jax.weights.loading import Model, load
 
 CONTEXT = 8192
 
 
 @door()
-class LLM:
+class LLM(Asking, Living):
     """One model, ready to answer.
 
     Args:
@@ -64,7 +57,7 @@ class LLM:
         model = model if isinstance(model, Model) else load(model)
         context = min(CONTEXT, model.config.max_position_embeddings) if context is None else context
         self.model, ends = model, model.eos_token_ids
-        self._scores: set[bool] = set()  # programs of `score` that are compiled: without and with the most probable tokens
+        self._scores = set()
         how = {"cache_tokens": cache_tokens, "prefix_reuse": prefix_reuse, "cache_dtype": cache_dtype, "routed_experts": routed_experts}
         self.engine = Engine(model.params, model.config, eos_token_ids=ends, slots=slots, context=context, chunk=chunk, **how)
 
@@ -75,13 +68,6 @@ class LLM:
         raise TypeError(
             "an LLM cannot be copied or pickled, for its engine belongs to this process; pass the checkpoint's path, and make an LLM there."
         )
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer. Raises ValueError where its checkpoint has none."""
-        if self.model.tokenizer is None:
-            raise ValueError("this checkpoint has no tokenizer; pass token ids, or put its tokenizer.model beside config.json.")
-        return self.model.tokenizer
 
     def prepare(self, *, progress: bool = False) -> None:
         """Compiles all programs that will ever run, which the first call does otherwise; with a progress bar if asked for.
@@ -170,7 +156,7 @@ class LLM:
         """
         called = {"tools": tools, "tool_choice": tool_choice, "parallel_tool_calls": parallel_tool_calls}
         how = {"reasoning_effort": reasoning_effort, "response_format": response_format, "priority": priority, "time_limit": time_limit}
-        job = tasks.begin(self, tasks.chat(messages, sampling, **called, **how, **options))
+        job = tasks.begin(self, task.chat(messages, sampling, **called, **how, **options))
         for piece in self.engine.run(job.requests):
             job.add(piece)
         return job.builders[0].result()
@@ -183,9 +169,9 @@ class LLM:
         does, and letting the stream go; `.reply` then holds what came, "cancelled". After a bare `break` out of a stream that is kept a
         dispatch or two more are drawn; then it stands still until it is read on, and gives its place to requests that wait.
         """
-        return Stream(self.engine, running.begin(self, tasks.chat(messages, sampling, **options)))
+        return Stream(self.engine, running.begin(self, task.chat(messages, sampling, **options)))
 
-    @door(elsewhere=tasks.ELSEWHERE_OF_RUN)
+    @door(elsewhere=task.ELSEWHERE_OF_RUN)
     def run(self, jobs: Iterable[Task]) -> Iterator[Outcome]:
         """What becomes of each task, in the order in which they are done: conversations and prompts side by side in the slots.
 
@@ -205,7 +191,7 @@ class LLM:
     @door(*chat.takes)
     async def achat(self, messages: Messages, sampling: Sampling | None = None, **options) -> Reply:
         """`chat` on the running event loop, with its arguments. Cancelling the asyncio task ends the generation."""
-        job = await running.begun(tasks.begin, self, tasks.chat(messages, sampling, **options), since=time.monotonic())
+        job = await running.begun(tasks.begin, self, task.chat(messages, sampling, **options), since=time.monotonic())
         await running.feed(self, job)
         return job.builders[0].result()
 
@@ -215,78 +201,4 @@ class LLM:
 
         Everything is checked when the first piece is asked for. Thousands of streams cost one wake-up a round of the engine.
         """
-        return AsyncStream(self, tasks.chat(messages, sampling, **options))
-
-    @door()
-    def score(self, prompt: Prompt, continuations: Prompt | Sequence[Prompt]) -> np.ndarray | list[np.ndarray]:
-        """Natural-log probability of every token of each continuation after the prompt; what they begin with in common is computed once.
-
-        Under the model's own distribution, that is before bias, penalties, temperature, filters and masks. Alone or in a list, and whatever
-        else is in the list, the numbers are the same to the bit.
-
-        Args:
-          prompt: text or token ids, at least one token.
-          continuations: one, or a list. Text is encoded by itself, not together with the prompt.
-
-        Returns:
-          A float32 array with one entry per token, or for a list of continuations a list of them in the same order.
-        """
-        single = is_one_prompt(continuations, "continuation")
-        prompt = ids_of(self, prompt)
-        self.engine.check(prompt, room=0)
-        rest = [ids_of(self, one, "continuation") for one in ([continuations] if single else continuations)]
-        if not all(rest):
-            raise ValueError("a continuation needs at least one token; got none; pass some text or token ids.")
-        found = scoring.run(self.engine, [[*prompt, *ids] for ids in rest], compiled=self._scores)
-        scores = [one.logprobs[len(prompt) - 1 :] for one in found]
-        return scores[0] if single else scores
-
-    @door()
-    def prompt_logprobs(self, prompts: Prompt | Sequence[Prompt], top: int = 0) -> PromptLogprobs | list[PromptLogprobs]:
-        """What the model says of every token of a prompt after the first, as `score` does; with the `top` most probable ones in its place.
-
-        Args:
-          prompts: one, as text or token ids, or a list; what they begin with in common is computed once.
-          top: how many of the most probable ids to report for each place, 20 at most.
-        """
-        check_top("top", top)
-        single = is_one_prompt(prompts)
-        sequences = [ids_of(self, one) for one in ([prompts] if single else prompts)]
-        found = scoring.run(self.engine, sequences, top, compiled=self._scores)
-        return found[0] if single else found
-
-    @door()
-    def replay(
-        self,
-        prompt: Prompt | Sequence[Prompt],
-        tokens: Sequence[int] | Sequence[Sequence[int]],
-        *,
-        top_logprobs: int | None = None,
-    ) -> Completion | list[Completion]:
-        """Takes given tokens as if they had been drawn, in the programs that draw: their log-probabilities come out the same to the bit.
-
-        That is, as the same LLM reported them when it generated these tokens from this prompt: with whatever sampling or response_format,
-        beside whatever else. They are of the model's own distribution, before bias, penalties, temperature, filters and masks.
-        All tokens are taken, also those that end a turn in the middle. `score` gives nearly the same numbers, sooner.
-
-        Args:
-          prompt: text or token ids, or a list of prompts. That of a chat is `render(messages, ...)`.
-          tokens: ids, at least one: those of a Completion or Reply; a list of them for a list of prompts.
-          top_logprobs: how many of the most probable tokens to report, 20 at most; None or 0 for none.
-
-        Returns:
-          A Completion with `logprobs`, or a list of them. Its finish_reason is "stop" where the last token ends a turn (one of
-          `model.eos_token_ids`, <|return|>, <|call|>), otherwise "length": stop strings and stop_token_ids are not known here.
-
-        Raises:
-          ValueError: as for `generate`; tokens are missing, not of the vocabulary, too many for the context; not as many lists as prompts.
-        """
-        single = is_one_prompt(prompt)
-        found = replays.replay(self, [prompt] if single else prompt, [tokens] if single else tokens, top_logprobs)
-        return found[0] if single else found
-
-    @door(*FURTHER, "reasoning_effort", "tools")
-    def render(self, messages: Messages, **options) -> list[int]:
-        """The token ids of the prompt that `chat` would make of messages. Options as for `chat`."""
-        messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-        return harmony.render(self.tokenizer, messages, **options)
+        return AsyncStream(self, task.chat(messages, sampling, **options))
