@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gptoss_jax.adapters.factors import ATTENTION, EXPERTS, TARGETS, Adapter, Factors, check
 from gptoss_jax.config import Config
+from gptoss_jax.model.beside import Terms, join
 from gptoss_jax.model.params import DOWN_AXES, GATE_UP_AXES, Experts, Layer, Params, abstract_params, has_adapter
 from gptoss_jax.parallel import sharding
 from gptoss_jax.weights import forms
@@ -30,21 +31,30 @@ def attach(params: Params, config: Config, adapter: Adapter) -> Params:
     adapter = jax.tree.map(lambda x: sharding.moved(x, place), dict(adapter))
     if has_adapter(params):
         raise ValueError("these parameters have an adapter already; attach to those without, or merge the first one.")
+    return join(params, terms(config, adapter, params.layers[0].moe.gate_up_bias.shape[1] // 2))
+
+
+def terms(config: Config, adapter: Adapter, width: int, xp=jnp) -> Terms:
+    """An adapter's factors, which are checked, as they lie beside the model's matrices; a scale is in b.
+
+    Args:
+        width: of the experts as they are held: on a mesh they may be wider, by zeros.
+        xp: jax.numpy, or numpy where factors are NumPy arrays.
+    """
     layers = []
-    for i, layer in enumerate(params.layers):
+    for i in range(config.num_hidden_layers):
         own = {target: adapter[f"layers.{i}.{target}"] for target in TARGETS if f"layers.{i}.{target}" in adapter}
-        attention, moe = layer.attention, layer.moe
+        layer = {}
         if own.keys() & set(ATTENTION[:3]):
-            attention = attention.replace(qkv=LowRank(attention.qkv, *_fused(config, own)))
+            layer["qkv"] = _fused(config, own, xp)
         if "o_proj" in own:
-            attention = attention.replace(out=LowRank(attention.out, own["o_proj"].a, _scaled(own["o_proj"])))
-        width = moe.gate_up_bias.shape[1] // 2  # on a mesh experts may be wider, by zeros
+            layer["out"] = own["o_proj"].a, _scaled(own["o_proj"], xp)
         if "gate_up_proj" in own:
-            moe = moe.replace(gate_up=LowRank(moe.gate_up, own["gate_up_proj"].a, _widened(_scaled(own["gate_up_proj"]), 1, 2 * width)))
+            layer["gate_up"] = own["gate_up_proj"].a, _widened(_scaled(own["gate_up_proj"], xp), 1, 2 * width, xp)
         if "down_proj" in own:
-            moe = moe.replace(down=LowRank(moe.down, _widened(own["down_proj"].a, 2, width), _scaled(own["down_proj"])))
-        layers.append(Layer(attention, moe))
-    return params.replace(layers=tuple(layers))
+            layer["down"] = _widened(own["down_proj"].a, 2, width, xp), _scaled(own["down_proj"], xp)
+        layers.append(layer)
+    return tuple(layers)
 
 
 def merge(params: Params, config: Config, adapter: Adapter) -> Params:
@@ -78,11 +88,11 @@ def merge(params: Params, config: Config, adapter: Adapter) -> Params:
     return params.replace(layers=tuple(layers))
 
 
-def _scaled(factors: Factors) -> jax.Array:
-    return factors.b * jnp.asarray(factors.scale, factors.b.dtype)
+def _scaled(factors: Factors, xp) -> jax.Array:
+    return factors.b * xp.asarray(factors.scale, factors.b.dtype)
 
 
-def _fused(config: Config, own: Mapping[str, Factors]) -> tuple[jax.Array, jax.Array]:
+def _fused(config: Config, own: Mapping[str, Factors], xp) -> tuple[jax.Array, jax.Array]:
     """a [3, r, D] of queries, keys and values, and b [K, G+2, H, r] of the heads; what is not adapted, or of less rank, is zero."""
     K, G, H, D = config.num_key_value_heads, config.group, config.head_dim, config.hidden_size
     rank = max(own[name].rank for name in ATTENTION[:3] if name in own)
@@ -90,17 +100,16 @@ def _fused(config: Config, own: Mapping[str, Factors]) -> tuple[jax.Array, jax.A
     a, b = [], []
     for name, heads in zip(ATTENTION[:3], (G, 1, 1), strict=True):
         if name not in own:
-            a.append(jnp.zeros((rank, D), dtype))
-            b.append(jnp.zeros((K, heads, H, rank), dtype))
+            a.append(xp.zeros((rank, D), dtype))
+            b.append(xp.zeros((K, heads, H, rank), dtype))
             continue
-        more = rank - own[name].rank
-        a.append(jnp.pad(own[name].a, ((0, more), (0, 0))))
-        b.append(jnp.pad(_scaled(own[name]), ((0, 0), (0, more))).reshape(K, heads, H, rank))
-    return jnp.stack(a), jnp.concatenate(b, 1)
+        a.append(_widened(own[name].a, 0, rank, xp))
+        b.append(_widened(_scaled(own[name], xp), 1, rank, xp).reshape(K, heads, H, rank))
+    return xp.stack(a), xp.concatenate(b, 1)
 
 
-def _widened(x: jax.Array, axis: int, size: int) -> jax.Array:
-    return jnp.pad(x, [(0, size - x.shape[axis] if i == axis else 0) for i in range(x.ndim)])
+def _widened(x: jax.Array, axis: int, size: int, xp) -> jax.Array:
+    return xp.pad(x, [(0, size - x.shape[axis] if i == axis else 0) for i in range(x.ndim)])
 
 
 def _product(w: LowRank) -> jax.Array:

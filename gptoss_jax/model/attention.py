@@ -73,11 +73,15 @@ def _project(x: jax.Array, w: jax.Array | LowRank, bias: jax.Array) -> jax.Array
     y = linear(x, base.reshape(-1, base.shape[-1]), bias.reshape(-1)).reshape(*x.shape[:2], *bias.shape)
     if not isinstance(w, LowRank):
         return y
-    _, r, D = w.a.shape  # of queries, keys, values
-    kinds = matmul(x.reshape(-1, D), w.a.reshape(-1, D)).reshape(*x.shape[:2], 3, r)
-    q, k, v = (kinds[:, :, i] for i in range(3))
-    low = lambda x, b: jnp.einsum("btr,kghr->btkgh", x.astype(b.dtype), b, precision="highest", preferred_element_type=jnp.float32)
-    return y + jnp.concatenate([low(q, w.b[:, :-2]), low(k, w.b[:, -2:-1]), low(v, w.b[:, -1:])], 3)
+
+    def term(a, b):
+        _, r, D = a.shape  # of queries, keys, values
+        kinds = matmul(x.reshape(-1, D), a.reshape(-1, D)).reshape(*x.shape[:2], 3, r)
+        q, k, v = (kinds[:, :, i] for i in range(3))
+        low = lambda x, b: jnp.einsum("btr,kghr->btkgh", x.astype(b.dtype), b, precision="highest", preferred_element_type=jnp.float32)
+        return jnp.concatenate([low(q, b[:, :-2]), low(k, b[:, -2:-1]), low(v, b[:, -1:])], 3)
+
+    return w.add(y, term)
 
 
 def _project_out(heads: jax.Array, w: jax.Array | LowRank, partition: Partition | None) -> jax.Array:  # [B, T, D] float32

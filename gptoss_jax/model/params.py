@@ -132,13 +132,18 @@ def low_rank_axes(w, axes: Axes):
     if not isinstance(w, LowRank):
         return axes
     rank = (None,) * (len(axes) // 2)  # a of queries, keys and values is [3, r, D], of the output [r, N*H]
-    return LowRank(axes, (*rank, axes[-1]), (*axes[:-1], None))
+    return _beside(w, axes, (*rank, axes[-1]), (*axes[:-1], None))
+
+
+def _beside(w: LowRank, base, a: Axes, b: Axes) -> LowRank:
+    """The logical axes of a matrix and what is beside it: one term with the axes of a and b, or several side by side."""
+    return LowRank(base, a, b) if w.which is None else LowRank(base, (None, *a), (None, *b), ("batch",))
 
 
 def expert_axes(experts: Experts, axes: Axes) -> Experts:
     """The logical axes of the arrays that hold an expert matrix with these axes, in a tree like it (of arrays or of `Spec`)."""
     if isinstance(experts, LowRank):
-        return LowRank(expert_axes(experts.base, axes), (axes[0], None, axes[2]), (*axes[:2], None))
+        return _beside(experts, expert_axes(experts.base, axes), (axes[0], None, axes[2]), (*axes[:2], None))
     if isinstance(experts, Mxfp4):
         return Mxfp4(blocks=(*axes, None), scales=axes)
     if isinstance(experts, Tiles):

@@ -38,8 +38,10 @@ def moe(x, experts, gates, gate_up, gate_up_bias, down, down_bias, *, limit, dty
         e = jnp.searchsorted(last_block, i, side="right").astype(jnp.int32)
         at = (i - first_block[e]) * rows + jnp.arange(rows, dtype=jnp.int32)  # rank among the expert's pairs
         token = order[jnp.minimum(start[e] + at, P - 1)] // A
-        inputs = jnp.where((at < count[e])[:, None], x[token], 0)
-        return _expert(e, inputs, gate_up, gate_up_bias, down, down_bias, limit, alpha, dtype)
+        there = at < count[e]
+        inputs = jnp.where(there[:, None], x[token], 0)
+        w1, w2 = (_rows_of(w, token, there, M) for w in (gate_up, down))
+        return _expert(e, inputs, w1, gate_up_bias, w2, down_bias, limit, alpha, dtype)
 
     @jax.checkpoint
     def step(_, i):
@@ -63,6 +65,16 @@ def _block_rows(tokens: int, pairs: int, num_experts: int) -> int:
     return min(256, max(16, 1 << (mean - 1).bit_length()))
 
 
+def _chosen(w) -> bool:
+    """Whether terms stand side by side at a matrix, and tokens take one or none."""
+    return isinstance(w, LowRank) and w.which is not None
+
+
+def _rows_of(w, token, there, M):
+    """A matrix for some of M tokens: of terms side by side each takes its own, and what is not `there` none."""
+    return w.replace(which=jnp.where(there, w.which[token // (M // len(w.which))], -1)) if _chosen(w) else w
+
+
 def _expert(e, x, gate_up, gate_up_bias, down, down_bias, limit, alpha, dtype):
     """What expert `e` makes of rows x [rows, D]."""
 
@@ -77,13 +89,15 @@ def _expert(e, x, gate_up, gate_up_bias, down, down_bias, limit, alpha, dtype):
         return packed_matmul(x, w, dtype) if isinstance(w, Mxfp4) else matmul(x, w)
 
     def of(w):
+        if _chosen(w):
+            return w.of(e).replace(base=of(w.base))
         return jax.tree.map(lambda a: a[e], w)
 
     b1, b2 = gate_up_bias[e], down_bias[e]
     bases = [w.base if isinstance(w, LowRank) else w for w in (gate_up, down)]
     if isinstance(bases[0], tuple):
-        low = [None if not isinstance(w, LowRank) else (w.a[e], w.b[e]) for w in (gate_up, down)]
-        whole = lambda base, low: base if low is None else LowRank(base, *low)
+        low = [None if not isinstance(w, LowRank) else w.of(e) for w in (gate_up, down)]
+        whole = lambda base, low: base if low is None else low.replace(base=base)
         branches = [
             lambda x, b1, b2, low, w1=w1, w2=w2: mlp(x, whole(w1, low[0]), b1, whole(w2, low[1]), b2) for w1, w2 in zip(*bases, strict=True)
         ]
