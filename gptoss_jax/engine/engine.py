@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gptoss_jax.config import Config
+from gptoss_jax.engine.changes import Changes
 from gptoss_jax.engine.device import room
 from gptoss_jax.engine.device.programs import ROOM, Programs
 from gptoss_jax.engine.live import Live
@@ -70,7 +71,7 @@ class Engine:
             chunk = CHUNK_CPU if place is not None and sharding.device_of(place).platform == "cpu" else CHUNK
         replicas = 1 if params.partition is None else params.partition.parts("batch")
         self.sizes = sizes(config, slots=slots, context=context, chunk=chunk, cache_tokens=cache_tokens, page=page, replicas=replicas)
-        self.params, self.config = params, config
+        self.config = config
         self.slots, self.context, self.chunk = self.sizes.slots, self.sizes.context, int(chunk)
         room.check(params, config, self.sizes, pages_dtype(cache_dtype, params.embedding.dtype), ROOM)
         told = {"eos_token_ids": tuple(eos_token_ids), "cache_dtype": cache_dtype, "routed": routed_experts}
@@ -79,10 +80,16 @@ class Engine:
         self._rounds = Rounds(self.programs, self.sizes, window=config.sliding_window, reuse=reuse)
         self._several = params.partition is not None and params.partition.processes > 1
         self._thread = EngineThread(self._rounds, freely=not self._several)
+        self.changes = Changes(self.programs, self._rounds, self._thread, several=self._several)
         self._order = itertools.count()
 
     def __reduce_ex__(self, protocol):
         raise TypeError("an Engine cannot be copied or pickled, for its thread belongs to this process; make another one there.")
+
+    @property
+    def params(self) -> Params:
+        """The weights that requests are answered with, until they are changed."""
+        return self.programs.params
 
     @property
     def stats(self) -> Stats:
@@ -101,15 +108,16 @@ class Engine:
 
     def prepare(self, *, progress: bool = False) -> None:
         """Compiles all programs; the first request does that otherwise. Nothing is compiled after it."""
+        self.check_awake()
         self.programs.prepare(progress=progress)
 
     def wait_idle(self, seconds: float = 60) -> bool:
         """Whether within so many seconds everything that was asked for has ended and has given back what it had."""
         return self._thread.wait_idle(seconds)
 
-    def check_process(self) -> None:
-        """Raises RuntimeError in a process that was forked from the engine's."""
-        self._thread.check_process()
+    def check_awake(self) -> None:
+        """Raises RuntimeError where it sleeps, and in a process that was forked from the engine's."""
+        self.changes.check_awake()
 
     def check(self, prompt: Sequence[int], *, room: int = 1) -> None:
         """Raises ValueError where a prompt is empty, holds an id outside the vocabulary, or leaves no room in the context."""
@@ -128,7 +136,7 @@ class Engine:
           ValueError: a request that `check_request` refuses.
           RuntimeError: in a process that was forked from the engine's.
         """
-        self.check_process()
+        self.check_awake()
         whole = isinstance(requests, Sequence)
         if whole:
             for request in requests:
@@ -160,7 +168,7 @@ class Engine:
         Raises:
           ValueError, RuntimeError: as `run`; and where several processes share a mesh, which must ask for the same in the same order.
         """
-        self.check_process()
+        self.check_awake()
         if self._several:
             raise ValueError("an event loop cannot be one of several processes of a mesh, which must act alike; use run or generate.")
         for request in requests:
@@ -176,7 +184,7 @@ class Engine:
 
         So no two threads dispatch, and a long work stands in nobody's way. What it raises is raised here. To be compiled before.
         """
-        self.check_process()
+        self.check_awake()
         job = Job(dispatches)
         if self._several:  # in step with the other processes
             while not job.advance():

@@ -82,7 +82,8 @@ def piece(live: Live, chunk: Chunk, slot: int, first: int, last: int, reason: Fi
         rows = zip(drawn.top_tokens[slot, first:last, :asked].tolist(), drawn.top_logprobs[slot, first:last, :asked].tolist(), strict=True)
         top = [dict(zip(ids, values, strict=True)) for ids, values in rows]
     tokens, logprobs = (all[slot, first:last].tolist() for all in (drawn.tokens, drawn.logprobs))
-    return Piece(live.request, tokens, logprobs, top, reason, _routes(live, chunk, slot, first, last), error)
+    routes, version = _routes(live, chunk, slot, first, last), live.request.weights_version
+    return Piece(live.request, tokens, logprobs, top, reason, routes, error, weights_version=version)
 
 
 def _routes(live: Live, chunk: Chunk, slot: int, first: int, last: int) -> np.ndarray | None:

@@ -184,6 +184,18 @@ class Live:
         self.preempted = True
         self._forget()
 
+    @property
+    def may_restart(self) -> bool:
+        """Whether it may begin anew: nobody has been shown a token, and no constraint has been told of one."""
+        return not self.request.cancelled and (not self.tokens or not self.request.paced and self.request.constraint is None)
+
+    def restart(self) -> None:
+        """Gives back all pages and forgets what was drawn: it begins as if it had never been taken up."""
+        self.release()
+        self.tokens, self.routes, self.preempted = [], None, False
+        self.request.cached_tokens = 0
+        self._forget()
+
     def reuse(self) -> int:
         """Goes on from the longest prefix that is kept; how many tokens that saves.
 

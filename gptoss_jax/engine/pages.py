@@ -70,6 +70,12 @@ class Pool:
             else:
                 self._free.append(page)
 
+    def forget(self) -> None:
+        """No page holds a prefix's block any more."""
+        self._blocks.clear()
+        self._free += self._idle
+        self._idle.clear()
+
     def belongs(self, page: int, block: Block) -> None:
         """A page holds a prefix's block: it is kept when nobody uses it."""
         self._blocks[page] = block
@@ -132,6 +138,12 @@ class Pages:
         if block.ring is None:
             block.ring = ring
             self.ring.belongs(ring, block)
+
+    def forget(self) -> None:
+        """Drops all kept prefixes. To be called where nobody has pages: whoever has some would keep blocks of before."""
+        self._blocks.clear()
+        self.full.forget()
+        self.ring.forget()
 
     def _take(self, pool: Pool, kind: str) -> int | None:
         taken = pool.take()

@@ -14,6 +14,7 @@ from gptoss_jax.engine.requests import Piece
 
 if TYPE_CHECKING:
     from gptoss_jax.engine.live import Live
+    from gptoss_jax.engine.rounds import Rounds
 
 
 class Inbox(Protocol):
@@ -121,20 +122,44 @@ class AsyncReader(_Reader):
         return self._taken(await self._box.get())
 
 
-class Job:
-    """Work for the engine's thread that is no request: one dispatch at a time, between those of the requests.
+class _Work:
+    """What somebody asks of the engine's thread that is no request, and waits for.
+
+    Attributes:
+      left: who asked waits no more.
+    """
+
+    def __init__(self):
+        self._box: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self.left = False
+
+    def result(self) -> Any:
+        """What comes of it, once it has; who is interrupted here leaves it."""
+        try:
+            value, error = self._box.get()
+        except BaseException:
+            self.left = True
+            raise
+        if error is not None:
+            raise error
+        return value
+
+
+class Job(_Work):
+    """Work of many dispatches: one at a time, between those of the requests.
 
     Args:
       dispatches: yields after each dispatch, and returns what comes of it all.
     """
 
     def __init__(self, dispatches: Generator[None, None, Any]):
-        self._dispatches, self._box, self._left = dispatches, SimpleQueue(), False
+        super().__init__()
+        self._dispatches = dispatches
 
     def advance(self) -> bool:
         """The next dispatch; whether it was the last. What it raises is its caller's."""
         try:
-            if not self._left:
+            if not self.left:
                 next(self._dispatches)
                 return False
             self._dispatches.close()
@@ -144,16 +169,29 @@ class Job:
             self._box.put((None, error))
         return True
 
-    def result(self) -> Any:
-        """What comes of it, once it has; who is interrupted here leaves it."""
+
+class Change(_Work):
+    """Something that is done to an engine where nothing that was begun is on its way; what was not begun yet waits meanwhile.
+
+    Args:
+      do: what. Its result is the change's, and what it raises is raised by who waits for it.
+      restart: requests of which nobody has seen anything begin anew behind it, instead of ending before it.
+      last: no request comes behind it: it waits until all that have come are done, and others are refused from now on.
+    """
+
+    def __init__(self, do: Callable[["Rounds"], Any], *, restart: bool = False, last: bool = False):
+        super().__init__()
+        self._do, self.restart, self.last, self.over = do, restart, last, False
+
+    def make(self, rounds: "Rounds") -> None:
+        """Does it, and lets go of what it holds on to."""
+        do, self._do, self.over = self._do, None, True
         try:
-            value, error = self._box.get()
-        except BaseException:
-            self._left = True
-            raise
-        if error is not None:
-            raise error
-        return value
+            answer = (do(rounds), None)
+        except BaseException as error:
+            answer = (None, error)
+        del do
+        self._box.put(answer)
 
 
 def deliver(out: dict[Outlet, list[Piece]], lost: Callable[[Outlet], None]) -> None:

@@ -48,6 +48,7 @@ class Request:
         it draws does not change.
       forced: tokens that are taken, all of them, as if they had been drawn; None to draw. The request ends with the last one, "length".
       cancelled_for: what it is counted as, if it is cancelled: "stop" where all that was wanted of it had come. To be set before.
+      weights_version: of the weights that it is answered with; None until it is taken up. The engine says so.
       salt: what else its keys and values depend on beside its tokens; prefixes are shared among requests of one salt only.
       cached_tokens: of the prompt, those that were found in kept prefixes when it was read for the first time. The engine says so.
     """
@@ -63,6 +64,7 @@ class Request:
     forced: Sequence[int] | None = None
     cancelled_for: FinishReason = "cancelled"
     salt: bytes = b""
+    weights_version: int | str | None = None
     cached_tokens: int = 0
 
 
@@ -73,6 +75,7 @@ class Piece:
     It ends with "stop" at a stop token, which is its last token, with "length" at max_tokens or at the end of the context, with "timeout"
     at its time limit, with "cancelled" where that was asked for, and with "error" where it, or the engine, failed: then `error` says why.
     Log-probabilities are under the model's own distribution: before bias, penalties, temperature, filters and masks.
+    One that is `anew` has no tokens: those before it count no more, and the request begins again from its prompt.
     """
 
     request: Request
@@ -82,6 +85,8 @@ class Piece:
     finish_reason: FinishReason | None
     routes: np.ndarray | None = None  # [n, L, A] experts of the next n tokens that went through the model, those of the prompt first
     error: str | None = None
+    anew: bool = False
+    weights_version: int | str | None = None  # of the weights that drew the tokens
 
 
 @dataclasses.dataclass

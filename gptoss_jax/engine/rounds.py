@@ -1,16 +1,17 @@
 """The rounds of an engine, one thread's: who is open, what each is told, and that every request gets a last piece, whatever happens."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 import functools
 import logging
+from typing import Any
 
 import numpy as np
 
 from gptoss_jax.engine.device.programs import Programs
 from gptoss_jax.engine.live import Live
 from gptoss_jax.engine.metrics import Metrics, Tally
-from gptoss_jax.engine.readers import Job, Outlet
+from gptoss_jax.engine.readers import Change, Job, Outlet
 from gptoss_jax.engine.requests import FinishReason, Piece, Stats
 from gptoss_jax.engine.scheduler import Scheduler
 from gptoss_jax.engine.sizes import Sizes
@@ -18,6 +19,7 @@ from gptoss_jax.engine.steps import Steps
 from gptoss_jax.parallel import processes
 from gptoss_jax.quoting import said
 
+ASLEEP = "an LLM must be awake to be asked anything; this one sleeps, or is about to; call its wake()."
 LOOKS = 16  # rounds after which those that wait are looked through for cancelled ones
 
 _log = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ class Rounds:
 
     Attributes:
       metrics: as of the last `take_out`; any thread may look.
+      asleep: all requests are refused, from when that was asked for.
     """
 
     def __init__(self, programs: Programs, sizes: Sizes, *, window: int, reuse: bool):
@@ -43,6 +46,8 @@ class Rounds:
         self._limited: dict[Live, None] = {}  # those of them with a time limit
         self._out: dict[Outlet, list[Piece]] = {}
         self._jobs: deque[Job] = deque()
+        self._changes: deque[Change] = deque()
+        self.asleep = False
         self._waiters: list[Callable[[], None]] = []
         self._count = 0
         self._make = functools.partial(Steps, programs, sizes, window=window, reuse=reuse, stats=self.stats)
@@ -58,12 +63,12 @@ class Rounds:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not self._open and not self._jobs
+        return not self._open and not self._jobs and not self._changes
 
     @property
     def rest(self) -> float | None:
         """Seconds until there is something to do, if nobody asks or reads before; None for no end."""
-        if self._jobs:
+        if self._jobs or self._changes:
             return 0.0
         rest = self._steps.rest if self._open else None
         if self._limited and rest != 0:
@@ -84,11 +89,35 @@ class Rounds:
         for live in lives:
             self._open[live] = None
             live.outlet.lives.add(live)
-            self.scheduler.add(live)
+            if not self.asleep:
+                self.scheduler.add(live)
+        if self.asleep:  # they were on their way when that was said
+            self._end(lives, ASLEEP)
 
     def add_job(self, job: Job) -> None:
         """Takes in what is done one dispatch a round, beside the requests; one job after another."""
         self._jobs.append(job)
+
+    def add_change(self, change: Change) -> None:
+        """Takes in what is to be done between requests; one change after another."""
+        self._changes.append(change)
+        self.asleep |= change.last
+
+    def swap(self, weights: Mapping[str, Any], version: int | str | None) -> int | str:
+        """Other weights from now on, see `Programs.swap`; prefixes that were kept are those of the ones before. For a `Change`."""
+        version = self.programs.swap(weights, version)
+        for pages in self.scheduler.pages:
+            pages.forget()
+        return version
+
+    def sleep(self) -> None:
+        """Gives back what programs and state take. For a `Change`."""
+        self.programs.drop()
+        self._steps, self._stale = self._make(), False
+
+    def wake(self) -> None:
+        """Takes requests again; programs and state are there. For a `Change`."""
+        self.asleep = False
 
     def close(self, outlet: Outlet) -> None:
         """Nobody reads there any more: its requests end, without a last piece."""
@@ -119,6 +148,7 @@ class Rounds:
     def step(self) -> None:
         """One round."""
         self._do_job()
+        self._make_changes()
         if self._open:
             self.fenced(Rounds._round)
 
@@ -132,17 +162,44 @@ class Rounds:
 
     def fail(self, why: str) -> None:
         """Ends all requests with an error; nothing of the state is used again."""
-        for live in list(self._open):
+        self._end(list(self._open), why)
+        self._tally.failed()
+        self._steps, self._stale = self._make(), True
+
+    def _end(self, lives: Iterable[Live], why: str) -> None:
+        for live in lives:
             self._out.setdefault(live.outlet, []).append(_last(live, "error", why))
             live.ended = True
             self._tally.ended(live, "error")
             self._forget(live)
-        self._tally.failed()
-        self._steps, self._stale = self._make(), True
 
     def _do_job(self) -> None:
         if self._jobs and self._jobs[0].advance():
             self._jobs.popleft()
+
+    def _make_changes(self) -> None:
+        """Makes the changes that wait for nothing any more, and says to the steps what the next one waits for."""
+        while self._changes:
+            change = self._changes[0]
+            if change.left and not self._several:  # the other processes go on with it
+                self._changes.popleft()
+                self.asleep &= not change.last
+                continue
+            if change.restart:
+                change.restart = False
+                self.fenced(Rounds._restart)
+            if self._open or self._jobs if change.last else not self._steps.quiet:
+                break
+            self._changes.popleft()
+            change.make(self)
+        self._steps.hurried = bool(self._changes)
+        self.scheduler.holding = bool(self._changes) and not self._changes[0].last
+
+    def _restart(self) -> None:
+        try:
+            self._steps.restart()
+        finally:
+            self._keep_books()
 
     def _round(self) -> None:
         if self._stale:

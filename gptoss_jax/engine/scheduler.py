@@ -45,6 +45,9 @@ class Scheduler:
       sizes: of the engine.
       window: of sliding layers.
       reuse: whether prefixes are kept for later requests.
+
+    Attributes:
+      holding: only those are taken up that have been before; the others wait, however many slots are free.
     """
 
     def __init__(self, sizes: Sizes, *, window: int, reuse: bool):
@@ -55,7 +58,9 @@ class Scheduler:
         self.pages = [
             Pages(shard(i, sizes.full_pages), shard(i, sizes.ring_pages), window_blocks=blocks, reuse=reuse) for i in range(sizes.replicas)
         ]
-        self._waiting: list[tuple[tuple[int, int], Live]] = []  # a heap
+        self.holding = False
+        self._new: list[tuple[tuple[int, int], Live]] = []  # a heap of those that wait for the first time
+        self._again: list[tuple[tuple[int, int], Live]] = []  # and one of those that gave way
         self._gone = 0  # of those, the ones that have ended meanwhile
         self._reading: list[Live] = []
         self._ready: list[Live] = []
@@ -64,7 +69,7 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting) - self._gone
+        return len(self._new) + len(self._again) - self._gone
 
     @property
     def without_slot(self) -> int:
@@ -74,15 +79,20 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         """Whether somebody would take a slot that falls free."""
-        return bool(self.waiting or self._reading or self._ready)
+        return bool((self._again if self.holding else self.waiting) or self._reading or self._ready)
 
     @property
     def lives(self) -> list[Live]:
         """All that hold, or may hold, pages."""
         return [*self._reading, *self._ready, *self.running.values()]
 
+    @property
+    def begun(self) -> list[Live]:
+        """All that have been taken up, those too that gave way since."""
+        return [*self.lives, *self.parked, *(live for _, live in self._again if not live.ended)]
+
     def add(self, live: Live) -> None:
-        heapq.heappush(self._waiting, (live.rank, live))  # ranks differ
+        heapq.heappush(self._again if live.preempted else self._new, (live.rank, live))  # ranks differ
 
     def remove(self, live: Live) -> None:
         """Ends a request and gives back what it has."""
@@ -111,12 +121,20 @@ class Scheduler:
         del self.parked[live]
         self.add(live)
 
+    def restart(self, live: Live) -> None:
+        """Has a request that was taken up wait as if it had never been."""
+        self.parked.pop(live, None)
+        self._again = [pair for pair in self._again if pair[1] is not live]
+        heapq.heapify(self._again)
+        self._take_out(live)
+        live.restart()
+        self.add(live)
+
     def take_up(self) -> list[Live]:
         """Moves requests that wait to where their prompts are read: as many as there are slots for, and some ahead."""
         most = len(self._free_slots()) + ahead(self._sizes.slots, self._sizes.replicas) * self._sizes.replicas
         taken = []
-        while self._waiting and len(self._reading) + len(self._ready) < most:
-            _, live = heapq.heappop(self._waiting)
+        while len(self._reading) + len(self._ready) < most and (live := self._next()) is not None:
             if live.ended:
                 self._gone -= 1
                 continue
@@ -201,6 +219,11 @@ class Scheduler:
     @property
     def reading(self) -> int:
         return len(self._reading)
+
+    def _next(self) -> Live | None:
+        """The next to be taken up, which waits no more."""
+        heaps = [heap for heap in ([self._again] if self.holding else [self._again, self._new]) if heap]
+        return heapq.heappop(min(heaps))[1] if heaps else None
 
     def _free_slots(self) -> list[int]:
         """Slots without an owner, or whose owner ends for certain with what is in flight."""

@@ -42,6 +42,7 @@ class Steps:
       told: pieces of requests since this was last emptied; who ends with one has given back what it had.
       taken: requests that have been taken up since then.
       rest: seconds until another round does anything, if nobody asks or reads before; None for no end.
+      hurried: somebody waits until what was begun has ended: nobody stands still, whether read or not.
     """
 
     def __init__(self, programs: Programs, sizes: Sizes, *, window: int, reuse: bool, stats: Stats):
@@ -57,11 +58,15 @@ class Steps:
         self._step_seconds, self._told_of_numbers = 0.0, False
         self._held: dict[Live, float] = {}  # those that stand still in this round, and since when
         self.rest: float | None = 0.0
+        self.hurried = False
 
     def round(self) -> None:
         """Afterwards something has come, or more has been asked for."""
         self._pace()
-        self.taken += self.scheduler.take_up()
+        taken = self.scheduler.take_up()
+        for live in taken:
+            live.request.weights_version = self.programs.version
+        self.taken += taken
         progress = self._read()
         for live in self.scheduler.settle():
             self._dropped.discard(live.slot)
@@ -74,6 +79,23 @@ class Steps:
         self.rest = 0.0 if progress or self._asked else self._resting()
         while self._asked and (len(self._asked) > 1 or not progress or self._asked[-1].single):
             self._collect()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing that was begun is on its way, on the device neither."""
+        return not self._asked and not self.scheduler.begun
+
+    def restart(self) -> None:
+        """Has those begin anew of whom nobody has seen anything."""
+        while self._asked:
+            self._collect()
+        for live in [live for live in self.scheduler.begun if live.may_restart]:
+            if live.slot is not None:
+                self._dropped.add(live.slot)
+            if live.tokens:
+                self.told.append((live, Piece(live.request, [], [], [], None, anew=True)))
+            self._held.pop(live, None)
+            self.scheduler.restart(live)
 
     def end(self, live: Live, piece: Piece, *, known_to_device: bool = False) -> None:
         """A request's last piece."""
@@ -91,14 +113,14 @@ class Steps:
     def _pace(self) -> None:
         """Finds out who stands still in this round, and has those give way who have done so for long while others wait."""
         running, parked = self.scheduler.running.values(), self.scheduler.parked
-        paced = [] if self._several else [live for live in running if live.request.paced]
+        paced = [] if self._several or self.hurried else [live for live in running if live.request.paced]
         for live in (*paced, *parked):
             live.outlet.held = True  # before it is looked at how much was read: who reads more meanwhile says so
         before, now = self._held, self.programs.now() if paced else 0.0
         self._held = {live: before.get(live, now) for live in paced if live.outlet.unread + max(0, live.new) > 2 * self._share(live)}
         for live in paced:
             live.outlet.held = live in self._held
-        for live in [live for live in parked if not live.outlet.unread]:
+        for live in [live for live in parked if self.hurried or not live.outlet.unread]:
             live.outlet.held = False
             self.scheduler.unpark(live)
         for live, since in list(self._held.items()):
@@ -177,7 +199,8 @@ class Steps:
             ends = [live.left for live in running if live.left > 0]
             limit = max(LEAST_STEPS, min([BUSY_STEPS, *ends]))
         limit = min(limit, self._steps_in(_patience(running)))
-        paced = [] if self._several else [live for live in running if live.request.paced and live.left > 0]
+        pacing = not self._several and not self.hurried
+        paced = [live for live in running if live.request.paced and live.left > 0] if pacing else []
         return min([limit, *(self._share(live) + max(0, -live.new) for live in paced)])
 
     def _reserve(self, limit: int) -> bool:

@@ -12,7 +12,7 @@ import threading
 import weakref
 
 from gptoss_jax.engine.live import Live
-from gptoss_jax.engine.readers import Job, Outlet, deliver
+from gptoss_jax.engine.readers import Change, Job, Outlet, deliver
 from gptoss_jax.engine.rounds import Rounds
 
 Order = Callable[[Rounds], None]
@@ -44,6 +44,15 @@ class EngineThread:
     def do(self, job: Job) -> None:
         """Has a job done."""
         self._tell(lambda rounds: rounds.add_job(job))
+
+    def change(self, change: Change) -> None:
+        """Has a change made. Raises RuntimeError in the thread itself, which could not wait for it, and where the program ends."""
+        if self.ending or self._thread is threading.current_thread():
+            raise RuntimeError(
+                "an LLM is changed from a thread of its caller's, while the program runs; this is the engine's own thread, in which forms "
+                "are asked, or the program ends; do it elsewhere, or before."
+            )
+        self._tell(functools.partial(_change if self._freely else _change_now, change=change))
 
     def demand(self, outlet: Outlet) -> None:
         """Has a round made for a reader who waits, where the thread does not go on by itself."""
@@ -141,6 +150,17 @@ def _look(rounds: Rounds) -> None:
 def _step_for(rounds: Rounds, outlet: Outlet) -> None:
     rounds.step()
     rounds.nothing_for(outlet)
+
+
+def _change(rounds: Rounds, change: Change) -> None:
+    rounds.add_change(change)
+
+
+def _change_now(rounds: Rounds, change: Change) -> None:
+    """In step with the other processes: with whatever rounds it takes."""
+    rounds.add_change(change)
+    while not change.over:
+        rounds.step()
 
 
 def _work(inbox: SimpleQueue, owner: threading.Lock, reference: "weakref.ref[EngineThread]") -> None:

@@ -9,6 +9,7 @@ A weight's name is its place in `Params`: "embedding", "layers.3.attention.sinks
 from collections.abc import Iterable, Mapping, Sequence
 import difflib
 import fnmatch
+from typing import NoReturn
 
 import jax
 
@@ -33,7 +34,7 @@ def select(params: Params, patterns: str | Sequence[str]) -> dict[str, jax.Array
     leaves = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
     for pattern in patterns:
         if not fnmatch.filter(leaves, pattern):
-            _refuse(pattern, list(leaves))
+            refuse(pattern, list(leaves))
     return {name: leaf for name, leaf in leaves.items() if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
 
 
@@ -48,7 +49,7 @@ def substitute(params: Params, weights: Mapping[str, jax.Array]) -> Params:
     known = names(params)
     for name in weights:
         if name not in known:
-            _refuse(name, known)
+            refuse(name, known)
 
     def leaf(path, own):
         new = weights.get(_name(path), own)
@@ -63,6 +64,7 @@ def _name(path) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
-def _refuse(name: str, known: list[str]):
+def refuse(name: str, known: list[str]) -> NoReturn:
+    """Raises ValueError: there is no weight of that name; it says which are like it."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0)
     raise ValueError(f"no weight is named {quoted(name)}; similar names are {', '.join(near)}.")

@@ -118,7 +118,7 @@ def run(engine: Engine, sequences: Sequence[Sequence[int]], top: int = 0, *, com
     Raises:
       ValueError: token ids that `requests.check_prompt` refuses.
     """
-    engine.check_process()
+    engine.check_awake()
     for ids in sequences:
         engine.check(ids, room=0)
     told = {"sizes": engine.sizes, "cache_dtype": engine.programs.cache_dtype, "top": top}

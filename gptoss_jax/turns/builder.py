@@ -15,16 +15,25 @@ class Builder:
 
     def __init__(self, request: Request):
         self._request = request
+        self._begin()
+
+    def _begin(self) -> None:
+        """As if nothing had come."""
         self._tokens: list[int] = []
         self._logprobs: list[float] = []
         self._top: list[dict[int, float]] = []
         self._routes: list[np.ndarray] = []
+        self._version = None  # of the weights that drew the tokens
         self._reason, self._error = "cancelled", None  # it is, where no last piece ever comes
 
     def add(self, piece: Piece) -> list:
         """Takes the next tokens; returns what they complete. What goes wrong with that ends this request with finish reason "error"."""
         if self._error is not None:
             return []
+        if piece.anew and not self._request.cancelled:  # what was enough stays
+            self._begin()
+        if piece.tokens:
+            self._version = piece.weights_version
         self._reason = piece.finish_reason or self._reason
         self._routes += [] if piece.routes is None else [piece.routes]
         try:
@@ -66,6 +75,7 @@ class Builder:
         """Fields that every kind of result has."""
         routes = self._routes
         return self._said_of(0, len(self._tokens)) | {
+            "weights_version": self._request.weights_version if self._version is None else self._version,
             "routed_experts": np.concatenate(routes)[: len(self._request.prompt) + len(self._tokens) - 1] if routes else None,
         }
 

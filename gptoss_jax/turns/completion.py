@@ -26,6 +26,7 @@ class Completion:
         and of the answer was routed to in each layer, the largest gate's first; the answer's last token never goes through the model.
         None unless `LLM(routed_experts=True)`, and where no token came. Comparing completions leaves it out.
       error: what failed: the request's form, its numbers, or the engine; None where nothing did.
+      weights_version: of the weights that it comes from, see `LLM.update`; None where it was never taken up. Comparing leaves it out.
     """
 
     text: str
@@ -35,6 +36,7 @@ class Completion:
     finish_reason: FinishReason
     routed_experts: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
     error: str | None = None
+    weights_version: int | str | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +59,15 @@ class CompletionBuilder(Builder):
     """Adds up the pieces of a plain continuation and ends it at a stop string."""
 
     def __init__(self, request: Request, tokenizer: Tokenizer | None):
-        super().__init__(request)
         if request.sampling.stop and tokenizer is None:
             raise ValueError("stop strings need a tokenizer, and this checkpoint has none; use stop_token_ids.")
         self._tokenizer = tokenizer
-        self._stop, self._waiting = TextStop(request.sampling.stop), Waiting() if request.sampling.stop else None
+        super().__init__(request)
+
+    def _begin(self) -> None:
+        super()._begin()
+        stop = self._request.sampling.stop
+        self._stop, self._waiting = TextStop(stop), Waiting() if stop else None
         self._whole = self._told = 0  # tokens whose text is whole; those that pieces had
 
     def _add(self, piece: Piece) -> list[CompletionPiece]:

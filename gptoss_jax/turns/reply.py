@@ -69,7 +69,7 @@ class Reply:
       parsed: every message with its span of tokens; `parsed.problems` says what was malformed.
       said: its messages up to the stop string, if there is one: the last one's text ends before it, and its `content` with the last token
         that is part of that text.
-      routed_experts, error: as in `Completion`.
+      routed_experts, error, weights_version: as in `Completion`.
     """
 
     text: str
@@ -85,6 +85,7 @@ class Reply:
     said: tuple[harmony.Message, ...] = dataclasses.field(default=(), repr=False)
     routed_experts: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
     error: str | None = None
+    weights_version: int | str | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the reasoning to be unfolded, calls, the answer, and how it ended."""
@@ -106,17 +107,19 @@ class ReplyBuilder(Builder):
     """
 
     def __init__(self, request: Request, tokenizer: Tokenizer, continued: harmony.Continued | None = None, *, one_call: bool = False):
-        super().__init__(request)
-        self._tokenizer, self._continued = tokenizer, continued
+        self._tokenizer, self._continued, self._one_call = tokenizer, continued, one_call
         self._channel = None if continued is None else continued.channel
-        self._parser = harmony.StreamParser(tokenizer, channel=self._channel)
-        self._answer, self._waiting = TextStop(request.sampling.stop), Waiting()
+        super().__init__(request)
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._parser = harmony.StreamParser(self._tokenizer, channel=self._channel)
+        self._answer, self._waiting = TextStop(self._request.sampling.stop), Waiting()
         self._parts: list[_Part] = []  # of the next pieces
         self._before = 0  # characters of the answers before this one
         self._told = 0  # token that the next piece begins with
         self._cut: tuple[int, int, int] | None = None  # the message that a stop string ended, its characters, where its tokens end
-        self._one_call, self._enough = one_call, False
-        self._over = False
+        self._enough = self._over = False
 
     def _add(self, piece: Piece) -> list[ReplyPiece]:
         """What the tokens complete: a piece for each message."""

@@ -123,11 +123,12 @@ class _Program:
         return jax.jit(call, donate_argnums=self._donated).lower(*self._arrays)
 
     def of_trees(self, lowered: jax.stages.Lowered) -> Callable[[], Callable]:
-        """What compiles a program of flat arrays, to a function of trees."""
+        """What compiles a program of flat arrays, to a function of trees, which does not hold on to this one's arrays."""
+        result = self._result
 
         def compile() -> Callable:
             program = lowered.compile()
-            return lambda *arguments: jax.tree.unflatten(self._result, program(*jax.tree.leaves(arguments)))
+            return lambda *arguments: jax.tree.unflatten(result, program(*jax.tree.leaves(arguments)))
 
         return compile
 

@@ -4,20 +4,22 @@ Three programs of one shape each (`decode.read`, `decode.place`, `decode.decode_
 that nothing can be compiled later. Calls return before the device is done; only `fetch` waits.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 import threading
 import time
 from typing import Any
+import weakref
 
 import jax
 import numpy as np
 
 from gptoss_jax.bars import Bar
 from gptoss_jax.config import Config
-from gptoss_jax.engine.device import decode, lowered
+from gptoss_jax.engine.device import decode, lowered, scored, weights
 from gptoss_jax.engine.device.state import Blocks, Chunk, Orders, Row, State, init_state, make_rows, plain_orders
 from gptoss_jax.engine.sizes import STEPS, Sizes
+from gptoss_jax.model import named
 from gptoss_jax.model.cache import make_cache, pages_dtype
 from gptoss_jax.model.params import Params
 from gptoss_jax.parallel import sharding
@@ -38,6 +40,10 @@ class Programs:
       eos_token_ids: tokens that end every request without `ignore_eos`.
       cache_dtype: see `pages_dtype`.
       routed: whether the experts that tokens are routed to are reported; otherwise the programs are those of a model without that.
+
+    Attributes:
+      params: the weights that they are called with.
+      version: of these weights.
     """
 
     def __init__(
@@ -50,25 +56,64 @@ class Programs:
         cache_dtype: str | None = None,
         routed: bool = False,
     ):
-        self.params, self.config, self.sizes, self.eos_token_ids, self.routed = params, config, sizes, eos_token_ids, routed
+        self.params, self.config, self.sizes, self.eos_token_ids, self.routed = weights.held(params), config, sizes, eos_token_ids, routed
+        self.version: int | str = 0
+        self._number = 0  # of updates, or the last version that was one
         self.partition, self._place = params.partition, sharding.home(params.partition, params)
         self.cache_dtype = pages_dtype(cache_dtype, params.embedding.dtype)
         self._state: State | None = None
         self._compiled: dict[str, Callable] = {}
         self._constants: dict[str, jax.Array] = {}
-        self._preparing = threading.Lock()
+        self._preparing, self._dropped = threading.Lock(), False
+        _AWAKE.add(self)
 
     @property
     def ready(self) -> bool:
         return bool(self._compiled)
 
-    def prepare(self, *, progress: bool = False) -> None:
-        """Lowers every program, and compiles each in a thread of its own, if that has not been done; one caller does, others wait."""
+    def prepare(self, *, progress: bool = False, again: bool = False) -> None:
+        """Lowers every program, and compiles each in a thread of its own, if that has not been done; one caller does, others wait.
+
+        Args:
+          again: also where they were dropped; otherwise nothing is done then.
+        """
         if self.ready:
             return
         with self._preparing:
-            if not self.ready:
-                self._compile(progress)
+            if not self.ready and (again or not self._dropped):
+                try:
+                    self._compile(progress)
+                except BaseException:
+                    self._state, self._constants = None, {}
+                    raise
+                self._dropped = False
+                _AWAKE.add(self)
+
+    def drop(self) -> None:
+        """Gives back the state's memory and that of the programs, but for those that other engines run; see `prepare`."""
+        with self._preparing:
+            self._dropped, self._compiled, self._state, self._constants = True, {}, None, {}
+            for key, users in [pair for pair in _USERS.items() if self in pair[1]]:
+                users.discard(self)
+                if not users:
+                    _COMPILED.pop(key, None)
+            for function in (decode.read, decode.place, decode.decode_chunk):
+                function.clear_cache()  # jit's own hold on what was lowered, which nobody calls
+            _AWAKE.discard(self)
+            if not _AWAKE:
+                scored.score.clear_cache()
+
+    def swap(self, new: Mapping[str, jax.Array], version: int | str | None) -> int | str:
+        """Takes other weights from the next call on; returns their version.
+
+        Args:
+          new: by name, as `weights.prepared` returns them; the rest stay.
+          version: theirs; None is one more than the last number.
+        """
+        params = named.substitute(self.params, new)
+        self._number = version if isinstance(version, int) else self._number + 1
+        self.params, self.version = params, self._number if version is None else version
+        return self.version
 
     def renew(self) -> None:
         """Makes the state anew, after a failure: what programs had taken of the old one is lost."""
@@ -81,7 +126,7 @@ class Programs:
         bar = Bar(len(calls), shown=progress, desc="compiling", unit="program", leave=False)
         with bar, ThreadPoolExecutor(len(calls)) as pool:
             with sharding.at(self._place):
-                futures = {name: pool.submit(_lowered(self._state, *call)) for name, call in calls.items()}
+                futures = {name: pool.submit(_lowered(self, self._state, *call)) for name, call in calls.items()}
             for future in futures.values():
                 future.add_done_callback(lambda _: bar.update())
             self._compiled = {name: future.result() for name, future in futures.items()}
@@ -194,14 +239,17 @@ class Programs:
 
 
 _COMPILED: dict[Hashable, Callable] = {}  # as jit keeps what it has compiled: engines of one shape share their programs
+_USERS: dict[Hashable, "weakref.WeakSet[Programs]"] = {}  # of each, those that have not dropped it
+_AWAKE: "weakref.WeakSet[Programs]" = weakref.WeakSet()
 
 
-def _lowered(state: State, function: Callable, arguments: tuple, options: dict, result: Any) -> Callable[[], Callable]:
+def _lowered(programs: Programs, state: State, function: Callable, arguments: tuple, options: dict, result: Any) -> Callable[[], Callable]:
     """What compiles `function`, a jitted one that writes over the state, for arguments like these; or has done so before."""
     leaves, tree = jax.tree.flatten(arguments)
     values = tuple((x.shape, x.dtype, x.sharding) if isinstance(x, jax.Array) else x for x in leaves)
     key = (function, tree, values, *options.items(), lowered.flags(), dispatch.pretending())
-    if key in _COMPILED:
-        return lambda: _COMPILED[key]
+    _USERS.setdefault(key, weakref.WeakSet()).add(programs)
+    if (known := _COMPILED.get(key)) is not None:
+        return lambda: known
     compile = lowered.lower(function, arguments, options, donated=state, result=result)
     return lambda: _COMPILED.setdefault(key, compile())

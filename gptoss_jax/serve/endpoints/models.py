@@ -25,7 +25,7 @@ class Models:
 
     async def health(self, request: Request) -> Response:
         """200 while requests are answered. Raises Refused, 503, before and after."""
-        self._service.ready().engine.check_process()
+        self._service.ready().engine.check_awake()
         return wire.response({"status": "ok"})
 
     def _model(self) -> dict:
