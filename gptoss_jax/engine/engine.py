@@ -18,7 +18,7 @@ from gptoss_jax.engine.device.programs import ROOM, Programs
 from gptoss_jax.engine.live import Live
 from gptoss_jax.engine.metrics import Metrics
 from gptoss_jax.engine.readers import AsyncReader, Job, Outlet, Reader
-from gptoss_jax.engine.requests import Piece, Request, Stats, check_forced, check_prompt
+from gptoss_jax.engine.requests import Piece, Request, Stats, check_forced, check_offset, check_prompt
 from gptoss_jax.engine.rounds import Rounds
 from gptoss_jax.engine.scheduler import Scheduler
 from gptoss_jax.engine.sizes import CHUNK, CHUNK_CPU, sizes
@@ -42,7 +42,7 @@ class Engine:
       chunk: likewise; None is 2,048, or 128 on a CPU.
       prefix_reuse: keep prefixes of prompts for later requests, as long as there is room.
       cache_dtype: of keys and values: None for the params' own, or "float8_e4m3fn", which takes half the bytes of bfloat16.
-      routed_experts: report the experts that every token is routed to. No prefixes are kept then: their experts would not be known.
+      routed_experts: report the experts that every token is routed to; those of a kept prefix are kept with it, in the host's memory.
     """
 
     def __init__(
@@ -76,8 +76,7 @@ class Engine:
         room.check(params, config, self.sizes, pages_dtype(cache_dtype, params.embedding.dtype), ROOM)
         told = {"eos_token_ids": tuple(eos_token_ids), "cache_dtype": cache_dtype, "routed": routed_experts}
         self.programs = Programs(params, config, self.sizes, **told)
-        reuse = prefix_reuse and not routed_experts
-        self._rounds = Rounds(self.programs, self.sizes, window=config.sliding_window, reuse=reuse)
+        self._rounds = Rounds(self.programs, self.sizes, window=config.sliding_window, reuse=prefix_reuse)
         self._several = params.partition is not None and params.partition.processes > 1
         self._thread = EngineThread(self._rounds, freely=not self._several)
         self.changes = Changes(self.programs, self._rounds, self._thread, several=self._several)
@@ -194,8 +193,9 @@ class Engine:
         return job.result()
 
     def check_request(self, request: Request) -> None:
-        """Raises ValueError where a prompt, forced tokens or a sampling are not valid; see `check` and `requests.check_forced`."""
+        """Raises ValueError where a prompt, forced tokens, a sampling or what is to be reported are not valid; see `requests`."""
         self.check(request.prompt)
+        check_offset(request, routed=self.programs.routed)
         if request.forced is not None:
             check_forced(request, self.config, self.context)
         request.sampling.validate_for(self.config.vocab_size)

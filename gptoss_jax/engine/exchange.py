@@ -66,12 +66,13 @@ def orders(
 
 
 def note(reads: list[Routes], fetched: list[np.ndarray]) -> None:
-    """Writes down the experts of prompts with those whose they are."""
+    """Writes down the experts of prompts with those whose they are, and with the blocks that are kept."""
     for read, experts in zip(reads, fetched, strict=True):
         for row, live, block in read.rows:
-            if live.routes is None:
-                live.routes = np.zeros((len(live.prompt) - 1, *experts.shape[2:]), experts.dtype)
-            live.routes[block.start : block.start + block.count] = experts[row, : block.count]
+            own = experts[row, : block.count]
+            live.routes.note(block.start, own)
+            if block.kept is not None and block.kept.full is not None:
+                block.kept.routes = own.copy()
 
 
 def piece(live: Live, chunk: Chunk, slot: int, first: int, last: int, reason: FinishReason | None, error: str | None) -> Piece:
@@ -90,6 +91,8 @@ def _routes(live: Live, chunk: Chunk, slot: int, first: int, last: int) -> np.nd
     """Experts of the tokens that went through the model for those that a piece has: with the first piece the prompt's too."""
     if chunk.routes is None or first == last:
         return None
-    own = chunk.routes[slot, first:last]
-    prompt, live.routes = live.routes, None  # again known where it was read again
-    return own.copy() if live.tokens or prompt is None else np.concatenate([prompt, own])
+    own, prompt = chunk.routes[slot, first:last], live.routes.take()
+    if live.tokens:  # those of the prompt have been told
+        return own.copy()
+    own = own[max(0, live.request.routed_experts_from - len(live.prompt) + 1) :]
+    return own.copy() if prompt is None else np.concatenate([prompt, own])

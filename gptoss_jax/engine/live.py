@@ -8,20 +8,57 @@ from typing import Any
 
 import numpy as np
 
-from gptoss_jax.engine.pages import Pages, digests
+from gptoss_jax.engine.pages import Block, Pages, digests
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A block of a prompt that is to be read: tokens [page], of which `count` count, from position `start` on."""
+    """A block of a prompt that is to be read: tokens [page], of which `count` count, from position `start` on; as what it is kept."""
 
     tokens: np.ndarray
     count: int
     start: int
+    kept: Block | None = None
 
 
 Rows = list[tuple[int, "Live", Piece]]
 """Rows of a dispatch of prompts: whose each is, and which block of its prompt."""
+
+
+class PromptRoutes:
+    """The experts of a prompt's tokens first ... last - 1, [last - first, L, A], as far as they are known and not yet told."""
+
+    __slots__ = ("_first", "_kept", "_last", "_known")
+
+    def __init__(self, first: int, last: int):
+        self._first, self._last = first, last
+        self._known: np.ndarray | None = None
+        self._kept: list[tuple[int, Block]] = []  # blocks of prefixes by their first tokens: theirs are known once something is drawn
+
+    def note(self, start: int, experts: np.ndarray) -> None:
+        """Writes down those of the tokens from `start` on, [n, L, A]."""
+        begin, end = max(start, self._first), min(start + len(experts), self._last)
+        if begin >= end:
+            return
+        if self._known is None:
+            self._known = np.zeros((self._last - self._first, *experts.shape[1:]), experts.dtype)
+        self._known[begin - self._first : end - self._first] = experts[begin - start : end - start]
+
+    def share(self, start: int, block: Block) -> None:
+        """The tokens from `start` on are those of a block that is kept."""
+        self._kept.append((start, block))
+
+    def forget(self) -> None:
+        """The blocks may be lost from now on."""
+        self._kept.clear()
+
+    def take(self) -> np.ndarray | None:
+        """All of them, of a request of which something has been drawn; they are told with that."""
+        for start, block in self._kept:
+            self.note(start, block.routes)
+        self.forget()
+        known, self._known = self._known, None
+        return known
 
 
 class Times:
@@ -58,7 +95,7 @@ class Live:
         self.outlet = outlet
         self.page, self._window = page, window
         self.tokens: list[int] = []  # drawn so far
-        self.routes: np.ndarray | None = None  # [len(prompt) - 1, L, A] of the prompt, as far as they are known and not yet told
+        self.routes = PromptRoutes(request.routed_experts_from, len(prompt) - 1)
         self._forced = None if request.forced is None else [int(token) for token in request.forced]
         self.deadline: float | None = None
         self.queued = True  # until it is taken up for the first time
@@ -73,6 +110,7 @@ class Live:
         self._pages: Pages | None = None
         self._full: list[int] = []  # page of each block
         self._ring: dict[int, int] = {}  # page of each block that sliding layers still need
+        self.routes.forget()
         self.read = 0  # tokens of the prompt that are in the cache
         self.slot: int | None = None
         self.seen = 0  # tokens whose drawing since it was placed the host knows of
@@ -113,7 +151,7 @@ class Live:
 
     def next_piece(self, spare: int) -> Piece | None:
         """The next block to be read; None where nothing is left, or no page but the `spare` ones of each kind, which are for others."""
-        if self.unread == 0 or min(self._pages.full.available, self._pages.ring.available) <= spare:
+        if self.unread == 0 or self._pages.room <= spare:
             return None
         block, start = self.read // self.page, self.read
         full, ring = self._pages.take_full(), self._pages.take_ring()
@@ -121,11 +159,10 @@ class Live:
         self._ring[block] = ring
         count = min(self.page, self.unread)
         self.read += count
-        if count == self.page:
-            self._pages.keep(self._known()[block], full, ring)
+        kept = self._pages.keep(self._known()[block], full, ring) if count == self.page else None
         tokens = np.zeros(self.page, np.int32)
         tokens[:count] = self.prompt[start : start + count]
-        return Piece(tokens, count, start)
+        return Piece(tokens, count, start, kept)
 
     def drop_old(self, position: int) -> None:
         """Gives back pages of sliding layers that no query from `position` on sees."""
@@ -207,8 +244,10 @@ class Live:
         end = self._pages.longest(known, block)
         if end == block:
             return 0
-        full, ring = self._pages.share(known, block, end)
-        self._full += full
+        blocks, ring = self._pages.share(known, block, end)
+        for i, one in enumerate(blocks, block):
+            self._full.append(one.full)
+            self.routes.share(i * self.page, one)
         self._ring |= ring
         self.read = end * self.page
         self.drop_old(self.read)

@@ -16,11 +16,16 @@ import numpy as np
 
 @dataclasses.dataclass(eq=False, slots=True)
 class Block:
-    """A block of a prefix: its page in each pool, None where that has been given away."""
+    """A block of a prefix: its page in each pool, None where that has been given away.
+
+    `routes` are the experts of its tokens, [page, L, A], where these are reported, and as soon as the host knows them: what the dispatch
+    that computes it has found out is looked at with the first tokens that are drawn after it. They go with its page of full layers.
+    """
 
     digest: bytes
     full: int | None
     ring: int | None
+    routes: np.ndarray | None = None
 
 
 class Pool:
@@ -95,6 +100,11 @@ class Pages:
         self._window_blocks, self._reuse = window_blocks, reuse
         self._blocks: dict[bytes, Block] = {}
 
+    @property
+    def room(self) -> int:
+        """Blocks that there are pages for."""
+        return min(self.full.available, self.ring.available)
+
     def take_full(self) -> int | None:
         return self._take(self.full, "full")
 
@@ -115,20 +125,20 @@ class Pages:
             n -= 1
         return n
 
-    def share(self, digests: Sequence[bytes], first: int, last: int) -> tuple[list[int], dict[int, int]]:
-        """Pages of blocks first ... last - 1, which `longest` found, for one user more: full ones; the window's ring ones by block."""
+    def share(self, digests: Sequence[bytes], first: int, last: int) -> tuple[list[Block], dict[int, int]]:
+        """Blocks first ... last - 1, which `longest` found, for one user more of their full pages; the window's ring pages by block."""
         blocks = [self._blocks[digest] for digest in digests[first:last]]
         ring = {i: blocks[i - first].ring for i in range(max(first, last - self._window_blocks), last)}
         for block in reversed(blocks):  # a prefix's first block is the last to go
             self.full.share(block.full)
         for page in ring.values():
             self.ring.share(page)
-        return [block.full for block in blocks], ring
+        return blocks, ring
 
-    def keep(self, digest: bytes, full: int, ring: int) -> None:
-        """A block that its user has had computed, or will have before anything that is dispatched from now on."""
+    def keep(self, digest: bytes, full: int, ring: int) -> Block | None:
+        """A block that its user has had computed, or will have before anything that is dispatched from now on; None if none are kept."""
         if not self._reuse:
-            return
+            return None
         block = self._blocks.get(digest)
         if block is None:
             block = self._blocks[digest] = Block(digest, None, None)
@@ -138,6 +148,7 @@ class Pages:
         if block.ring is None:
             block.ring = ring
             self.ring.belongs(ring, block)
+        return block
 
     def forget(self) -> None:
         """Drops all kept prefixes. To be called where nobody has pages: whoever has some would keep blocks of before."""
@@ -152,6 +163,8 @@ class Pages:
         page, lost = taken
         if lost is not None:
             setattr(lost, kind, None)
+            if lost.full is None:
+                lost.routes = None
             if lost.full is None and lost.ring is None:
                 del self._blocks[lost.digest]
         return page

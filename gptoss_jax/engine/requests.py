@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import numbers
 from typing import Literal, Protocol
 
 import numpy as np
@@ -49,6 +50,7 @@ class Request:
       forced: tokens that are taken, all of them, as if they had been drawn; None to draw. The request ends with the last one, "length".
       cancelled_for: what it is counted as, if it is cancelled: "stop" where all that was wanted of it had come. To be set before.
       weights_version: of the weights that it is answered with; None until it is taken up. The engine says so.
+      routed_experts_from: tokens of the prompt, its first ones, whose experts are known already: those that are told begin behind them.
       salt: what else its keys and values depend on beside its tokens; prefixes are shared among requests of one salt only.
       cached_tokens: of the prompt, those that were found in kept prefixes when it was read for the first time. The engine says so.
     """
@@ -63,6 +65,7 @@ class Request:
     constraint: Constraint | None = None
     forced: Sequence[int] | None = None
     cancelled_for: FinishReason = "cancelled"
+    routed_experts_from: int = 0
     salt: bytes = b""
     weights_version: int | str | None = None
     cached_tokens: int = 0
@@ -83,7 +86,7 @@ class Piece:
     logprobs: list[float]  # natural log, one per token
     top_logprobs: list[dict[int, float]]  # one per token; the most probable ids, empty if not asked for
     finish_reason: FinishReason | None
-    routes: np.ndarray | None = None  # [n, L, A] experts of the next n tokens that went through the model, those of the prompt first
+    routes: np.ndarray | None = None  # [n, L, A] experts of the next n tokens that went through the model, from `routed_experts_from` on
     error: str | None = None
     anew: bool = False
     weights_version: int | str | None = None  # of the weights that drew the tokens
@@ -147,6 +150,21 @@ def check_forced(request: Request, config: Config, context: int) -> None:
         raise ValueError(
             "forced tokens are all taken, so that nothing may end or mask a request with them; got a sampling that stops, or a constraint; "
             "pass ignore_eos=True, no stop_token_ids and no constraint."
+        )
+
+
+def check_offset(request: Request, *, routed: bool) -> None:
+    """Raises ValueError where the experts of a request's tokens cannot be told from where it says; `routed`: the engine reports them."""
+    start, most = request.routed_experts_from, len(request.prompt)
+    if isinstance(start, bool) or not isinstance(start, numbers.Integral) or not 0 <= start <= most:
+        raise ValueError(
+            f"routed_experts_from must be a whole number from 0 to the prompt's {most:,} tokens; got {quoted(start, 40)}; pass as many as "
+            "have known experts, the length of the turn before's routed_experts."
+        )
+    if start and not routed:
+        raise ValueError(
+            f"routed_experts_from needs an LLM that reports experts; got {quoted(start, 40)}; make it with routed_experts=True, or leave "
+            "routed_experts_from out."
         )
 
 

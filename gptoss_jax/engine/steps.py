@@ -74,7 +74,7 @@ class Steps:
             self.programs.place(live.slot, live.request.sampling, live.seed, live.prompt, pauses, live.budget)
         progress |= self._decode()
         if not progress and not self._asked and self.scheduler.reading:
-            self._preempt(self._held_in() or self.scheduler.last())  # readers hold each other up
+            self._make_room()
             progress = True
         self.rest = 0.0 if progress or self._asked else self._resting()
         while self._asked and (len(self._asked) > 1 or not progress or self._asked[-1].single):
@@ -158,7 +158,7 @@ class Steps:
             self._stats.computed += reading.computed
             self._stats.reused += reading.reused
             if reading.blocks is None:
-                return i > 0 or reading.reused > 0
+                return i > 0  # what was only found in kept prefixes may be taken away again, and found again, for ever
             experts = self.programs.read(*reading.blocks)
             if experts is not None:
                 self._reads.append(Routes(experts, reading.rows))
@@ -202,6 +202,16 @@ class Steps:
         pacing = not self._several and not self.hurried
         paced = [live for live in running if live.request.paced and live.left > 0] if pacing else []
         return min([limit, *(self._share(live) + max(0, -live.new) for live in paced)])
+
+    def _make_room(self) -> None:
+        """Has those give way who hold each other up while they are read: as many as it takes, for what they hold may be others' too."""
+        while self.scheduler.reading:
+            live = self._held_in() or self.scheduler.last()
+            pages = self.scheduler.pages[live.shard]
+            before = pages.room
+            self._preempt(live)
+            if pages.room > before:
+                return
 
     def _reserve(self, limit: int) -> bool:
         """Sees to pages for the next steps of all slots, if need be by taking them from those that come last."""

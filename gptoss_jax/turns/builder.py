@@ -73,10 +73,11 @@ class Builder:
 
     def _numbers(self) -> dict:
         """Fields that every kind of result has."""
-        routes = self._routes
+        routes, request = self._routes, self._request
+        known = len(request.prompt) - request.routed_experts_from + len(self._tokens) - 1
         return self._said_of(0, len(self._tokens)) | {
-            "weights_version": self._request.weights_version if self._version is None else self._version,
-            "routed_experts": np.concatenate(routes)[: len(self._request.prompt) + len(self._tokens) - 1] if routes else None,
+            "weights_version": request.weights_version if self._version is None else self._version,
+            "routed_experts": np.concatenate(routes)[:known] if routes else None,
         }
 
     def _said_of(self, begin: int, end: int) -> dict:

@@ -24,7 +24,8 @@ class Completion:
         the time limit, "error" where something failed, "cancelled" where it was left: then this is what came before.
       routed_experts: [len(prompt) + len(tokens) - 1, L, A] uint8, uint16 for more than 256 experts: those that each token of the prompt
         and of the answer was routed to in each layer, the largest gate's first; the answer's last token never goes through the model.
-        None unless `LLM(routed_experts=True)`, and where no token came. Comparing completions leaves it out.
+        Where `routed_experts_from` was given, so many fewer: those of the prompt's first tokens are left out. None unless
+        `LLM(routed_experts=True)`, and where no token came. Comparing completions leaves it out.
       error: what failed: the request's form, its numbers, or the engine; None where nothing did.
       weights_version: of the weights that it comes from, see `LLM.update`; None where it was never taken up. Comparing leaves it out.
     """

@@ -92,6 +92,22 @@ def test_they_survive_preemption_in_the_middle_of_an_answer(monkeypatch):
 
 
 @pytest.mark.thorough
+def test_conversations_that_share_beginnings_have_the_experts_of_an_llm_that_keeps_nothing():
+    """In a cache so small that pages are lost and found again; asked for from somewhere in each prompt, and replayed in a plain pass."""
+    rng, beginnings = np.random.default_rng(5), [draw(140, seed) for seed in range(3)]
+    prompts = [beginnings[i % 3][: rng.integers(60, 140)] + draw(int(rng.integers(1, 9)), i) for i in range(24)]
+    sampling = gj.Sampling(temperature=1, seed=3, max_tokens=30, ignore_eos=True, logprobs=0)
+    kept, plain = small(cache_tokens=2 * CONTEXT), small(prefix_reuse=False)
+    wanted = plain.generate(prompts, sampling)
+    assert kept.generate(prompts, sampling) == wanted and kept.engine.stats.reused > 0 == plain.engine.stats.reused
+    tasks = [gj.Task(key=i, prompt=p, sampling=sampling, routed_experts_from=int(rng.integers(0, len(p) + 1))) for i, p in enumerate(prompts)]
+    for outcome in kept.run(tasks):
+        [one], whole = outcome.answers, wanted[outcome.task.key].routed_experts
+        np.testing.assert_array_equal(one.routed_experts, whole[outcome.task.routed_experts_from :])
+    check(kept.model, prompts[23], wanted[23])
+
+
+@pytest.mark.thorough
 def test_tokens_and_log_probabilities_are_those_without():
     """On a CPU, with experts as `load` leaves them there."""
     for dtype in ("float32", "bfloat16"):
@@ -113,7 +129,7 @@ def test_in_replays_and_samples_and_streams_of_tasks():
     tasks = [gj.Task(key=i, prompt=p, sampling=s) for i, (p, s) in enumerate(zip(PROMPTS, SAMPLINGS, strict=True))]
     for outcome in llm.run(tasks):
         np.testing.assert_array_equal(outcome.answers[0].routed_experts, done[outcome.task.key].routed_experts)
-    assert llm.engine.stats.reused == 0, "the experts of a kept prefix would not be known"
+    assert llm.engine.stats.reused > 0, "the experts of a kept prefix are kept with it"
 
 
 def test_pieces_that_come_one_by_one():
