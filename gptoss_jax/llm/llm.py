@@ -34,9 +34,9 @@ class LLM(Asking, Living):
       cache_tokens: tokens that the cache holds, all requests and kept prefixes together; None for `slots` full contexts.
       prefix_reuse: compute what prompts begin with in common once, and keep it for later ones as long as there is room.
       cache_dtype: of keys and values: None for the weights' own, or "float8_e4m3fn": half of bfloat16's bytes, less exact; no kernels yet.
-      routed_experts: report with every Completion and Reply the experts that each token was routed to. Prefixes are not kept then, whatever
-        `prefix_reuse` says, and on a Hopper decode steps take more launches. Log-probabilities are promised to the bit only between
-        LLMs of the same setting.
+      routed_experts: report with every Completion and Reply the experts that each token was routed to. Those of a kept prefix are kept
+        with it in the host's memory; on a Hopper decode steps take more launches. Log-probabilities are promised to the bit only
+        between LLMs of the same setting.
 
     Raises:
       ValueError, FileNotFoundError: as `load`; an option is out of range; or params lie on several devices without a mesh.
@@ -90,6 +90,7 @@ class LLM(Asking, Living):
         response_format: Mapping | None = None,
         priority: int = 0,
         time_limit: float | None = None,
+        routed_experts_from: int = 0,
     ) -> Completion | list[Completion] | list[list[Completion]]:
         """Continues plain text or token ids, with no chat format.
 
@@ -100,6 +101,8 @@ class LLM(Asking, Living):
           response_format: what each continuation must be like, see `gptoss_jax.grammar.for_text`.
           priority: of requests that wait, also those of other calls, the lowest come first.
           time_limit: seconds from now, those of waiting too, until the continuations end with what they have.
+          routed_experts_from: tokens of each prompt, its first ones, whose experts are known already, from the turn before say: the
+            `routed_experts` that are reported begin behind them. For `LLM(routed_experts=True)`.
 
         Returns:
           A Completion, or for a list of prompts a list of them in the same order; lists of `n` in their places where n is above 1. What
@@ -110,6 +113,7 @@ class LLM(Asking, Living):
             as prompts; or an option is out of its range.
         """
         options = {"n": n, "response_format": response_format, "priority": priority, "time_limit": time_limit}
+        options |= {"routed_experts_from": routed_experts_from}
         jobs = tasks.Jobs(self, prompts, sampling, options)
         for piece in self.engine.run(jobs.requests):
             jobs.add(piece)
@@ -128,6 +132,7 @@ class LLM(Asking, Living):
         response_format: Mapping | None = None,
         priority: int = 0,
         time_limit: float | None = None,
+        routed_experts_from: int = 0,
         **options,
     ) -> Reply:
         """The assistant's next turn.
@@ -145,7 +150,7 @@ class LLM(Asking, Living):
           parallel_tool_calls: False ends the turn with its first call, also where the model's format is broken and more could follow.
           response_format: what the answer must be like, in OpenAI's form: {"type": "json_schema", "json_schema": {"name": ..., "schema":
             ...}}, {"type": "json_object"}; or {"type": "regex", "regex": ...}, {"type": "choice", "choices": [...]}. Reasoning stays free.
-          priority, time_limit: as for `generate`.
+          priority, time_limit, routed_experts_from: as for `generate`.
           **options: instructions, current_date, knowledge_cutoff, model_identity of `harmony.to_conversation`; continue_final_message
             of `harmony.render`, for a turn that messages begin.
 
@@ -156,6 +161,7 @@ class LLM(Asking, Living):
         """
         called = {"tools": tools, "tool_choice": tool_choice, "parallel_tool_calls": parallel_tool_calls}
         how = {"reasoning_effort": reasoning_effort, "response_format": response_format, "priority": priority, "time_limit": time_limit}
+        how |= {"routed_experts_from": routed_experts_from}
         job = tasks.begin(self, task.chat(messages, sampling, **called, **how, **options))
         for piece in self.engine.run(job.requests):
             job.add(piece)

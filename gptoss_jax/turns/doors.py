@@ -10,6 +10,8 @@ from gptoss_jax.sampling.options import Sampling
 
 _OWN = ("tokenizer", "messages", "reasoning_effort", "tools")  # of a chat, which has them itself
 _TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
+_OF_ALL = ("response_format", "priority", "time_limit", "routed_experts_from")
+_OF_LLM = ("slots", "context", "chunk", "cache_tokens", "prefix_reuse", "routed_experts")
 FURTHER = tuple(
     name
     for name, one in (inspect.signature(harmony.render).parameters | inspect.signature(harmony.to_conversation).parameters).items()
@@ -21,8 +23,8 @@ _SAMPLING = {field.name: "it is an option of Sampling: pass sampling=Sampling({n
 ELSEWHERE = {
     **dict.fromkeys(("messages", "reasoning_effort", *_TOOLS, *FURTHER), "{name} is an argument of chat and stream"),
     **dict.fromkeys(("prompt", "prompts"), "a prompt is what generate takes"),
-    **dict.fromkeys(("response_format", "priority", "time_limit"), "{name} is an argument of chat, stream and generate"),
-    **dict.fromkeys(("slots", "context", "chunk", "cache_tokens", "prefix_reuse"), "{name} is an argument of LLM: make it with that"),
+    **dict.fromkeys(_OF_ALL, "{name} is an argument of chat, stream and generate"),
+    **dict.fromkeys(_OF_LLM, "{name} is an argument of LLM: make it with that"),
     **dict.fromkeys(("mesh", "dtype", "experts", "verify", "kernels"), "it is an argument of load: LLM(load(..., {name}={value}))"),
     "n": "n is an argument of generate, and for several answers to a conversation a field of Task",
     "stream": "call stream, or astream, which give a turn piece by piece",

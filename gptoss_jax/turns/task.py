@@ -35,6 +35,7 @@ class Task:
       n: how many answers. Those after the first have the seeds after `sampling.seed`.
       priority: of the tasks that wait, those with the lowest come first.
       time_limit: seconds from when the task is asked for, those of waiting too, until it is ended with what it has; None for no limit.
+      routed_experts_from: tokens of its prompt whose experts are known already, as for `LLM.generate`.
     """
 
     key: Any = None
@@ -44,6 +45,7 @@ class Task:
     n: int = 1
     priority: int = 0
     time_limit: float | None = None
+    routed_experts_from: int = 0
     reasoning_effort: str = "medium"
     tools: Sequence[Mapping] | None = None
     tool_choice: str | Mapping | None = None
@@ -88,6 +90,7 @@ def chat(
     response_format: Mapping | None = None,
     priority: int = 0,
     time_limit: float | None = None,
+    routed_experts_from: int = 0,
     **options,
 ) -> Task:
     """The task that the arguments of `LLM.chat` stand for."""
@@ -95,6 +98,7 @@ def chat(
         raise ValueError('messages must be a list of messages or a string; got None; pass [{"role": "user", "content": "..."}].')
     called = {"tools": tools, "tool_choice": tool_choice, "parallel_tool_calls": parallel_tool_calls}
     how = {"reasoning_effort": reasoning_effort, "response_format": response_format, "priority": priority, "time_limit": time_limit}
+    how |= {"routed_experts_from": routed_experts_from}
     return Task(messages=messages, sampling=sampling_of(sampling), options=options, **called, **how)
 
 

@@ -33,6 +33,11 @@ def small(**options):
 
 
 @functools.cache
+def nano():
+    return gj.LLM(gj.load("nano", dtype="float32", progress=False), slots=2, context=512, routed_experts=True)
+
+
+@functools.cache
 def answers():
     return small().generate(PROMPTS, SAMPLINGS)
 
@@ -97,11 +102,12 @@ def test_conversations_that_share_beginnings_have_the_experts_of_an_llm_that_kee
     rng, beginnings = np.random.default_rng(5), [draw(140, seed) for seed in range(3)]
     prompts = [beginnings[i % 3][: rng.integers(60, 140)] + draw(int(rng.integers(1, 9)), i) for i in range(24)]
     sampling = gj.Sampling(temperature=1, seed=3, max_tokens=30, ignore_eos=True, logprobs=0)
-    kept, plain = small(cache_tokens=2 * CONTEXT), small(prefix_reuse=False)
+    kept, plain = small(cache_tokens=CONTEXT), small(prefix_reuse=False)
     wanted = plain.generate(prompts, sampling)
     assert kept.generate(prompts, sampling) == wanted and kept.engine.stats.reused > 0 == plain.engine.stats.reused
-    tasks = [gj.Task(key=i, prompt=p, sampling=sampling, routed_experts_from=int(rng.integers(0, len(p) + 1))) for i, p in enumerate(prompts)]
-    for outcome in kept.run(tasks):
+    starts = [int(rng.integers(0, len(p) + 1)) for p in prompts]
+    each = zip(prompts, starts, strict=True)
+    for outcome in kept.run(gj.Task(key=i, prompt=p, sampling=sampling, routed_experts_from=n) for i, (p, n) in enumerate(each)):
         [one], whole = outcome.answers, wanted[outcome.task.key].routed_experts
         np.testing.assert_array_equal(one.routed_experts, whole[outcome.task.routed_experts_from :])
     check(kept.model, prompts[23], wanted[23])
@@ -151,8 +157,7 @@ def test_on_a_mesh():
 
 @pytest.mark.thorough
 def test_a_turn_and_one_that_a_stop_string_or_a_clock_ends():
-    llm = gj.LLM(gj.load("nano", dtype="float32", progress=False), slots=2, context=512, routed_experts=True)
-    asked, options = "What is 27 + 58?", {"reasoning_effort": "low", "current_date": "2025-06-28"}
+    llm, asked, options = nano(), "What is 27 + 58?", {"reasoning_effort": "low", "current_date": "2025-06-28"}
     greedy = gj.Sampling(temperature=0, max_tokens=200)
     prompt = llm.render(asked, **options)
     reply = llm.chat(asked, greedy, **options)
@@ -173,3 +178,25 @@ def test_a_turn_and_one_that_a_stop_string_or_a_clock_ends():
 @pytest.mark.parametrize("experts, dtype", [(32, "uint8"), (256, "uint8"), (257, "uint16")])
 def test_the_dtype_holds_every_expert(experts, dtype):
     assert routes_dtype(dataclasses.replace(gj.TINY, num_local_experts=experts)) == dtype
+
+
+@pytest.mark.thorough
+def test_a_turn_whose_prompt_s_beginning_is_known_tells_the_rest():
+    llm, asked, options = nano(), "What is 27 + 58?", {"reasoning_effort": "low", "instructions": "Answer with a number. " * 9}
+    greedy = gj.Sampling(temperature=0, max_tokens=200)
+    prompt, reply = llm.render(asked, **options), llm.chat(asked, greedy, **options)
+    further = [{"role": "user", "content": asked}, *reply.messages, {"role": "user", "content": "And 3 + 4?"}]
+    known = next(i for i, (a, b) in enumerate(zip(prompt + list(reply.tokens), llm.render(further, **options), strict=False)) if a != b)
+    whole = llm.chat(further, greedy, **options)
+    for start in (0, known, len(llm.render(further, **options))):
+        later = llm.chat(further, greedy, routed_experts_from=start, **options)
+        assert later == whole and llm.engine.stats.reused > 0
+        np.testing.assert_array_equal(later.routed_experts, whole.routed_experts[start:])
+    np.testing.assert_array_equal(whole.routed_experts[:known], reply.routed_experts[:known])
+    stream = llm.stream(further, greedy, routed_experts_from=known, **options)
+    list(stream)
+    np.testing.assert_array_equal(stream.reply.routed_experts, whole.routed_experts[known:])
+    [outcome] = llm.run([gj.Task(messages=asked, routed_experts_from=9999)])
+    assert outcome.error.startswith("routed_experts_from must be a whole number from 0 to the prompt's") and not outcome.failed
+    with pytest.raises(ValueError, match="^routed_experts_from needs an LLM that reports experts; got 1; make it with routed_experts=True"):
+        gj.LLM(llm.model, slots=2, context=512).generate("a b", routed_experts_from=1)
