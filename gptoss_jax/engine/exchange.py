@@ -1,6 +1,8 @@
 """What goes to the device with decode steps and what comes back of them, slot by slot."""
 
+from collections.abc import Iterable
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ from gptoss_jax.engine.device.state import Chunk
 from gptoss_jax.engine.live import Live, Rows
 from gptoss_jax.engine.requests import FinishReason, Piece
 from gptoss_jax.engine.sizes import STEPS
+from gptoss_jax.sampling.reported import Processed, Sampled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +36,7 @@ class Asked:
     reads: list[Routes]  # of prompts that were read before these steps, and are looked at with them
 
 
-def orders(
-    running: dict[int, Live], limit: int, slots: int, *, dropped: list[int], held: list[int], allowed: np.ndarray
-) -> dict[str, Any]:
+def orders(running: dict[int, Live], limit: int, slots: int, *, dropped: list[int], held: list[int], allowed: np.ndarray) -> dict[str, Any]:
     """What `Programs.draw` is told of the slots, by name; see `state.Orders`.
 
     Args:
@@ -75,16 +76,46 @@ def note(reads: list[Routes], fetched: list[np.ndarray]) -> None:
                 block.kept.routes = own.copy()
 
 
+def needed(chunk: Chunk, owners: Iterable[Live]) -> Chunk:
+    """A chunk without the numbers that none of these asked for: they need not come from the device."""
+    asked = [live.request.sampling for live in owners]
+    ranked, given = any(one.ranked for one in asked), any(one.logprob_token_ids for one in asked)
+    processed = any(one.processed_logprobs is not None for one in asked)
+    drawn = chunk.sampled
+    top = {} if ranked else {"top_tokens": None, "top_logprobs": None}
+    rest = {"given_logprobs": drawn.given_logprobs if given else None, "processed": drawn.processed if processed else None}
+    return chunk.replace(sampled=drawn.replace(**top, **rest))
+
+
 def piece(live: Live, chunk: Chunk, slot: int, first: int, last: int, reason: FinishReason | None, error: str | None) -> Piece:
     """Tokens first ... last - 1 that a chunk holds for a request, and whether it ends with them."""
-    drawn, asked = chunk.sampled, live.request.sampling.logprobs or 0
-    top: list[dict[int, float]] = [{}] * (last - first)
-    if asked:
-        rows = zip(drawn.top_tokens[slot, first:last, :asked].tolist(), drawn.top_logprobs[slot, first:last, :asked].tolist(), strict=True)
-        top = [dict(zip(ids, values, strict=True)) for ids, values in rows]
-    tokens, logprobs = (all[slot, first:last].tolist() for all in (drawn.tokens, drawn.logprobs))
+    drawn, asked, at = chunk.sampled, live.request.sampling, (slot, slice(first, last))
+    top: list[dict[int, float]] = _top(drawn, at, asked.logprobs) if asked.logprobs else [{}] * (last - first)
+    tokens, logprobs = (all[at].tolist() for all in (drawn.tokens, drawn.logprobs))
     routes, version = _routes(live, chunk, slot, first, last), live.request.weights_version
-    return Piece(live.request, tokens, logprobs, top, reason, routes, error, weights_version=version)
+    out = Piece(live.request, tokens, logprobs, top, reason, routes, error, weights_version=version)
+    return dataclasses.replace(out, **_beside(live, drawn, at)) if asked.logprob_token_ids or asked.processed_logprobs is not None else out
+
+
+def _beside(live: Live, drawn: Sampled, at: tuple[int, slice]) -> dict[str, list]:
+    """Log-probabilities beside the usual ones, as a piece has them."""
+    asked, out = live.request.sampling, {}
+    if ids := asked.logprob_token_ids:
+        out["given_logprobs"] = [dict(zip(ids, row, strict=True)) for row in drawn.given_logprobs[at][:, : len(ids)].tolist()]
+    if (count := asked.processed_logprobs) is not None:
+        own = drawn if asked.plain and live.request.constraint is None else drawn.processed  # the model's own, to the bit
+        out["processed_logprobs"] = own.logprobs[at].tolist()
+        if count:
+            out["top_processed_logprobs"] = _top(own, at, count, drawable=own is not drawn)
+    return out
+
+
+def _top(found: Sampled | Processed, at: tuple[int, slice], count: int, *, drawable: bool = False) -> list[dict[int, float]]:
+    """The most probable tokens of each step; with `drawable` none that cannot be drawn."""
+    rows = zip(found.top_tokens[at][:, :count].tolist(), found.top_logprobs[at][:, :count].tolist(), strict=True)
+    if drawable:
+        return [{token: value for token, value in zip(ids, values, strict=True) if value > -math.inf} for ids, values in rows]
+    return [dict(zip(ids, values, strict=True)) for ids, values in rows]
 
 
 def _routes(live: Live, chunk: Chunk, slot: int, first: int, last: int) -> np.ndarray | None:

@@ -77,8 +77,9 @@ class Piece:
 
     It ends with "stop" at a stop token, which is its last token, with "length" at max_tokens or at the end of the context, with "timeout"
     at its time limit, with "cancelled" where that was asked for, and with "error" where it, or the engine, failed: then `error` says why.
-    Log-probabilities are under the model's own distribution: before bias, penalties, temperature, filters and masks.
     One that is `anew` has no tokens: those before it count no more, and the request begins again from its prompt.
+    Log-probabilities are under the model's own distribution: before bias, penalties, temperature, filters and masks; those that are
+    processed under the one that tokens were drawn from, after all that.
     """
 
     request: Request
@@ -90,6 +91,9 @@ class Piece:
     error: str | None = None
     anew: bool = False
     weights_version: int | str | None = None  # of the weights that drew the tokens
+    given_logprobs: list[dict[int, float]] | None = None  # one per token; of the ids that were given
+    processed_logprobs: list[float] | None = None  # one per token
+    top_processed_logprobs: list[dict[int, float]] | None = None  # one per token; the most probable ids, of those that could be drawn
 
 
 @dataclasses.dataclass

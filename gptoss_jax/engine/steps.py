@@ -227,7 +227,8 @@ class Steps:
     def _collect(self) -> None:
         """Takes in what the oldest steps that were asked for have drawn."""
         asked = self._asked.popleft()
-        chunk, experts = self.programs.fetch((asked.chunk, [read.experts for read in asked.reads]))
+        wanted = exchange.needed(asked.chunk, asked.owners.values())
+        chunk, experts = self.programs.fetch((wanted, [read.experts for read in asked.reads]))
         exchange.note(asked.reads, experts)
         count = chunk.count.tolist()
         steps = max(count)

@@ -5,26 +5,17 @@ row asks for is skipped by `lax.cond`. Token ids in, token ids out: knows no tok
 """
 
 from collections.abc import Callable
+import functools
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
-from gptoss_jax.parallel.sharding import Partition, constrain, gathered, local
-from gptoss_jax.sampling import filters
+from gptoss_jax.parallel.sharding import Partition, constrain
+from gptoss_jax.sampling import filters, reported
+from gptoss_jax.sampling.reported import Processed, Sampled, given_logprobs, most_probable
 from gptoss_jax.sampling.state import SamplingState
 
 _MOST = float(jnp.finfo(jnp.float32).max)
-
-
-@flax.struct.dataclass
-class Sampled:
-    """The tokens of one step. Log-probabilities are natural logs under the model's own distribution."""
-
-    tokens: jax.Array  # [B] int32
-    logprobs: jax.Array  # [B] f32
-    top_tokens: jax.Array  # [B, n] int32, most probable first
-    top_logprobs: jax.Array  # [B, n] f32
 
 
 def sample(
@@ -49,7 +40,8 @@ def sample(
     6. where a token is forced, it is the one.
 
     A draw depends on the row's logits, settings, seed and position alone: not on the batch's size, order or other rows.
-    Log-probabilities are those of the model: of the logits as given, before any of the above.
+    Log-probabilities are those of the model: of the logits as given, before any of the above. Those that are processed are those of step
+    5, a forced token's too; a row that draws from the logits as given has numbers there that are not those of the model to the bit.
 
     Args:
         logits: The model's. A row in which one is not finite (`finite`) gets some token of the vocabulary, which means nothing.
@@ -58,7 +50,8 @@ def sample(
         allowed: Token i is bit i % 32 of word i // 32. At least one token of every masked row must be.
         masked: Rows that `allowed` is for.
         forced: Tokens to take whatever would be drawn; -1 for none.
-        top_logprobs: Static. How many of the most probable tokens to report; zeros where no row of the batch asks for them.
+        top_logprobs: Static. How many of the most probable tokens to report; zeros where no row of the batch asks for them, as for given
+            tokens. What is processed means nothing there.
         partition: How logits and state lie on a mesh. Each device looks at its part of the vocabulary; parts are never gathered.
     """
     import chex
@@ -76,23 +69,22 @@ def sample(
         left = _choose(partition, jnp.any(masked), lambda: jnp.where(_bits(allowed, masked, logits), logits, -jnp.inf), lambda: logits)
     adjusted = _choose(partition, adjusts, lambda: _adjust(left, state), lambda: left)
     likeliest = jnp.argmax(adjusted, axis=-1).astype(jnp.int32)
-    tokens = jax.lax.cond(
+    tokens, processed = jax.lax.cond(
         jnp.any(state.temperature > 0),
-        lambda: jnp.where(state.temperature > 0, _draw(adjusted, state, positions, partition), likeliest),
-        lambda: likeliest,
+        lambda: _drawn(adjusted, likeliest, forced, state, positions, top_logprobs, partition),
+        lambda: _taken(likeliest, forced, min(top_logprobs, logits.shape[1])),
     )
-    if forced is not None:
-        tokens = jnp.where(forced >= 0, forced, tokens)
     log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)  # [B, 1]
-    nothing = (jnp.zeros((len(logits), top_logprobs), jnp.float32), jnp.zeros((len(logits), top_logprobs), jnp.int32))
-    whole = lambda found: tuple(constrain(partition, x, ("batch", None)) for x in found)
-    ranked = lambda: whole(most_probable(logits, log_total, top_logprobs, partition))
-    best, best_tokens = jax.lax.cond(jnp.any(state.ranked), ranked, lambda: whole(nothing))
+    wanted = functools.partial(reported.wanted, partition)
+    best, best_tokens = wanted(jnp.any(state.ranked), lambda: most_probable(logits, log_total, top_logprobs, partition))
+    given = wanted(jnp.any(state.given_ids >= 0), lambda: given_logprobs(logits, log_total, state.given_ids))
     return Sampled(
         tokens=tokens,
         logprobs=(jnp.take_along_axis(logits, tokens[:, None], axis=-1) - log_total)[:, 0],
         top_tokens=best_tokens,
         top_logprobs=best,
+        given_logprobs=given,
+        processed=processed,
     )
 
 
@@ -101,28 +93,6 @@ def _bits(allowed: jax.Array, masked: jax.Array, logits: jax.Array) -> jax.Array
     token = jnp.arange(logits.shape[1], dtype=jnp.int32)
     bit = allowed[:, token // 32] >> (token % 32).astype(jnp.uint32)[None, :]
     return (bit & 1 == 1) | ~masked[:, None]
-
-
-def most_probable(
-    logits: jax.Array,  # [B, V] f32
-    log_total: jax.Array,  # [B, 1] f32
-    count: int,
-    partition: Partition | None,
-) -> tuple[jax.Array, jax.Array]:  # [B, count] f32 and int32
-    """The highest log-probabilities of each row and their tokens, of equals the lowest ids first. `log_total`: logits' logsumexp."""
-
-    def top(logits):
-        values, tokens = jax.lax.top_k(logits, min(count, logits.shape[1]))
-        if partition is None or not count:
-            return values, tokens
-        tokens += partition.index("vocab") * logits.shape[1]
-        values, tokens = (gathered(partition, x, "vocab") for x in (values, tokens))  # the best of each part, by ascending ids
-        values, place = jax.lax.top_k(values, count)
-        return values, jnp.take_along_axis(tokens, place, 1)
-
-    rows = ("batch", None)
-    values, tokens = local(partition, top, [("batch", "vocab")], (rows, rows))(logits)
-    return values - log_total, tokens
 
 
 def observe(
@@ -167,14 +137,48 @@ def _choose(partition: Partition | None, when: jax.Array, one: Callable[[], jax.
     return lay(lambda: jax.lax.cond(when, lay(one), lay(other)))()
 
 
-def _draw(logits: jax.Array, state: SamplingState, positions: jax.Array, partition: Partition | None) -> jax.Array:
-    """Tokens [B] drawn at each row's temperature among what its filters keep; rows at temperature 0 draw as if at 1."""
+def _drawn(
+    adjusted: jax.Array,
+    likeliest: jax.Array,
+    forced: jax.Array | None,
+    state: SamplingState,
+    positions: jax.Array,
+    count: int,
+    partition: Partition | None,
+) -> tuple[jax.Array, Processed]:
+    """Each row's token, forced, drawn, or at temperature 0 the likeliest; and what is said of the distribution that it comes from."""
+    draws = state.temperature > 0
+    left = _left(adjusted, state, partition)
+    noisy = left + _gumbel(state.seed, positions, left.shape[-1])
+    tokens = _forced(jnp.where(draws, jnp.argmax(noisy, axis=-1).astype(jnp.int32), likeliest), forced)
+
+    def processed():
+        only = jnp.where(jnp.arange(left.shape[-1], dtype=jnp.int32)[None, :] == likeliest[:, None], jnp.float32(0), -jnp.inf)
+        return reported.processed(jnp.where(draws[:, None], left, only), tokens, count, partition)
+
+    return tokens, reported.wanted(partition, jnp.any(state.processed), processed)
+
+
+def _taken(likeliest: jax.Array, forced: jax.Array | None, count: int) -> tuple[jax.Array, Processed]:
+    """As `_drawn`, where all rows are at temperature 0."""
+    tokens = _forced(likeliest, forced)
+    first = jnp.arange(count, dtype=jnp.int32)[None, :] == 0
+    best = jnp.broadcast_to(jnp.where(first, jnp.float32(0), -jnp.inf), (len(tokens), count))
+    best_tokens = jnp.where(first, likeliest[:, None], 0)
+    return tokens, Processed(jnp.where(tokens == likeliest, jnp.float32(0), -jnp.inf), best_tokens, best)
+
+
+def _forced(tokens: jax.Array, forced: jax.Array | None) -> jax.Array:
+    return tokens if forced is None else jnp.where(forced >= 0, forced, tokens)
+
+
+def _left(logits: jax.Array, state: SamplingState, partition: Partition | None) -> jax.Array:
+    """Log-weights [B, V] of what each row's filters keep at its temperature, 0 for the most probable; at temperature 0 as if at 1."""
     temperature = jnp.where(state.temperature > 0, state.temperature, jnp.float32(1))[:, None]
     top = jnp.max(logits, axis=-1, keepdims=True)
     scaled = jnp.where(logits == top, jnp.float32(0), (logits - top) / temperature)  # 0 for the most probable, were it -inf
     filtering = jnp.any((state.top_k < logits.shape[-1]) | (state.top_p < 1) | (state.log_min_p > -jnp.inf))
-    scaled = _choose(partition, filtering, lambda: _filter(logits, scaled, state, partition), lambda: scaled)
-    return jnp.argmax(scaled + _gumbel(state.seed, positions, logits.shape[-1]), axis=-1).astype(jnp.int32)
+    return _choose(partition, filtering, lambda: _filter(logits, scaled, state, partition), lambda: scaled)
 
 
 def _filter(logits: jax.Array, scaled: jax.Array, state: SamplingState, partition: Partition | None) -> jax.Array:

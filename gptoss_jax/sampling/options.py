@@ -13,6 +13,7 @@ from gptoss_jax.quoting import quoted
 from gptoss_jax.sampling.ids import plain
 
 MAX_LOGPROBS = 20  # as in OpenAI's API
+MAX_GIVEN = 128  # token ids whose log-probabilities are reported, as in vLLM
 MAX_STOPS, MAX_STOP_LETTERS = 64, 1024  # stop strings, and characters of one
 _MOST_TOKENS = 1 << 16  # that one option names; the engine takes fewer
 _MAX_INTEGER = 2**63 - 1
@@ -31,6 +32,7 @@ WHOLE = {
     "seed": (0, _MAX_INTEGER, "pass None for a fresh one"),
     "max_tokens": (1, _MAX_INTEGER, "pass None to go on until a stop"),
     "logprobs": (0, MAX_LOGPROBS, "pass None for none"),
+    "processed_logprobs": (0, MAX_LOGPROBS, "pass None for none"),
 }
 """Those that are whole numbers, likewise."""
 _ELSEWHERE = dict.fromkeys(
@@ -82,6 +84,11 @@ class Sampling:
         ignore_eos: Generate on through the model's own end-of-turn tokens (for benchmarks).
         logprobs: None reports none; 0 the chosen token's natural-log probability; n also the n most probable tokens', 20 at most. They are
             those of the model's own distribution: before bias, penalties, temperature, filters and masks.
+        logprob_token_ids: Token ids whose log-probabilities, those of the model's own distribution, are reported at each step, whatever is
+            drawn: at most 128, each once.
+        processed_logprobs: As `logprobs`, of the distribution that tokens are drawn from: after masks, bias, penalties, temperature and
+            filters, over what these leave (vLLM's logprobs_mode "processed_logprobs"). Where a token is always taken, as at temperature 0,
+            it has 0; one that could not be drawn, which may be given to `LLM.replay`, has -inf, and is none of the n most probable.
 
     Raises:
         ValueError: A value is out of its range or of the wrong type, or two options contradict each other.
@@ -101,6 +108,8 @@ class Sampling:
     stop_token_ids: Sequence[int] | None = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    logprob_token_ids: Sequence[int] | None = ()
+    processed_logprobs: int | None = None
 
     def __post_init__(self):
         def put(name, value):
@@ -118,7 +127,8 @@ class Sampling:
         put("top_k", max(0, self.top_k))
         put("logit_bias", _bias(self.logit_bias))
         put("stop", _stop(self.stop))
-        put("stop_token_ids", _stop_token_ids(self.stop_token_ids))
+        put("stop_token_ids", _token_ids("stop_token_ids", self.stop_token_ids))
+        put("logprob_token_ids", check_given("logprob_token_ids", self.logprob_token_ids))
         if not isinstance(self.ignore_eos, bool):
             raise OptionError("ignore_eos", f" must be True or False; got {quoted(self.ignore_eos)}.")
         if self.ignore_eos and self.max_tokens is None and not self.stop and not self.stop_token_ids:
@@ -132,20 +142,26 @@ class Sampling:
         """Whether the most probable token is taken always."""
         return self.temperature == 0 or self.top_p == 0
 
+    @property
+    def plain(self) -> bool:
+        """Whether tokens are drawn from the model's own distribution, where no mask is laid upon it."""
+        changes = self.top_k or self.min_p or self.presence_penalty or self.frequency_penalty or any(value for _, value in self.logit_bias)
+        return self.temperature == self.top_p == self.repetition_penalty == 1 and not changes
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the most probable tokens of the model's own distribution are reported."""
+        return bool(self.logprobs or (self.processed_logprobs and self.plain))
+
     def validate_for(self, vocab_size: int) -> None:
         """Refuses token ids that a vocabulary of `vocab_size` does not have.
 
         Raises:
-            ValueError: A key of `logit_bias` or a stop token id is not below `vocab_size`.
+            ValueError: A key of `logit_bias`, a stop token id or one of `logprob_token_ids` is not below `vocab_size`.
         """
-        for name, ids in (("logit_bias", [token for token, _ in self.logit_bias]), ("stop_token_ids", self.stop_token_ids)):
-            outside = [token for token in ids if token >= vocab_size]
-            if outside:
-                raise OptionError(
-                    name,
-                    f" must name tokens of the vocabulary, 0 to {vocab_size - 1:,}; got {outside[0]:,}; "
-                    "take ids from this model's tokenizer.",
-                )
+        check_known("logit_bias", [token for token, _ in self.logit_bias], vocab_size)
+        check_known("stop_token_ids", self.stop_token_ids, vocab_size)
+        check_known("logprob_token_ids", self.logprob_token_ids, vocab_size)
 
 
 def check_top(name: str, value: int | None) -> None:
@@ -156,6 +172,30 @@ def check_top(name: str, value: int | None) -> None:
     """
     if value is not None:
         _integer(name, value, 0, MAX_LOGPROBS, hint="pass 0 for none")
+
+
+def check_known(name: str, ids: Sequence[int], vocab_size: int) -> None:
+    """Refuses token ids of an option, which are whole numbers from 0, that a vocabulary of `vocab_size` does not have.
+
+    Raises:
+        ValueError: One is not below it.
+    """
+    outside = [token for token in ids if token >= vocab_size]
+    if outside:
+        says = f" must name tokens of the vocabulary, 0 to {vocab_size - 1:,}; got {outside[0]:,}; take ids from this model's tokenizer."
+        raise OptionError(name, says)
+
+
+def check_given(name: str, value) -> tuple[int, ...]:
+    """Token ids whose log-probabilities are to be reported; `name` is what the caller calls them, None stands for none.
+
+    Raises:
+        ValueError: They are no sequence of whole numbers from 0, more than `MAX_GIVEN`, or one is there twice.
+    """
+    ids = _token_ids(name, value, most=MAX_GIVEN)
+    if len({*ids}) < len(ids):
+        raise OptionError(name, f" must name each token once; got {quoted(value)}; drop what is repeated.")
+    return ids
 
 
 def _integer(name, value, low, high=_MAX_INTEGER, hint="", *, part="") -> int:
@@ -205,19 +245,19 @@ def _stop(value) -> tuple[str, ...]:
     return tuple(strings) if isinstance(strings, Sequence) else tuple(sorted(strings))
 
 
-def _stop_token_ids(value) -> tuple[int, ...]:
+def _token_ids(name, value, *, most=_MOST_TOKENS) -> tuple[int, ...]:
     if value is None:
         return ()
     if getattr(value, "ndim", 0):
-        _check_count("stop_token_ids", len(value))
+        _check_count(name, len(value), most)
     value = plain(value)
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
-        raise OptionError("stop_token_ids", f" must be a sequence of token ids; got {quoted(value)}; pass a list like [200002].")
-    ids = list(itertools.islice(value, _MOST_TOKENS + 1))  # it may have no end
-    _check_count("stop_token_ids", len(ids))
-    return tuple(_integer("stop_token_ids", token, 0, part="'s token id") for token in ids)
+        raise OptionError(name, f" must be a sequence of token ids; got {quoted(value)}; pass a list like [200002].")
+    ids = list(itertools.islice(value, most + 1))  # it may have no end
+    _check_count(name, len(ids), most)
+    return tuple(_integer(name, token, 0, part="'s token id") for token in ids)
 
 
-def _check_count(name, count) -> None:
-    if count > _MOST_TOKENS:
-        raise OptionError(name, f" must name at most {_MOST_TOKENS:,} tokens; got more; keep those that matter.")
+def _check_count(name, count, most=_MOST_TOKENS) -> None:
+    if count > most:
+        raise OptionError(name, f" must name at most {most:,} tokens; got more; keep those that matter.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from gptoss_jax.parallel import processes, sharding
 from gptoss_jax.parallel.sharding import Partition, Place
-from gptoss_jax.sampling.options import Sampling
+from gptoss_jax.sampling.options import MAX_GIVEN, Sampling
 
 
 @flax.struct.dataclass
@@ -30,6 +30,8 @@ class SamplingState:
     stop_ids: jax.Array  # [B, slots] int32, padded with -1
     seed: jax.Array  # [B, 2] uint32: high and low half, which is what jax.random.key(seed) holds
     ranked: jax.Array  # [B] bool: the most probable tokens are to be reported
+    given_ids: jax.Array  # [B, MAX_GIVEN] int32: tokens whose log-probabilities are to be reported, padded with -1
+    processed: jax.Array  # [B] bool: log-probabilities under the distribution that is drawn from are to be reported
     counts: jax.Array  # [B, V] int32: times that each token was generated
     in_prompt: jax.Array  # [B, V] bool; all False where the repetition penalty is off
 
@@ -37,7 +39,7 @@ class SamplingState:
 def state_axes() -> SamplingState:
     """The logical axes of a state's arrays, in a tree like it."""
     axes = dict.fromkeys((field.name for field in dataclasses.fields(SamplingState)), ("batch",))
-    axes |= dict.fromkeys(("bias_ids", "bias_values", "stop_ids", "seed"), ("batch", None))
+    axes |= dict.fromkeys(("bias_ids", "bias_values", "stop_ids", "seed", "given_ids"), ("batch", None))
     return SamplingState(**axes | dict.fromkeys(("counts", "in_prompt"), ("batch", "vocab")))
 
 
@@ -113,7 +115,9 @@ def columns(
         bias_values=_padded([[value for _, value in s.logit_bias] for s in samplings], 0, np.float32, slots),
         stop_ids=_padded(stops, -1, np.int32, slots),
         seed=column(((seed >> 32, seed & 0xFFFFFFFF) for seed in seeds), np.uint32),
-        ranked=column((bool(s.logprobs) for s in samplings), bool),
+        ranked=column((s.ranked for s in samplings), bool),
+        given_ids=_padded([s.logprob_token_ids for s in samplings], -1, np.int32, MAX_GIVEN),
+        processed=column((s.processed_logprobs is not None for s in samplings), bool),
         counts=np.zeros((len(samplings), vocab_size), np.int32),
         in_prompt=in_prompt,
     )

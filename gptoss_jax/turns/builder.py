@@ -4,6 +4,19 @@ import numpy as np
 
 from gptoss_jax.engine.requests import FinishReason, Piece, Request
 from gptoss_jax.quoting import said
+from gptoss_jax.sampling.options import Sampling
+
+
+def asked_for(sampling: Sampling) -> list[str]:
+    """What is to be said of each token, by the names that it has in a piece and in what is made of pieces."""
+    asked = {
+        "logprobs": sampling.logprobs is not None,
+        "top_logprobs": sampling.logprobs,
+        "given_logprobs": sampling.logprob_token_ids,
+        "processed_logprobs": sampling.processed_logprobs is not None,
+        "top_processed_logprobs": sampling.processed_logprobs,
+    }
+    return [name for name, wanted in asked.items() if wanted]
 
 
 class Builder:
@@ -20,8 +33,7 @@ class Builder:
     def _begin(self) -> None:
         """As if nothing had come."""
         self._tokens: list[int] = []
-        self._logprobs: list[float] = []
-        self._top: list[dict[int, float]] = []
+        self._said: dict[str, list] = {name: [] for name in asked_for(request.sampling)}  # of each token
         self._routes: list[np.ndarray] = []
         self._version = None  # of the weights that drew the tokens
         self._reason, self._error = "cancelled", None  # it is, where no last piece ever comes
@@ -67,8 +79,8 @@ class Builder:
     def _keep(self, piece: Piece, i: int) -> int:
         """Takes token i of a piece, with what is said of it."""
         self._tokens.append(piece.tokens[i])
-        self._logprobs.append(piece.logprobs[i])
-        self._top.append(piece.top_logprobs[i])
+        for name, values in self._said.items():
+            values.append(getattr(piece, name)[i])
         return piece.tokens[i]
 
     def _numbers(self) -> dict:
@@ -82,12 +94,8 @@ class Builder:
 
     def _said_of(self, begin: int, end: int) -> dict:
         """Some of the tokens, with what is said of them where that was asked for."""
-        asked = self._request.sampling.logprobs
-        return {
-            "tokens": tuple(self._tokens[begin:end]),
-            "logprobs": None if asked is None else tuple(self._logprobs[begin:end]),
-            "top_logprobs": tuple(self._top[begin:end]) if asked else None,
-        }
+        said = {name: tuple(values[begin:end]) for name, values in self._said.items()}
+        return {"tokens": tuple(self._tokens[begin:end]), "logprobs": None, "top_logprobs": None} | said
 
     def _satisfy(self) -> None:
         """Enough has come."""

@@ -28,6 +28,13 @@ class Completion:
         `LLM(routed_experts=True)`, and where no token came. Comparing completions leaves it out.
       error: what failed: the request's form, its numbers, or the engine; None where nothing did.
       weights_version: of the weights that it comes from, see `LLM.update`; None where it was never taken up. Comparing leaves it out.
+      given_logprobs: of each token's step, the ids of `Sampling.logprob_token_ids` and their log-probabilities under the model's own
+        distribution; None unless there are some.
+      processed_logprobs: as `logprobs`, under the distribution that tokens were drawn from: 0 where a token was certain, -inf where it
+        could not be drawn, as one that was given to `LLM.replay`; to the bit the model's own where the sampling changes nothing. None
+        unless asked for.
+      top_processed_logprobs: of each token's step, the most probable ids in that distribution and their log-probabilities: fewer than were
+        asked for where fewer could be drawn; None unless asked for.
     """
 
     text: str
@@ -38,6 +45,9 @@ class Completion:
     routed_experts: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
     error: str | None = None
     weights_version: int | str | None = dataclasses.field(default=None, compare=False)
+    given_logprobs: tuple[dict[int, float], ...] | None = None
+    processed_logprobs: tuple[float, ...] | None = None
+    top_processed_logprobs: tuple[dict[int, float], ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +57,16 @@ class CompletionPiece:
     Attributes:
       text: to be appended to what came before; "" where a stop token ends it, and where there is no tokenizer.
       tokens: those whose text is complete with this piece; all pieces together have all of them, those of a stop string or token too.
-      logprobs, top_logprobs: of these tokens, as in `Completion`.
+      logprobs, top_logprobs, given_logprobs, processed_logprobs, top_processed_logprobs: of these tokens, as in `Completion`.
     """
 
     text: str
     tokens: tuple[int, ...] = ()
     logprobs: tuple[float, ...] | None = None
     top_logprobs: tuple[dict[int, float], ...] | None = None
+    given_logprobs: tuple[dict[int, float], ...] | None = None
+    processed_logprobs: tuple[float, ...] | None = None
+    top_processed_logprobs: tuple[dict[int, float], ...] | None = None
 
 
 class CompletionBuilder(Builder):

@@ -27,7 +27,7 @@ class ReplyPiece:
         a malformed turn has, there are no pieces.
       begins, ends: whether it is the first, and the last, of its message; such a piece may have no text.
       tokens: of the message's content, those whose text is complete with this piece; all of its pieces have all of them.
-      logprobs, top_logprobs: of these tokens, as in `Completion`.
+      logprobs, top_logprobs, given_logprobs, processed_logprobs, top_processed_logprobs: of these tokens, as in `Completion`.
     """
 
     text: str
@@ -39,6 +39,9 @@ class ReplyPiece:
     tokens: tuple[int, ...] = ()
     logprobs: tuple[float, ...] | None = None
     top_logprobs: tuple[dict[int, float], ...] | None = None
+    given_logprobs: tuple[dict[int, float], ...] | None = None
+    processed_logprobs: tuple[float, ...] | None = None
+    top_processed_logprobs: tuple[dict[int, float], ...] | None = None
 
     @property
     def call(self) -> str | None:
@@ -62,7 +65,7 @@ class Reply:
       messages: the turn as chat messages, to append to the history for the next call. Where the history's last message was continued, the
         whole of it, to take its place: `text`, `reasoning` and a stream's pieces hold what is new.
       tokens: ids, the token that ended the turn included.
-      logprobs, top_logprobs: as in `Completion`.
+      logprobs, top_logprobs, given_logprobs, processed_logprobs, top_processed_logprobs: as in `Completion`.
       finish_reason: "stop", "tool_calls" where the turn ended with a call, whatever its channel and its last token, "length", "timeout"
         at the time limit, "error" where something failed, or "cancelled" where it was left or has not ended: then this is what came before.
       malformed: the model broke the harmony format; what could be read is here all the same.
@@ -86,6 +89,9 @@ class Reply:
     routed_experts: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
     error: str | None = None
     weights_version: int | str | None = dataclasses.field(default=None, compare=False, repr=False)
+    given_logprobs: tuple[dict[int, float], ...] | None = None
+    processed_logprobs: tuple[float, ...] | None = None
+    top_processed_logprobs: tuple[dict[int, float], ...] | None = None
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the reasoning to be unfolded, calls, the answer, and how it ended."""

@@ -18,8 +18,10 @@ from gptoss_jax.engine.device.state import COLUMNS, ROW, Blocks, Chunk, Orders, 
 from gptoss_jax.model.params import Params
 from gptoss_jax.model.transformer import decode_step, extend
 from gptoss_jax.parallel.sharding import Partition, constrain
+from gptoss_jax.sampling import reported
 from gptoss_jax.sampling import state as sampling_state
-from gptoss_jax.sampling.draw import Sampled, finished, finite, observe, sample
+from gptoss_jax.sampling.draw import finished, finite, observe, sample
+from gptoss_jax.sampling.reported import Sampled
 
 
 @functools.partial(jax.jit, static_argnames=("config", "routed"), donate_argnames=("state",))
@@ -80,8 +82,7 @@ def decode_chunk(
         return i + 1, state, out, count + drawn.astype(jnp.int32), broken | active & ~drawn
 
     column = lambda dtype, *shape: jnp.zeros((B, steps, *shape), dtype)
-    most = (column(jnp.int32, top_logprobs), column(jnp.float32, top_logprobs))
-    empty = Sampled(column(jnp.int32), column(jnp.float32), *most)
+    empty = reported.room(B, steps, top_logprobs)
     routes = column(routes_dtype(config), config.num_hidden_layers, config.num_experts_per_tok) if routed else None
     carry = (jnp.int32(0), state, (empty, routes), jnp.zeros(B, jnp.int32), jnp.zeros(B, bool))
     more = lambda carry: (carry[0] < orders.limit) & ~jnp.all(carry[1].done | carry[1].paused | orders.held)

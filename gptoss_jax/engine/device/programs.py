@@ -24,8 +24,8 @@ from gptoss_jax.model.cache import make_cache, pages_dtype
 from gptoss_jax.model.params import Params
 from gptoss_jax.parallel import sharding
 from gptoss_jax.sampling import state as sampling_state
-from gptoss_jax.sampling.draw import Sampled
 from gptoss_jax.sampling.options import MAX_LOGPROBS, Sampling
+from gptoss_jax.sampling.reported import Processed, Sampled
 from pallas_kernels import dispatch
 
 ROOM = 512  # biases, and stop tokens, that a request may have
@@ -210,7 +210,7 @@ class Programs:
         slot = self._put(np.zeros(1, np.int32))
         model, state, routed = (self.params, self.config, self._state), self._state, {"routed": self.routed}
         routes = 0 if self.routed else None
-        chunk = Chunk(Sampled(0, 0, 0, 0), 0, 0, 0, 0, 0, routes)
+        chunk = Chunk(Sampled(0, 0, 0, 0, 0, Processed(0, 0, 0)), 0, 0, 0, 0, 0, routes)
         return {
             "decode": (decode.decode_chunk, (*model, orders), {"steps": STEPS, "top_logprobs": MAX_LOGPROBS, **routed}, (state, chunk)),
             "read": (decode.read, (*model, blocks), routed, (state, routes)),

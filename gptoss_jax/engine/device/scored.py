@@ -11,7 +11,7 @@ from gptoss_jax.model.cache import Cache
 from gptoss_jax.model.params import Params
 from gptoss_jax.model.transformer import extend, unembed
 from gptoss_jax.parallel.sharding import constrain
-from gptoss_jax.sampling.draw import Sampled, most_probable
+from gptoss_jax.sampling.reported import Sampled, most_probable
 
 SCORED_LOGITS = 1 << 26  # elements of logits alive at a time while tokens are scored: 256 MB in float32
 

@@ -13,7 +13,7 @@ from gptoss_jax.model.cache import Cache, cache_axes
 from gptoss_jax.parallel import sharding
 from gptoss_jax.parallel.sharding import Place
 from gptoss_jax.sampling import state as sampling_state
-from gptoss_jax.sampling.draw import Sampled
+from gptoss_jax.sampling.reported import Sampled
 from gptoss_jax.sampling.state import SamplingState
 
 PAUSES = 2  # tokens after which a guided row may wait
