@@ -33,7 +33,7 @@ class Builder:
     def _begin(self) -> None:
         """As if nothing had come."""
         self._tokens: list[int] = []
-        self._said: dict[str, list] = {name: [] for name in asked_for(request.sampling)}  # of each token
+        self._said: dict[str, list] = {name: [] for name in asked_for(self._request.sampling)}  # of each token
         self._routes: list[np.ndarray] = []
         self._version = None  # of the weights that drew the tokens
         self._reason, self._error = "cancelled", None  # it is, where no last piece ever comes

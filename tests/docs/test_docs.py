@@ -58,7 +58,7 @@ def test_examples(path):
 
 def test_every_example_is_run():
     """Blocks of Python are examples with what they print, but for the recipe for Ray, which tests/batch/test_ray.py runs."""
-    assert {"checkpoints", "generating", "interpretability", "many_requests", "several_gpus", "structured"} <= {path.stem for path in GUIDES}
+    assert {"checkpoints", "generating", "interpretability", "many_requests", "structured", "training"} <= {path.stem for path in GUIDES}
     others = {path.name for path in PAGES for block in re.findall(r"```python\n(.*?)```", text_of(path), re.S) if block[:4] != ">>> "}
     assert others == {"ray_data.md"}
 
