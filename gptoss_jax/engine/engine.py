@@ -91,6 +91,11 @@ class Engine:
         return self.programs.params
 
     @property
+    def asleep(self) -> bool:
+        """Whether requests are refused: from when it was asked to sleep until it is awake again."""
+        return self.changes.asleep
+
+    @property
     def stats(self) -> Stats:
         """What has been done so far."""
         return self._rounds.stats

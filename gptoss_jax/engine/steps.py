@@ -82,8 +82,8 @@ class Steps:
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing that was begun is on its way, on the device neither."""
-        return not self._asked and not self.scheduler.begun
+        """Whether nothing that was begun is on its way; steps that are in flight are nobody's then."""
+        return not self.scheduler.begun and all(live.ended for asked in self._asked for live in asked.owners.values())
 
     def restart(self) -> None:
         """Has those begin anew of whom nobody has seen anything."""

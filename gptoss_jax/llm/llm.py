@@ -56,10 +56,10 @@ class LLM(Asking, Living):
     ):
         model = model if isinstance(model, Model) else load(model)
         context = min(CONTEXT, model.config.max_position_embeddings) if context is None else context
-        self.model, ends = model, model.eos_token_ids
-        self._scores = set()
+        self._scores, ends = set(), model.eos_token_ids
         how = {"cache_tokens": cache_tokens, "prefix_reuse": prefix_reuse, "cache_dtype": cache_dtype, "routed_experts": routed_experts}
         self.engine = Engine(model.params, model.config, eos_token_ids=ends, slots=slots, context=context, chunk=chunk, **how)
+        self._shown = (self.engine.params, model)
 
     def __repr__(self) -> str:
         return f"LLM({self.model!r}, slots={self.engine.slots}, context={self.engine.context})"

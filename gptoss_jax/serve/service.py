@@ -63,6 +63,8 @@ class Service:
             raise stopping()
         if self.llm is None:
             raise Refused("the model is being loaded; try again soon.", "loading", status=503)
+        if self.llm.engine.asleep:
+            raise Refused("the model sleeps; try again once it is awake.", "asleep", status=503)
         return self.llm
 
     def check_model(self, name: Any) -> None:
