@@ -39,7 +39,7 @@ class NoDevice:
 
     def read(self, *blocks) -> None: ...
 
-    def place(self, slot, sampling, seed, prompt, pauses, remaining) -> None:
+    def place(self, slot, sampling, seed, prompt, pauses, remaining, adapter) -> None:
         self._left[slot] = remaining
 
     def draw(self, limit, full_table, ring_table, *, dropped, held, resumed, single, masked, allowed, forced) -> Chunk:

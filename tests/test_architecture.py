@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "grammar": "tokenizer schemas harmony",
     "turns": "keywords tokenizer sampling engine harmony grammar",
     "openai": "strict_json tokenizer sampling harmony turns",
-    "llm": "tokenizer sampling engine weights research harmony turns",
+    "llm": "tokenizer sampling engine weights adapters research harmony turns",
     "batch": "strict_json bars compile_cache model_flags parallel sampling weights turns openai llm",
     "serve": "strict_json compile_cache model_flags parallel sampling weights engine turns openai llm",
     "chat": "strict_json compile_cache model_flags parallel sampling weights harmony turns llm",
@@ -43,12 +43,13 @@ KERNELS = {"model", "engine", "weights", "adapters", "plan"}  # wings that may c
 JAX = {"jax", "jaxlib", "flax", "chex", "optax", "orbax"}
 NO_JAX = (
     "quoting", "keywords", "strict_json", "config", "tokenizer", "sampling.options", "sampling.ids", "engine.requests", "engine.pages",
-    "engine.live", "engine.metrics", "weights.locate", "weights.safetensors", "schemas", "harmony", "grammar", "turns", "openai",
-    "serve.app", "serve.endpoints", "serve.connections", "model_flags",
+    "engine.live", "engine.metrics", "engine.adapters", "weights.locate", "weights.safetensors", "schemas", "harmony", "grammar",
+    "turns", "openai", "serve.app", "serve.endpoints", "serve.connections", "model_flags",
 )  # fmt: skip
-SEE_MESSAGES_AND_ARRAYS = {"llm", "llm.llm", "llm.asking", "chat", "batch.__main__", "serve.__main__"}
+SEE_MESSAGES_AND_ARRAYS = {"llm", "llm.llm", "llm.asking", "llm.living", "chat", "batch.__main__", "serve.__main__"}
 JITS = {
     "gptoss_jax.engine.device.decode", "gptoss_jax.engine.device.scored", "gptoss_jax.engine.device.lowered",
+    "gptoss_jax.engine.device.terms",
     "gptoss_jax.weights.forms", "gptoss_jax.weights.placing",
     "pallas_kernels.dispatch", "pallas_kernels.aot", "pallas_kernels.bench.measure", "pallas_kernels.predict.cases",
     "pallas_kernels.emulator.capture", "pallas_kernels.emulator.examine",

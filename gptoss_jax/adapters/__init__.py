@@ -12,5 +12,6 @@ Source: LoRA (arXiv:2106.09685), rank stabilised scaling (arXiv:2312.03732), PEF
 from gptoss_jax.adapters.attaching import attach, merge
 from gptoss_jax.adapters.factors import TARGETS, Adapter, Factors, init
 from gptoss_jax.adapters.files import load, save
+from gptoss_jax.adapters.fitting import fitted
 
-__all__ = ["TARGETS", "Adapter", "Factors", "attach", "init", "load", "merge", "save"]
+__all__ = ["TARGETS", "Adapter", "Factors", "attach", "fitted", "init", "load", "merge", "save"]

@@ -4,17 +4,18 @@ Whatever calls there are, in threads or on event loops, are readers: one thread 
 """
 
 import asyncio
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 import itertools
-import time
 from typing import Any
 
 import numpy as np
 
 from gptoss_jax.config import Config
+from gptoss_jax.engine.adapters import Adapters, Attached
 from gptoss_jax.engine.changes import Changes
 from gptoss_jax.engine.device import room
 from gptoss_jax.engine.device.programs import ROOM, Programs
+from gptoss_jax.engine.device.terms import Room
 from gptoss_jax.engine.live import Live
 from gptoss_jax.engine.metrics import Metrics
 from gptoss_jax.engine.readers import AsyncReader, Job, Outlet, Reader
@@ -22,14 +23,14 @@ from gptoss_jax.engine.requests import Piece, Request, Stats, check_forced, chec
 from gptoss_jax.engine.rounds import Rounds
 from gptoss_jax.engine.scheduler import Scheduler
 from gptoss_jax.engine.sizes import CHUNK, CHUNK_CPU, sizes
+from gptoss_jax.engine.source import Source
 from gptoss_jax.engine.thread import EngineThread
+from gptoss_jax.model.beside import Terms
 from gptoss_jax.model.cache import pages_dtype
 from gptoss_jax.model.params import Params
 from gptoss_jax.parallel import sharding
 from gptoss_jax.quoting import quoted
 from gptoss_jax.sampling import state as sampling_state
-
-_GATHERED_SECONDS = 0.02  # how long requests out of an iterable are gathered before they are handed over
 
 
 class Engine:
@@ -43,6 +44,9 @@ class Engine:
       prefix_reuse: keep prefixes of prompts for later requests, as long as there is room.
       cache_dtype: of keys and values: None for the params' own, or "float8_e4m3fn", which takes half the bytes of bfloat16.
       routed_experts: report the experts that every token is routed to; those of a kept prefix are kept with it, in the host's memory.
+      adapters: places for adapters that requests may ask for; with 0 programs are those of a model without any.
+      adapter_rank: the most that one of them may have.
+      adapter_targets: matrices that they may have terms for, see `beside.MATRICES`; None for all.
     """
 
     def __init__(
@@ -59,6 +63,9 @@ class Engine:
         prefix_reuse: bool = True,
         cache_dtype: str | None = None,
         routed_experts: bool = False,
+        adapters: int = 0,
+        adapter_rank: int = 16,
+        adapter_targets: Sequence[str] | None = None,
     ):
         if not isinstance(params, Params) or not isinstance(config, Config):
             got = f"got a {type(params).__name__} and a {type(config).__name__}"
@@ -73,10 +80,15 @@ class Engine:
         self.sizes = sizes(config, slots=slots, context=context, chunk=chunk, cache_tokens=cache_tokens, page=page, replicas=replicas)
         self.config = config
         self.slots, self.context, self.chunk = self.sizes.slots, self.sizes.context, int(chunk)
-        room.check(params, config, self.sizes, pages_dtype(cache_dtype, params.embedding.dtype), ROOM)
-        told = {"eos_token_ids": tuple(eos_token_ids), "cache_dtype": cache_dtype, "routed": routed_experts}
+        beside = Room.of(params, config, adapters, adapter_rank, adapter_targets)
+        taken = 0 if beside is None else beside.nbytes
+        room.check(params, config, self.sizes, pages_dtype(cache_dtype, params.embedding.dtype), ROOM, adapters=taken)
+        self._adapters = Adapters(adapters)
+        if beside is not None:
+            beside.make()
+        told = {"eos_token_ids": tuple(eos_token_ids), "cache_dtype": cache_dtype, "routed": routed_experts, "room": beside}
         self.programs = Programs(params, config, self.sizes, **told)
-        self._rounds = Rounds(self.programs, self.sizes, window=config.sliding_window, reuse=prefix_reuse)
+        self._rounds = Rounds(self.programs, self.sizes, window=config.sliding_window, reuse=prefix_reuse, adapters=self._adapters)
         self._several = params.partition is not None and params.partition.processes > 1
         self._thread = EngineThread(self._rounds, freely=not self._several)
         self.changes = Changes(self.programs, self._rounds, self._thread, several=self._several)
@@ -145,9 +157,9 @@ class Engine:
         if whole:
             for request in requests:
                 self.check_request(request)
-        return self._run(_Source(self, iter(requests), len(requests) if whole else 2 * self.slots, whole or self._several))
+        return self._run(Source(iter(requests), self._take, len(requests) if whole else 2 * self.slots, whole or self._several))
 
-    def _run(self, source: "_Source") -> Iterator[Piece]:
+    def _run(self, source: Source) -> Iterator[Piece]:
         reader = Reader(self._thread)
         try:
             self._thread.begin()
@@ -197,16 +209,62 @@ class Engine:
             self._thread.do(job)
         return job.result()
 
+    @property
+    def adapters(self) -> Mapping[str, Attached]:
+        """Those that are attached, by name: as they were at one moment."""
+        return self._adapters.attached
+
+    def attach(self, name: str, terms: Terms, rank: int, targets: Sequence[str]) -> None:
+        """Puts an adapter beside the others, or in the place of one of its name; requests that have begun go on with what they began with.
+
+        Args:
+          terms: NumPy arrays, like one place of `programs.room`, which there is.
+          rank, targets: as `Attached` tells them.
+
+        Raises:
+          ValueError: no place is free.
+          RuntimeError: in a process that was forked from the engine's.
+        """
+        write = self.programs.room.write
+        self._between_rounds(lambda: self._adapters.attach(name, rank, tuple(targets), lambda place: write(place, terms)))
+
+    def detach(self, name: str) -> None:
+        """No request is answered with it any more, but for those that have begun. Raises ValueError where there is none of that name."""
+        self._between_rounds(lambda: self._adapters.detach(name))
+
+    def _between_rounds(self, do: Callable[[], Any]) -> Any:
+        """What comes of a call in the engine's thread."""
+
+        def once() -> Generator[None, None, Any]:
+            yield from ()
+            return do()
+
+        return self.work(once())
+
+    def terms_of(self, name: str | None) -> int | None:
+        """Which of the terms beside `programs.joined` are an adapter's: -1 for no name; None where there is no room for any.
+
+        Raises:
+          ValueError: no adapter of that name is attached.
+        """
+        self._adapters.check(name)
+        return None if self.programs.room is None else -1 if name is None else self.adapters[name].place
+
     def check_request(self, request: Request) -> None:
         """Raises ValueError where a prompt, forced tokens, a sampling or what is to be reported are not valid; see `requests`."""
         self.check(request.prompt)
         check_offset(request, routed=self.programs.routed)
+        self._adapters.check(request.adapter)
         if request.forced is not None:
             check_forced(request, self.config, self.context)
         request.sampling.validate_for(self.config.vocab_size)
         most = max(len(request.sampling.logit_bias), len(request.sampling.stop_token_ids) + len(self.programs.eos_token_ids))
         if most > ROOM:
             raise ValueError(f"a request may have at most {ROOM} biases and {ROOM} stop tokens, the model's own included; got {most}.")
+
+    def _take(self, request: Request, outlet: Outlet) -> Live:
+        self.check_request(request)
+        return self._live(request, outlet)
 
     def _live(self, request: Request, outlet: Outlet) -> Live:
         prompt = np.array(request.prompt, np.int32)
@@ -215,49 +273,3 @@ class Engine:
         [seed] = sampling_state.fresh_seeds([request.sampling], self.params.partition)
         sizes = {"page": self.sizes.page, "window": self.config.sliding_window}
         return Live(request, next(self._order), prompt, budget, seed, outlet, **sizes)
-
-
-class _Source:
-    """The requests of one call, handed over as they are taken up.
-
-    Args:
-      most: requests that may wait.
-      whole: hands over as many as may wait at once, however long it takes them to come.
-
-    Attributes:
-      marked: the last that came was None.
-      error: what the iterable raised, or None. It gives no more then.
-    """
-
-    def __init__(self, engine: Engine, requests: Iterator[Request], most: int, whole: bool):
-        self._engine, self._requests, self._most, self._whole = engine, requests, most, whole
-        self._exhausted = self.marked = False
-        self.error: Exception | None = None
-
-    def pull(self, reader: Reader) -> None:
-        """Asks for more requests where few of those before still wait."""
-        outlet, self.marked = reader.outlet, False
-        while not self._exhausted:
-            outlet.hungry = self._most  # before it is looked at how many wait: who is taken up meanwhile wakes the reader
-            if outlet.waiting >= self._most:
-                break
-            if lives := self._gather(outlet, self._most - outlet.waiting):
-                reader.ask(lives)
-            if self.marked or reader.ready:
-                break
-
-    def _gather(self, outlet: Outlet, most: int) -> list[Live]:
-        """The next requests, fewer where they are slow to come."""
-        lives, until = [], time.monotonic() + _GATHERED_SECONDS
-        while len(lives) < most and (self._whole or not lives or time.monotonic() < until):
-            try:
-                request = next(self._requests, self)
-                self._exhausted, self.marked = request is self, request is None
-                if self._exhausted or self.marked:
-                    break
-                self._engine.check_request(request)
-            except Exception as error:
-                self._exhausted, self.error = True, error
-                break
-            lives.append(self._engine._live(request, outlet))
-        return lives

@@ -61,6 +61,30 @@ class PromptRoutes:
         return known
 
 
+@dataclasses.dataclass(frozen=True)
+class Attached:
+    """An adapter in an LLM.
+
+    Attributes:
+      name: by which requests ask for it.
+      rank: the largest of its matrices'.
+      targets: the matrices that it has terms for.
+      place: where its terms lie among the others'.
+      number: of times that anything was attached before: keys and values of one are never another's.
+    """
+
+    name: str
+    rank: int
+    targets: tuple[str, ...]
+    place: int
+    number: int
+
+    @property
+    def salt(self) -> bytes:
+        """What prefixes that are computed with it are known by, beside their tokens."""
+        return b"adapter" + self.number.to_bytes(8, "little")
+
+
 class Times:
     """When what happened to a request, by `time.monotonic`; NaN where it has not."""
 
@@ -100,6 +124,7 @@ class Live:
         self.deadline: float | None = None
         self.queued = True  # until it is taken up for the first time
         self.ended = self.preempted = False
+        self.adapter: Attached | None = None  # that it was taken up with, and holds on to
         self.times = Times()
         request.cached_tokens = 0
         self.shard: int | None = None
@@ -263,4 +288,10 @@ class Live:
         return self._digests
 
     def _iterate(self) -> Iterator[bytes]:
-        return digests(self.prompt[:-1], self.page, self.request.salt)
+        salt = b"" if self.adapter is None else self.adapter.salt
+        return digests(self.prompt[:-1], self.page, salt + self.request.salt)
+
+    @property
+    def terms(self) -> int:
+        """The place of its adapter; -1 for none."""
+        return -1 if self.adapter is None else self.adapter.place

@@ -51,6 +51,7 @@ class Request:
       cancelled_for: what it is counted as, if it is cancelled: "stop" where all that was wanted of it had come. To be set before.
       weights_version: of the weights that it is answered with; None until it is taken up. The engine says so.
       routed_experts_from: tokens of the prompt, its first ones, whose experts are known already: those that are told begin behind them.
+      adapter: name of the one that it is answered with, as it is when the request is taken up; None for none.
       salt: what else its keys and values depend on beside its tokens; prefixes are shared among requests of one salt only.
       cached_tokens: of the prompt, those that were found in kept prefixes when it was read for the first time. The engine says so.
     """
@@ -66,6 +67,7 @@ class Request:
     forced: Sequence[int] | None = None
     cancelled_for: FinishReason = "cancelled"
     routed_experts_from: int = 0
+    adapter: str | None = None
     salt: bytes = b""
     weights_version: int | str | None = None
     cached_tokens: int = 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gptoss_jax.engine.adapters import Adapters
 from gptoss_jax.engine.device.programs import Programs
 from gptoss_jax.engine.live import Live
 from gptoss_jax.engine.metrics import Metrics, Tally
@@ -33,13 +34,14 @@ class Rounds:
       sizes: of the engine.
       window: of sliding layers.
       reuse: whether prefixes are kept for later requests.
+      adapters: that requests may ask for.
 
     Attributes:
       metrics: as of the last `take_out`; any thread may look.
       asleep: all requests are refused, from when that was asked for.
     """
 
-    def __init__(self, programs: Programs, sizes: Sizes, *, window: int, reuse: bool):
+    def __init__(self, programs: Programs, sizes: Sizes, *, window: int, reuse: bool, adapters: Adapters | None = None):
         self.programs, self.stats = programs, Stats()
         self._several = programs.partition is not None and programs.partition.processes > 1
         self._open: dict[Live, None] = {}
@@ -50,7 +52,8 @@ class Rounds:
         self.asleep = False
         self._waiters: list[Callable[[], None]] = []
         self._count = 0
-        self._make = functools.partial(Steps, programs, sizes, window=window, reuse=reuse, stats=self.stats)
+        self.adapters = Adapters(0) if adapters is None else adapters
+        self._make = functools.partial(Steps, programs, sizes, window=window, reuse=reuse, stats=self.stats, adapters=self.adapters)
         self._steps, self._stale = self._make(), False
         self._tally = Tally(slots=sizes.slots, reuse=reuse)
         self.metrics = self._look()
@@ -260,6 +263,7 @@ class Rounds:
         self._leave_queue(live)
         live.outlet.lives.discard(live)
         self._open.pop(live)
+        self.adapters.give_back(live)
         self._limited.pop(live, None)
 
 

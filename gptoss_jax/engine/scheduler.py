@@ -169,11 +169,12 @@ class Scheduler:
             return Reading(None, rows, found)
         n = sizes.read_rows
         tokens, count, start = np.zeros((n, sizes.page), np.int32), np.zeros(n, np.int32), np.zeros(n, np.int32)
+        adapter = np.full(n, -1, np.int32)
         full, ring = self._tables(n, sizes.read_ring)
         for row, live, piece in rows:
-            tokens[row], count[row], start[row] = piece.tokens, piece.count, piece.start
+            tokens[row], count[row], start[row], adapter[row] = piece.tokens, piece.count, piece.start, live.terms
             live.fill(full[row], ring[row])
-        return Reading((tokens, count, start, full, ring), rows, found)
+        return Reading((tokens, count, start, full, ring, adapter), rows, found)
 
     def must_read(self) -> bool:
         """Whether to read now: slots want for requests, or there is enough for a whole dispatch."""

@@ -10,6 +10,7 @@ import logging
 import numpy as np
 
 from gptoss_jax.engine import exchange, fence
+from gptoss_jax.engine.adapters import Adapters
 from gptoss_jax.engine.device.programs import Programs
 from gptoss_jax.engine.device.state import Chunk
 from gptoss_jax.engine.exchange import Asked, Routes
@@ -37,6 +38,7 @@ class Steps:
       window: of sliding layers.
       reuse: whether prefixes are kept for later requests.
       stats: what is counted.
+      adapters: that requests may ask for.
 
     Attributes:
       told: pieces of requests since this was last emptied; who ends with one has given back what it had.
@@ -45,8 +47,8 @@ class Steps:
       hurried: somebody waits until what was begun has ended: nobody stands still, whether read or not.
     """
 
-    def __init__(self, programs: Programs, sizes: Sizes, *, window: int, reuse: bool, stats: Stats):
-        self.programs, self._slots, self._stats = programs, sizes.slots, stats
+    def __init__(self, programs: Programs, sizes: Sizes, *, window: int, reuse: bool, stats: Stats, adapters: Adapters):
+        self.programs, self._slots, self._stats, self._adapters = programs, sizes.slots, stats, adapters
         self.told: list[tuple[Live, Piece]] = []
         self.taken: list[Live] = []
         self._several = programs.partition is not None and programs.partition.processes > 1
@@ -64,14 +66,16 @@ class Steps:
         """Afterwards something has come, or more has been asked for."""
         self._pace()
         taken = self.scheduler.take_up()
+        self.taken += taken
         for live in taken:
             live.request.weights_version = self.programs.version
-        self.taken += taken
+            if why := self._adapters.lend(live):
+                self.end(live, Piece(live.request, [], [], [], "error", error=why))
         progress = self._read()
         for live in self.scheduler.settle():
             self._dropped.discard(live.slot)
             pauses = None if live.request.constraint is None else live.request.constraint.pauses
-            self.programs.place(live.slot, live.request.sampling, live.seed, live.prompt, pauses, live.budget)
+            self.programs.place(live.slot, live.request.sampling, live.seed, live.prompt, pauses, live.budget, live.terms)
         progress |= self._decode()
         if not progress and not self._asked and self.scheduler.reading:
             self._make_room()

@@ -33,7 +33,9 @@ class Asking:
         return self.model.tokenizer
 
     @door()
-    def score(self, prompt: Prompt, continuations: Prompt | Sequence[Prompt]) -> np.ndarray | list[np.ndarray]:
+    def score(
+        self, prompt: Prompt, continuations: Prompt | Sequence[Prompt], *, adapter: str | None = None
+    ) -> np.ndarray | list[np.ndarray]:
         """Natural-log probability of every token of each continuation after the prompt; what they begin with in common is computed once.
 
         Under the model's own distribution, that is before bias, penalties, temperature, filters and masks. Alone or in a list, and whatever
@@ -42,6 +44,7 @@ class Asking:
         Args:
           prompt: text or token ids, at least one token.
           continuations: one, or a list. Text is encoded by itself, not together with the prompt.
+          adapter: name of one that is attached; None for none.
 
         Returns:
           A float32 array with one entry per token, or for a list of continuations a list of them in the same order.
@@ -52,22 +55,25 @@ class Asking:
         rest = [ids_of(self, one, "continuation") for one in ([continuations] if single else continuations)]
         if not all(rest):
             raise ValueError("a continuation needs at least one token; got none; pass some text or token ids.")
-        found = scoring.run(self.engine, [[*prompt, *ids] for ids in rest], compiled=self._scores)
+        found = scoring.run(self.engine, [[*prompt, *ids] for ids in rest], adapter=adapter, compiled=self._scores)
         scores = [one.logprobs[len(prompt) - 1 :] for one in found]
         return scores[0] if single else scores
 
     @door()
-    def prompt_logprobs(self, prompts: Prompt | Sequence[Prompt], top: int = 0) -> PromptLogprobs | list[PromptLogprobs]:
+    def prompt_logprobs(
+        self, prompts: Prompt | Sequence[Prompt], top: int = 0, *, adapter: str | None = None
+    ) -> PromptLogprobs | list[PromptLogprobs]:
         """What the model says of every token of a prompt after the first, as `score` does; with the `top` most probable ones in its place.
 
         Args:
           prompts: one, as text or token ids, or a list; what they begin with in common is computed once.
           top: how many of the most probable ids to report for each place, 20 at most.
+          adapter: name of one that is attached; None for none.
         """
         check_top("top", top)
         single = is_one_prompt(prompts)
         sequences = [ids_of(self, one) for one in ([prompts] if single else prompts)]
-        found = scoring.run(self.engine, sequences, top, compiled=self._scores)
+        found = scoring.run(self.engine, sequences, top, adapter=adapter, compiled=self._scores)
         return found[0] if single else found
 
     @door()
@@ -77,6 +83,7 @@ class Asking:
         tokens: Sequence[int] | Sequence[Sequence[int]],
         *,
         top_logprobs: int | None = None,
+        adapter: str | None = None,
     ) -> Completion | list[Completion]:
         """Takes given tokens as if they had been drawn, in the programs that draw: their log-probabilities come out the same to the bit.
 
@@ -88,6 +95,7 @@ class Asking:
           prompt: text or token ids, or a list of prompts. That of a chat is `render(messages, ...)`.
           tokens: ids, at least one: those of a Completion or Reply; a list of them for a list of prompts.
           top_logprobs: how many of the most probable tokens to report, 20 at most; None or 0 for none.
+          adapter: name of the one that the tokens were generated with, which must be attached; None for none.
 
         Returns:
           A Completion with `logprobs`, or a list of them. Its finish_reason is "stop" where the last token ends a turn (one of
@@ -97,7 +105,7 @@ class Asking:
           ValueError: as for `generate`; tokens are missing, not of the vocabulary, too many for the context; not as many lists as prompts.
         """
         single = is_one_prompt(prompt)
-        found = replays.replay(self, [prompt] if single else prompt, [tokens] if single else tokens, top_logprobs)
+        found = replays.replay(self, [prompt] if single else prompt, [tokens] if single else tokens, top_logprobs, adapter)
         return found[0] if single else found
 
     @door(*FURTHER, "reasoning_effort", "tools")

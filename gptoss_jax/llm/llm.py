@@ -6,6 +6,7 @@ import time
 
 from gptoss_jax.engine.engine import Engine
 from gptoss_jax.engine.metrics import Metrics
+from gptoss_jax.llm.adapting import Adapting
 from gptoss_jax.llm.asking import Asking
 from gptoss_jax.llm.living import Living
 from gptoss_jax.sampling.options import Sampling
@@ -22,7 +23,7 @@ CONTEXT = 8192
 
 
 @door()
-class LLM(Asking, Living):
+class LLM(Asking, Adapting, Living):
     """One model, ready to answer.
 
     Args:
@@ -37,6 +38,11 @@ class LLM(Asking, Living):
       routed_experts: report with every Completion and Reply the experts that each token was routed to. Those of a kept prefix are kept
         with it in the host's memory; on a Hopper decode steps take more launches. Log-probabilities are promised to the bit only
         between LLMs of the same setting.
+      adapters: room for so many that are attached side by side, of which each request may name one; one that is changed while requests run
+        with it needs a second place until these have ended. With 0 programs are those of a model without any; with more, requests without
+        an adapter get the same numbers, but on a Hopper decode steps take more launches.
+      adapter_rank: the most that one of them may have; smaller ones are filled up with zeros.
+      adapter_targets: the matrices that they may be on, some of `adapters.TARGETS`; None for all. Experts take by far the most memory.
 
     Raises:
       ValueError, FileNotFoundError: as `load`; an option is out of range; or params lie on several devices without a mesh.
@@ -53,11 +59,15 @@ class LLM(Asking, Living):
         prefix_reuse: bool = True,
         cache_dtype: str | None = None,
         routed_experts: bool = False,
+        adapters: int = 0,
+        adapter_rank: int = 16,
+        adapter_targets: Sequence[str] | None = None,
     ):
         model = model if isinstance(model, Model) else load(model)
         context = min(CONTEXT, model.config.max_position_embeddings) if context is None else context
         self._scores, ends = set(), model.eos_token_ids
         how = {"cache_tokens": cache_tokens, "prefix_reuse": prefix_reuse, "cache_dtype": cache_dtype, "routed_experts": routed_experts}
+        how |= {"adapters": adapters, "adapter_rank": adapter_rank, "adapter_targets": adapter_targets}
         self.engine = Engine(model.params, model.config, eos_token_ids=ends, slots=slots, context=context, chunk=chunk, **how)
         self._shown = (self.engine.params, model)
 
@@ -91,6 +101,7 @@ class LLM(Asking, Living):
         priority: int = 0,
         time_limit: float | None = None,
         routed_experts_from: int = 0,
+        adapter: str | None = None,
     ) -> Completion | list[Completion] | list[list[Completion]]:
         """Continues plain text or token ids, with no chat format.
 
@@ -103,6 +114,7 @@ class LLM(Asking, Living):
           time_limit: seconds from now, those of waiting too, until the continuations end with what they have.
           routed_experts_from: tokens of each prompt, its first ones, whose experts are known already, from the turn before say: the
             `routed_experts` that are reported begin behind them. For `LLM(routed_experts=True)`.
+          adapter: name of one that is attached, as it is when a request begins; None for none.
 
         Returns:
           A Completion, or for a list of prompts a list of them in the same order; lists of `n` in their places where n is above 1. What
@@ -113,7 +125,7 @@ class LLM(Asking, Living):
             as prompts; or an option is out of its range.
         """
         options = {"n": n, "response_format": response_format, "priority": priority, "time_limit": time_limit}
-        options |= {"routed_experts_from": routed_experts_from}
+        options |= {"routed_experts_from": routed_experts_from, "adapter": adapter}
         jobs = tasks.Jobs(self, prompts, sampling, options)
         for piece in self.engine.run(jobs.requests):
             jobs.add(piece)
@@ -133,6 +145,7 @@ class LLM(Asking, Living):
         priority: int = 0,
         time_limit: float | None = None,
         routed_experts_from: int = 0,
+        adapter: str | None = None,
         **options,
     ) -> Reply:
         """The assistant's next turn.
@@ -150,7 +163,7 @@ class LLM(Asking, Living):
           parallel_tool_calls: False ends the turn with its first call, also where the model's format is broken and more could follow.
           response_format: what the answer must be like, in OpenAI's form: {"type": "json_schema", "json_schema": {"name": ..., "schema":
             ...}}, {"type": "json_object"}; or {"type": "regex", "regex": ...}, {"type": "choice", "choices": [...]}. Reasoning stays free.
-          priority, time_limit, routed_experts_from: as for `generate`.
+          priority, time_limit, routed_experts_from, adapter: as for `generate`.
           **options: instructions, current_date, knowledge_cutoff, model_identity of `harmony.to_conversation`; continue_final_message
             of `harmony.render`, for a turn that messages begin.
 
@@ -161,7 +174,7 @@ class LLM(Asking, Living):
         """
         called = {"tools": tools, "tool_choice": tool_choice, "parallel_tool_calls": parallel_tool_calls}
         how = {"reasoning_effort": reasoning_effort, "response_format": response_format, "priority": priority, "time_limit": time_limit}
-        how |= {"routed_experts_from": routed_experts_from}
+        how |= {"routed_experts_from": routed_experts_from, "adapter": adapter}
         job = tasks.begin(self, task.chat(messages, sampling, **called, **how, **options))
         for piece in self.engine.run(job.requests):
             job.add(piece)

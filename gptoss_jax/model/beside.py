@@ -6,7 +6,6 @@ so that no function of the model has to be told.
 """
 
 from collections.abc import Collection
-import dataclasses
 import math
 
 import jax
@@ -44,7 +43,7 @@ def join(params: Params, terms: Terms, which: jax.Array | None = None) -> Params
     Args:
         params: without terms.
         terms: of one adapter, or of several side by side.
-        which: [B] int32, of several: which of them each row of a batch takes; -1 for none.
+        which: [B] int32, of several: which of them each row of a batch takes, -1 for none; or None, and `take` says it.
     """
     layers = []
     for layer, own in zip(params.layers, terms, strict=True):
@@ -54,6 +53,14 @@ def join(params: Params, terms: Terms, which: jax.Array | None = None) -> Params
         names = [name for name in MATRICES if name not in _ATTENTION]
         layers.append(layer.replace(attention=beside(layer.attention, _ATTENTION), moe=beside(layer.moe, names)))
     return params.replace(layers=tuple(layers))
+
+
+def take(params: Params, which: jax.Array | None) -> Params:
+    """Params that were joined with terms of several, for a batch whose rows take these [B] int32; itself where that is None."""
+    if which is None:
+        return params
+    is_pair = lambda x: isinstance(x, LowRank)
+    return jax.tree.map(lambda w: w.replace(which=which) if is_pair(w) else w, params, is_leaf=is_pair)
 
 
 def room(params: Params, config: Config, *, adapters: int, rank: int, targets: Collection[str], dtype="float32") -> tuple:
@@ -89,8 +96,3 @@ def room_bytes(specs: tuple, partition: Partition | None) -> int:
     parts = lambda spec: 1 if partition is None else math.prod(map(partition.parts, filter(None, spec.axes)))
     leaves = jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, Spec))
     return sum(spec.nbytes // parts(spec) for spec in leaves)
-
-
-def one_of(spec: Spec) -> Spec:
-    """Of a room's array, the part of one adapter."""
-    return dataclasses.replace(spec, shape=spec.shape[1:], axes=spec.axes[1:])

@@ -12,9 +12,10 @@ Dispatches are of one shape, and a row's numbers do not depend on the other rows
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
@@ -109,29 +110,39 @@ def score(params: Params, config: Config, sequences: Sequence[Sequence[int]], **
             return stop.value
 
 
-def run(engine: Engine, sequences: Sequence[Sequence[int]], top: int = 0, *, compiled: set[bool]) -> list[PromptLogprobs]:
+def run(
+    engine: Engine, sequences: Sequence[Sequence[int]], top: int = 0, *, adapter: str | None = None, compiled: set[bool]
+) -> list[PromptLogprobs]:
     """As `dispatches`, in the thread and the sizes of an engine.
 
     Args:
+      adapter: name of one that is attached to the engine; None for none.
       compiled: of the programs without and with the most probable tokens, those that are compiled; written to.
 
     Raises:
-      ValueError: token ids that `requests.check_prompt` refuses.
+      ValueError: token ids that `requests.check_prompt` refuses; no adapter of that name is attached.
     """
     engine.check_awake()
+    engine.terms_of(adapter)
     for ids in sequences:
         engine.check(ids, room=0)
     told = {"sizes": engine.sizes, "cache_dtype": engine.programs.cache_dtype, "top": top}
     if bool(top) not in compiled:  # here, not in the engine's thread, which others wait for
-        compile(engine.params, engine.config, **told)
+        compile(engine.programs.joined, engine.config, **told, adapter=engine.terms_of(None))
         compiled.add(bool(top))
-    return engine.work(dispatches(engine.params, engine.config, sequences, **told))
+    return engine.work(_now(engine, sequences, adapter, told))
 
 
-def compile(params: Params, config: Config, *, sizes: Sizes, top: int = 0, cache_dtype=None) -> None:
+def _now(engine: Engine, sequences: Sequence[Sequence[int]], adapter: str | None, told: Mapping[str, Any]) -> Generator:
+    """`dispatches` with the weights and the adapter that there are when they begin."""
+    which = engine.terms_of(adapter)  # it may be gone by now
+    return (yield from dispatches(engine.programs.joined, engine.config, sequences, **told, adapter=which))
+
+
+def compile(params: Params, config: Config, *, sizes: Sizes, top: int = 0, cache_dtype=None, adapter: int | None = None) -> None:
     """Compiles what `dispatches` with these arguments runs, which its first dispatch does otherwise."""
     pages = _pages(sizes)
-    blocks, targets = _put(params, _packed([], config, sizes, pages))
+    blocks, targets = _put(params, _packed([], config, sizes, pages, adapter))
     cache = _cache(params, config, sizes, pages, cache_dtype)
     with sharding.at(_home(params)):
         scored.score.lower(params, config, cache, blocks, targets, top_logprobs=_count(top)).compile()
@@ -145,6 +156,7 @@ def dispatches(
     sizes: Sizes,
     top: int = 0,
     cache_dtype=None,
+    adapter: int | None = None,
 ) -> Generator[None, None, list[PromptLogprobs]]:
     """What the model says of every token after the first of each sequence; yields after each dispatch.
 
@@ -155,6 +167,7 @@ def dispatches(
         dispatch for each replica.
       top: how many of the most probable tokens to report, at most `MAX_LOGPROBS`.
       cache_dtype: of keys and values; None for the params' own.
+      adapter: which of the terms that lie side by side in params, see `beside.take`: -1 for none of them, None where there are none.
 
     Returns:
       One for each sequence, in their order.
@@ -166,7 +179,7 @@ def dispatches(
     cache, asked = None, deque()
     while owners := _next_rows(paths, rows):
         cache = cache or _cache(params, config, sizes, pages, cache_dtype)
-        blocks, targets = _put(params, _packed(owners, config, sizes, pages))
+        blocks, targets = _put(params, _packed(owners, config, sizes, pages, adapter))
         for walk in walks:
             walk.dispatched()
         with sharding.at(_home(params)):  # as it was compiled
@@ -222,8 +235,8 @@ def _next_rows(paths: list[Iterator[list[_Block]]], rows: int) -> list[tuple[int
     return [(r * rows + i, list(path)) for r, walk in enumerate(paths) for i, path in enumerate(itertools.islice(walk, rows))]
 
 
-def _packed(owners: list[tuple[int, list[_Block]]], config: Config, sizes: Sizes, pages: int) -> tuple[Blocks, np.ndarray]:
-    """A dispatch on the host, with the targets [P, T] of its blocks. `pages`: of a replica."""
+def _packed(owners: list[tuple[int, list[_Block]]], config: Config, sizes: Sizes, pages: int, adapter: int | None):
+    """A dispatch on the host: `Blocks`, and the targets [P, T] of these. `pages`: of a replica."""
     n, ring = sizes.read_rows, _ring(config, sizes)
     tokens, targets = np.zeros((2, n, sizes.page), np.int32)
     count, start = np.zeros((2, n), np.int32)
@@ -236,7 +249,8 @@ def _packed(owners: list[tuple[int, list[_Block]]], config: Config, sizes: Sizes
         full_table[row, : len(path)] = [one.page for one in path]
         for i in range(max(0, len(path) - ring), len(path)):
             ring_table[row, i % ring] = path[i].page
-    return Blocks(tokens, count, start, full_table, ring_table), targets
+    which = None if adapter is None else np.full(n, adapter, np.int32)
+    return Blocks(tokens, count, start, full_table, ring_table, which), targets
 
 
 def _home(params: Params) -> Place:

@@ -10,8 +10,8 @@ from gptoss_jax.sampling.options import Sampling
 
 _OWN = ("tokenizer", "messages", "reasoning_effort", "tools")  # of a chat, which has them itself
 _TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
-_OF_ALL = ("response_format", "priority", "time_limit", "routed_experts_from")
-_OF_LLM = ("slots", "context", "chunk", "cache_tokens", "prefix_reuse", "routed_experts")
+_OF_ALL = ("response_format", "priority", "time_limit", "routed_experts_from", "adapter")
+_OF_LLM = ("slots", "context", "chunk", "cache_tokens", "prefix_reuse", "routed_experts", "adapters", "adapter_rank", "adapter_targets")
 FURTHER = tuple(
     name
     for name, one in (inspect.signature(harmony.render).parameters | inspect.signature(harmony.to_conversation).parameters).items()

@@ -12,7 +12,9 @@ from gptoss_jax.turns.completion import Completion, CompletionBuilder
 from gptoss_jax.turns.prompts import Prompt, check_listed, ids_of
 
 
-def replay(llm, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], top_logprobs: int | None) -> list[Completion]:
+def replay(
+    llm, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], top_logprobs: int | None, adapter: str | None
+) -> list[Completion]:
     """See `LLM.replay`."""
     check_top("top_logprobs", top_logprobs)
     _check_listed(tokens)
@@ -25,7 +27,7 @@ def replay(llm, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], top_
         one = flat("a replay", one)
         # The draw is overruled: only what ends a request and what is reported matters.
         sampling = Sampling(temperature=0, ignore_eos=True, max_tokens=max(1, len(one)), logprobs=top_logprobs or 0)
-        request = Request(ids_of(llm, prompt), sampling, forced=one)
+        request = Request(ids_of(llm, prompt), sampling, forced=one, adapter=adapter)
         builders[request] = CompletionBuilder(request, llm.model.tokenizer)
     special = {} if llm.model.tokenizer is None else llm.model.tokenizer.special
     ends = {*llm.model.eos_token_ids, *(special[name] for name in STOP if name in special)}

@@ -36,6 +36,7 @@ class Task:
       priority: of the tasks that wait, those with the lowest come first.
       time_limit: seconds from when the task is asked for, those of waiting too, until it is ended with what it has; None for no limit.
       routed_experts_from: tokens of its prompt whose experts are known already, as for `LLM.generate`.
+      adapter: name of one that is attached to the LLM; None for none.
     """
 
     key: Any = None
@@ -46,6 +47,7 @@ class Task:
     priority: int = 0
     time_limit: float | None = None
     routed_experts_from: int = 0
+    adapter: str | None = None
     reasoning_effort: str = "medium"
     tools: Sequence[Mapping] | None = None
     tool_choice: str | Mapping | None = None
@@ -91,6 +93,7 @@ def chat(
     priority: int = 0,
     time_limit: float | None = None,
     routed_experts_from: int = 0,
+    adapter: str | None = None,
     **options,
 ) -> Task:
     """The task that the arguments of `LLM.chat` stand for."""
@@ -98,7 +101,7 @@ def chat(
         raise ValueError('messages must be a list of messages or a string; got None; pass [{"role": "user", "content": "..."}].')
     called = {"tools": tools, "tool_choice": tool_choice, "parallel_tool_calls": parallel_tool_calls}
     how = {"reasoning_effort": reasoning_effort, "response_format": response_format, "priority": priority, "time_limit": time_limit}
-    how |= {"routed_experts_from": routed_experts_from}
+    how |= {"routed_experts_from": routed_experts_from, "adapter": adapter}
     return Task(messages=messages, sampling=sampling_of(sampling), options=options, **called, **how)
 
 

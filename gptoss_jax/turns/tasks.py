@@ -66,7 +66,7 @@ def begin(llm, task: Task, *, since: float | None = None) -> Job:
     for i in range(task.n):
         own = sampling if sampling.seed is None or i == 0 else dataclasses.replace(sampling, seed=(sampling.seed + i) % 2**63)
         requests.append(Request(ids, own, priority=task.priority, constraint=forms.constraint(llm, task, sampling, tools, begun)))
-        requests[-1].routed_experts_from = task.routed_experts_from
+        requests[-1].routed_experts_from, requests[-1].adapter = task.routed_experts_from, task.adapter
         if task.prompt is not None:
             builders.append(CompletionBuilder(requests[-1], llm.model.tokenizer))
         else:

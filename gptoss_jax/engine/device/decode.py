@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from gptoss_jax.config import Config
 from gptoss_jax.engine.device.routes import Recorder, routes_dtype
 from gptoss_jax.engine.device.state import COLUMNS, ROW, Blocks, Chunk, Orders, Row, State, state_axes
+from gptoss_jax.model import beside
 from gptoss_jax.model.params import Params
 from gptoss_jax.model.transformer import decode_step, extend
 from gptoss_jax.parallel.sharding import Partition, constrain
@@ -30,6 +31,7 @@ def read(params: Params, config: Config, state: State, blocks: Blocks, *, routed
 
     With `routed`, static, also the experts that every token was routed to, [P, T, L, A]; on a mesh every device has all of them.
     """
+    params = beside.take(params, blocks.adapter)
     view = state.cache.replace(full_table=blocks.full_table, ring_table=blocks.ring_table, length=blocks.start)
     recorder = Recorder(config, routed)
     _, view = extend(params, config, view, blocks.tokens, blocks.count, hook=recorder.hook)
@@ -51,6 +53,7 @@ def place(state: State, slots: jax.Array, row: Row, *, partition: Partition | No
         guided=one(state.guided, row.guided, ROW),
         pauses=one(state.pauses, row.pauses, COLUMNS),
         paused=one(state.paused, row.guided, ROW),
+        adapter=None if state.adapter is None else one(state.adapter, row.adapter, ROW),
     )
 
 
@@ -68,7 +71,7 @@ def decode_chunk(
       top_logprobs: static; how many of the most probable tokens to report.
       routed: static; report the experts that tokens are routed to. The model then runs layer by layer also where a fused step could.
     """
-    B = state.token.shape[0]
+    B, params = state.token.shape[0], beside.take(params, state.adapter)
     state = state.replace(done=state.done | orders.dropped, paused=state.paused & ~orders.resumed)
 
     def body(carry):

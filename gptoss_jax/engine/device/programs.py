@@ -18,6 +18,7 @@ from gptoss_jax.bars import Bar
 from gptoss_jax.config import Config
 from gptoss_jax.engine.device import decode, lowered, scored, weights
 from gptoss_jax.engine.device.state import Blocks, Chunk, Orders, Row, State, init_state, make_rows, plain_orders
+from gptoss_jax.engine.device.terms import Room
 from gptoss_jax.engine.sizes import STEPS, Sizes
 from gptoss_jax.model import named
 from gptoss_jax.model.cache import make_cache, pages_dtype
@@ -40,6 +41,7 @@ class Programs:
       eos_token_ids: tokens that end every request without `ignore_eos`.
       cache_dtype: see `pages_dtype`.
       routed: whether the experts that tokens are routed to are reported; otherwise the programs are those of a model without that.
+      room: for adapters side by side, of which each row takes its own; None for programs of a model without any.
 
     Attributes:
       params: the weights that they are called with.
@@ -55,12 +57,14 @@ class Programs:
         eos_token_ids: tuple[int, ...],
         cache_dtype: str | None = None,
         routed: bool = False,
+        room: Room | None = None,
     ):
         self.params, self.config, self.sizes, self.eos_token_ids, self.routed = weights.held(params), config, sizes, eos_token_ids, routed
         self.version: int | str = 0
         self._number = 0  # of updates, or the last version that was one
         self.partition, self._place = params.partition, sharding.home(params.partition, params)
         self.cache_dtype = pages_dtype(cache_dtype, params.embedding.dtype)
+        self.room, self._joined = room, None
         self._state: State | None = None
         self._compiled: dict[str, Callable] = {}
         self._constants: dict[str, jax.Array] = {}
@@ -70,6 +74,15 @@ class Programs:
     @property
     def ready(self) -> bool:
         return bool(self._compiled)
+
+    @property
+    def joined(self) -> Params:
+        """The params as programs take them: with the terms of adapters beside them where there is room for any."""
+        if self.room is None:
+            return self.params
+        if self._joined is None or self._joined[0] != self.room.writes:
+            self._joined = self.room.writes, self.room.beside(self.params)
+        return self._joined[1]
 
     def prepare(self, *, progress: bool = False, again: bool = False) -> None:
         """Lowers every program, and compiles each in a thread of its own, if that has not been done; one caller does, others wait.
@@ -112,7 +125,7 @@ class Programs:
         """
         params = named.substitute(self.params, new)
         self._number = version if isinstance(version, int) else self._number + 1
-        self.params, self.version = params, self._number if version is None else version
+        self.params, self.version, self._joined = params, self._number if version is None else version, None
         return self.version
 
     def renew(self) -> None:
@@ -132,16 +145,25 @@ class Programs:
             self._compiled = {name: future.result() for name, future in futures.items()}
 
     def read(
-        self, tokens: np.ndarray, count: np.ndarray, start: np.ndarray, full_table: np.ndarray, ring_table: np.ndarray
+        self, tokens: np.ndarray, count: np.ndarray, start: np.ndarray, full_table: np.ndarray, ring_table: np.ndarray, adapter: np.ndarray
     ) -> jax.Array | None:
         """Pieces of prompts into the cache; see `state.Blocks`, whose fields these are. Returns their experts where these are reported."""
-        blocks = self._put(Blocks(tokens, count, start, full_table, ring_table), self._block_axes())
-        self._state, routes = self._compiled["read"](self.params, self._state, blocks)
+        blocks = self._blocks(tokens, count, start, full_table, ring_table, adapter)
+        self._state, routes = self._compiled["read"](self.joined, self._state, blocks)
         return routes
 
-    def place(self, slot: int, sampling: Sampling, seed: int, prompt: np.ndarray, pauses: tuple[int, ...] | None, remaining: int) -> None:
+    def place(
+        self,
+        slot: int,
+        sampling: Sampling,
+        seed: int,
+        prompt: np.ndarray,
+        pauses: tuple[int, ...] | None,
+        remaining: int,
+        adapter: int = -1,
+    ) -> None:
         """Gives a slot to a request whose prompt, but for the last token, is in the cache."""
-        row = self._row(sampling, seed, prompt, len(prompt) - 1, int(prompt[-1]), remaining, pauses)
+        row = self._row(sampling, seed, prompt, len(prompt) - 1, int(prompt[-1]), remaining, pauses, adapter)
         self._state = self._compiled["place"](self._state, self._put(np.array([slot], np.int32)), row)
 
     def draw(
@@ -171,7 +193,7 @@ class Programs:
             allowed=self._constants["allowed"] if allowed is None else self._put(allowed, columns),
             forced=self._constants["forced"] if forced is None else self._put(forced, columns),
         )
-        self._state, chunk = self._compiled["decode"](self.params, self._state.replace(cache=cache), orders)
+        self._state, chunk = self._compiled["decode"](self.joined, self._state.replace(cache=cache), orders)
         return chunk
 
     def fetch(self, results: Any) -> Any:
@@ -196,19 +218,19 @@ class Programs:
         )
         nothing = [Sampling(temperature=0)] * s.slots
         stacked = sampling_state.stack(nothing, vocab_size=self.config.vocab_size, slots=ROOM, partition=self._place)
-        return init_state(cache, stacked, partition=self._place)
+        return init_state(cache, stacked, partition=self._place, adapters=self.room is not None)
 
     def _calls(self) -> dict[str, tuple]:
         """Each program's function, with arguments like those that it will be called with (in order, then by keyword the static ones), and
         a tree like its result."""
         s, none = self.sizes, np.zeros(self.sizes.read_rows, np.int32)
         tables = (np.zeros((s.read_rows, width), np.int32) for width in (s.blocks, s.read_ring))
-        blocks = self._put(Blocks(np.zeros((s.read_rows, s.page), np.int32), none, none, *tables), self._block_axes())
+        blocks = self._blocks(np.zeros((s.read_rows, s.page), np.int32), none, none, *tables, none - 1)
         orders = plain_orders(s.slots, 1, steps=STEPS, vocab_size=self.config.vocab_size, partition=self._place)
         self._constants = {"allowed": orders.allowed, "forced": orders.forced}
-        row = self._row(Sampling(), 0, np.zeros(1, np.int32), 0, 0, 0, None)
+        row = self._row(Sampling(), 0, np.zeros(1, np.int32), 0, 0, 0, None, -1)
         slot = self._put(np.zeros(1, np.int32))
-        model, state, routed = (self.params, self.config, self._state), self._state, {"routed": self.routed}
+        model, state, routed = (self.joined, self.config, self._state), self._state, {"routed": self.routed}
         routes = 0 if self.routed else None
         chunk = Chunk(Sampled(0, 0, 0, 0, 0, Processed(0, 0, 0)), 0, 0, 0, 0, 0, routes)
         return {
@@ -217,9 +239,11 @@ class Programs:
             "place": (decode.place, (state, slot, row), {"partition": self.partition}, state),
         }
 
-    def _row(self, sampling: Sampling, seed: int, prompt: np.ndarray, length: int, token: int, remaining: int, pauses) -> Row:
+    def _row(self, sampling: Sampling, seed: int, prompt: np.ndarray, length: int, token: int, remaining: int, pauses, adapter: int) -> Row:
         ask = {"vocab_size": self.config.vocab_size, "eos_token_ids": self.eos_token_ids, "prompts": [prompt], "slots": ROOM}
         row = make_rows(sampling_state.columns([sampling], [seed], **ask), length, token, remaining, pauses)
+        if self.room is not None:
+            row = row.replace(adapter=np.array([adapter], np.int32))
         if "counts" not in self._constants:
             self._constants["counts"] = self._put(row.sampling.counts)
             self._constants["unseen"] = self._put(np.zeros_like(row.sampling.in_prompt))
@@ -228,9 +252,10 @@ class Programs:
             large["in_prompt"] = self._constants["unseen"]
         return self._put(row.replace(sampling=row.sampling.replace(**large)))
 
-    def _block_axes(self) -> Blocks:
-        columns, row = ("batch", None), ("batch",)
-        return Blocks(columns, row, row, columns, columns)
+    def _blocks(self, *fields: np.ndarray) -> Blocks:
+        """Pieces of prompts where the params lie; which adapters they take is said where there is room for any."""
+        blocks = Blocks(*fields) if self.room is not None else Blocks(*fields).replace(adapter=None)
+        return jax.tree.map(lambda x: self._put(x, ("batch", None)[: x.ndim]), blocks)
 
     def _put(self, values, axes=None):
         """NumPy arrays of a tree where the params lie; what is there already stays as it is. `axes` None is whole on every device."""

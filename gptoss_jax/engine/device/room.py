@@ -30,14 +30,23 @@ def state_bytes(config: Config, sizes: Sizes, cache_dtype: np.dtype, biases: int
     return pages * page + sizes.slots * row_bytes
 
 
-def check(params: Params, config: Config, sizes: Sizes, cache_dtype: np.dtype, biases: int) -> None:
-    """Raises ValueError where the state of an engine does not fit the memory that is free; of a model without numbers all fits."""
+def check(params: Params, config: Config, sizes: Sizes, cache_dtype: np.dtype, biases: int, *, adapters: int = 0) -> None:
+    """Raises ValueError where the state of an engine does not fit the memory that is free; of a model without numbers all fits.
+
+    Args:
+      adapters: bytes of a device that those side by side take.
+    """
     if not isinstance(params.embedding, jax.Array):
         return
     partition, device = params.partition, sharding.device_of(sharding.home(params.partition, params.embedding))
     wanted, free = state_bytes(config, sizes, cache_dtype, biases), memory.available(device)
     on_each = wanted if device.platform == "cpu" else wanted // _parts(partition)
-    _compare(on_each, free, sizes, str(device))
+    if free is not None and adapters > free:
+        raise ValueError(
+            f"the room for adapters must fit into memory; it takes {_short(adapters)} of {device}, which has {_short(free)} free; pass a "
+            "smaller adapters or adapter_rank, or fewer adapter_targets."
+        )
+    _compare(on_each, None if free is None else free - adapters, sizes, str(device))
     _compare(_HOST_BYTES * (sizes.full_pages + sizes.ring_pages), memory.host() or None, sizes, "the host")
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from gptoss_jax.config import Config
 from gptoss_jax.engine.device.state import Blocks
+from gptoss_jax.model import beside
 from gptoss_jax.model.cache import Cache
 from gptoss_jax.model.params import Params
 from gptoss_jax.model.transformer import extend, unembed
@@ -37,6 +38,7 @@ def score(
     Returns:
       The cache, and of each position the target with its log-probability: leaves [P, T, ...], on a mesh whole on every device.
     """
+    params = beside.take(params, blocks.adapter)
     view = cache.replace(full_table=blocks.full_table, ring_table=blocks.ring_table, length=blocks.start)
     x, view = extend(params, config, view, blocks.tokens, blocks.count)
     (P, T, _), V = x.shape, config.vocab_size

@@ -33,6 +33,7 @@ class State:
     guided: jax.Array  # [B] bool: draws only what and when the host allows
     pauses: jax.Array  # [B, PAUSES] int32 tokens after which a guided row waits for the host; -1 for none
     paused: jax.Array  # [B] bool
+    adapter: jax.Array | None = None  # [B] int32 which of the terms side by side a row takes, -1 for none; None without room for any
 
 
 @flax.struct.dataclass
@@ -47,6 +48,7 @@ class Blocks:
     start: jax.Array  # [P] int32 position of the first
     full_table: jax.Array  # [P, R] int32
     ring_table: jax.Array  # [P, R'] int32
+    adapter: jax.Array | None = None  # [P] int32, as of `State`
 
 
 @flax.struct.dataclass
@@ -59,6 +61,7 @@ class Row:
     remaining: jax.Array  # [1] int32
     guided: jax.Array  # [1] bool
     pauses: jax.Array  # [1, PAUSES] int32
+    adapter: jax.Array | None = None  # [1] int32
 
 
 @flax.struct.dataclass
@@ -88,19 +91,22 @@ class Chunk:
     routes: jax.Array | None = None  # [B, steps, L, A] uint8 or uint16: experts that each step's input was routed to; None if not asked for
 
 
-def init_state(cache: Cache, sampling: SamplingState, *, partition: Place = None) -> State:
-    """Slots of which none has anything to do. `cache` and `sampling` are of the same rows, lying where it shall lie too."""
+def init_state(cache: Cache, sampling: SamplingState, *, partition: Place = None, adapters: bool = False) -> State:
+    """Slots of which none has anything to do. `cache` and `sampling` are of the same rows, lying where it shall lie too.
+
+    With `adapters` its rows may take terms that lie side by side.
+    """
     B = cache.length.shape[0]
     put = lambda value, axes=ROW: sharding.put(value, partition, axes)
     zeros, false = np.zeros(B, np.int32), np.zeros(B, bool)
-    return State(
-        cache, sampling, put(zeros), put(zeros), put(~false), put(false), put(np.full((B, PAUSES), -1, np.int32), COLUMNS), put(false)
-    )
+    pauses, adapter = put(np.full((B, PAUSES), -1, np.int32), COLUMNS), put(zeros - 1) if adapters else None
+    return State(cache, sampling, put(zeros), put(zeros), put(~false), put(false), pauses, put(false), adapter)
 
 
 def state_axes(state: State) -> State:
     """The logical axes of a state's arrays, in a tree like it."""
-    return State(cache_axes(state.cache), sampling_state.state_axes(), ROW, ROW, ROW, ROW, COLUMNS, ROW)
+    adapter = None if state.adapter is None else ROW
+    return State(cache_axes(state.cache), sampling_state.state_axes(), ROW, ROW, ROW, ROW, COLUMNS, ROW, adapter)
 
 
 def make_rows(sampling: SamplingState, length: Any, token: Any, remaining: Any, pauses: tuple[int, ...] | None = None) -> Row:
