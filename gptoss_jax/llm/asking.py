@@ -8,7 +8,7 @@ from gptoss_jax import harmony
 from gptoss_jax.engine.engine import Engine
 from gptoss_jax.research import scoring
 from gptoss_jax.research.scoring import PromptLogprobs
-from gptoss_jax.sampling.options import check_top
+from gptoss_jax.sampling.options import Sampling, check_given, check_known, check_top
 from gptoss_jax.tokenizer import Tokenizer
 from gptoss_jax.turns import replays
 from gptoss_jax.turns.completion import Completion
@@ -23,7 +23,7 @@ class Asking:
 
     model: Model
     engine: Engine
-    _scores: set[bool]  # programs of `score` that are compiled: without and with the most probable tokens
+    _scores: set[tuple[bool, bool]]  # programs of `score` that are compiled: with the most probable tokens or not, with given ones or not
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -61,19 +61,27 @@ class Asking:
 
     @door()
     def prompt_logprobs(
-        self, prompts: Prompt | Sequence[Prompt], top: int = 0, *, adapter: str | None = None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        top: int = 0,
+        *,
+        token_ids: Sequence[int] | None = None,
+        adapter: str | None = None,
     ) -> PromptLogprobs | list[PromptLogprobs]:
-        """What the model says of every token of a prompt after the first, as `score` does; with the `top` most probable ones in its place.
+        """What the model says of every token of a prompt after the first, as `score` does; also of the most probable ones, and given ones.
 
         Args:
           prompts: one, as text or token ids, or a list; what they begin with in common is computed once.
           top: how many of the most probable ids to report for each place, 20 at most.
+          token_ids: ids whose log-probabilities to report for each place, whatever stands there: 128 at most, each once.
           adapter: name of one that is attached; None for none.
         """
         check_top("top", top)
+        given = check_given("token_ids", token_ids)
+        check_known("token_ids", given, self.model.config.vocab_size)
         single = is_one_prompt(prompts)
         sequences = [ids_of(self, one) for one in ([prompts] if single else prompts)]
-        found = scoring.run(self.engine, sequences, top, adapter=adapter, compiled=self._scores)
+        found = scoring.run(self.engine, sequences, top or 0, given, adapter=adapter, compiled=self._scores)
         return found[0] if single else found
 
     @door()
@@ -83,6 +91,7 @@ class Asking:
         tokens: Sequence[int] | Sequence[Sequence[int]],
         *,
         top_logprobs: int | None = None,
+        sampling: Sampling | Sequence[Sampling] | None = None,
         adapter: str | None = None,
     ) -> Completion | list[Completion]:
         """Takes given tokens as if they had been drawn, in the programs that draw: their log-probabilities come out the same to the bit.
@@ -94,7 +103,10 @@ class Asking:
         Args:
           prompt: text or token ids, or a list of prompts. That of a chat is `render(messages, ...)`.
           tokens: ids, at least one: those of a Completion or Reply; a list of them for a list of prompts.
-          top_logprobs: how many of the most probable tokens to report, 20 at most; None or 0 for none.
+          top_logprobs: how many of the most probable tokens to report, 20 at most; 0 for none, None for as many as `sampling` says.
+          sampling: that of the generation, or a list with one for each prompt: what else it has reported (`logprob_token_ids`,
+            `processed_logprobs`) comes out the same to the bit too, but for masks: what a response_format or tools forbade is not known
+            here. What it says of seeds and ends has no say.
           adapter: name of the one that the tokens were generated with, which must be attached; None for none.
 
         Returns:
@@ -105,7 +117,8 @@ class Asking:
           ValueError: as for `generate`; tokens are missing, not of the vocabulary, too many for the context; not as many lists as prompts.
         """
         single = is_one_prompt(prompt)
-        found = replays.replay(self, [prompt] if single else prompt, [tokens] if single else tokens, top_logprobs, adapter)
+        prompts, tokens = ([prompt], [tokens]) if single else (prompt, tokens)
+        found = replays.replay(self, prompts, tokens, top_logprobs, sampling, adapter)
         return found[0] if single else found
 
     @door(*FURTHER, "reasoning_effort", "tools")

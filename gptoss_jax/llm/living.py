@@ -20,7 +20,7 @@ class Living:
 
     engine: Engine
     _shown: tuple[Params, Model]  # what the engine holds, and the model that shows it
-    _scores: set[bool]
+    _scores: set[tuple[bool, bool]]
 
     @property
     def model(self) -> Model:

@@ -30,7 +30,7 @@ from gptoss_jax.model.params import Params
 from gptoss_jax.parallel import sharding
 from gptoss_jax.parallel.sharding import Place
 from gptoss_jax.sampling.draw import Sampled
-from gptoss_jax.sampling.options import MAX_LOGPROBS
+from gptoss_jax.sampling.options import MAX_GIVEN, MAX_LOGPROBS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,11 +42,13 @@ class PromptLogprobs:
       logprobs: [len(tokens) - 1] float32: entry i is the natural log of the probability of tokens[i + 1] after those before it, under
         the model's own distribution: before bias, penalties, temperature, filters and masks.
       top_logprobs: for each of these places, the most probable ids and their log-probabilities, most probable first; None unless asked for.
+      given_logprobs: for each of these places, the ids that were given and their log-probabilities; None unless there are some.
     """
 
     tokens: tuple[int, ...]
     logprobs: np.ndarray
     top_logprobs: tuple[dict[int, float], ...] | None
+    given_logprobs: tuple[dict[int, float], ...] | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -111,13 +113,19 @@ def score(params: Params, config: Config, sequences: Sequence[Sequence[int]], **
 
 
 def run(
-    engine: Engine, sequences: Sequence[Sequence[int]], top: int = 0, *, adapter: str | None = None, compiled: set[bool]
+    engine: Engine,
+    sequences: Sequence[Sequence[int]],
+    top: int = 0,
+    given: Sequence[int] = (),
+    *,
+    adapter: str | None = None,
+    compiled: set[tuple[bool, bool]],
 ) -> list[PromptLogprobs]:
     """As `dispatches`, in the thread and the sizes of an engine.
 
     Args:
       adapter: name of one that is attached to the engine; None for none.
-      compiled: of the programs without and with the most probable tokens, those that are compiled; written to.
+      compiled: of the programs without and with the most probable tokens, and given ones, those that are compiled; written to.
 
     Raises:
       ValueError: token ids that `requests.check_prompt` refuses; no adapter of that name is attached.
@@ -126,10 +134,11 @@ def run(
     engine.terms_of(adapter)
     for ids in sequences:
         engine.check(ids, room=0)
-    told = {"sizes": engine.sizes, "cache_dtype": engine.programs.cache_dtype, "top": top}
-    if bool(top) not in compiled:  # here, not in the engine's thread, which others wait for
+    told = {"sizes": engine.sizes, "cache_dtype": engine.programs.cache_dtype, "top": top, "given": given}
+    program = (bool(top), bool(given))
+    if program not in compiled:  # here, not in the engine's thread, which others wait for
         compile(engine.programs.joined, engine.config, **told, adapter=engine.terms_of(None))
-        compiled.add(bool(top))
+        compiled.add(program)
     return engine.work(_now(engine, sequences, adapter, told))
 
 
@@ -139,13 +148,22 @@ def _now(engine: Engine, sequences: Sequence[Sequence[int]], adapter: str | None
     return (yield from dispatches(engine.programs.joined, engine.config, sequences, **told, adapter=which))
 
 
-def compile(params: Params, config: Config, *, sizes: Sizes, top: int = 0, cache_dtype=None, adapter: int | None = None) -> None:
+def compile(
+    params: Params,
+    config: Config,
+    *,
+    sizes: Sizes,
+    top: int = 0,
+    given: Sequence[int] = (),
+    cache_dtype=None,
+    adapter: int | None = None,
+) -> None:
     """Compiles what `dispatches` with these arguments runs, which its first dispatch does otherwise."""
     pages = _pages(sizes)
     blocks, targets = _put(params, _packed([], config, sizes, pages, adapter))
     cache = _cache(params, config, sizes, pages, cache_dtype)
     with sharding.at(_home(params)):
-        scored.score.lower(params, config, cache, blocks, targets, top_logprobs=_count(top)).compile()
+        scored.score.lower(params, config, cache, blocks, targets, **_options(params, top, given)).compile()
 
 
 def dispatches(
@@ -155,6 +173,7 @@ def dispatches(
     *,
     sizes: Sizes,
     top: int = 0,
+    given: Sequence[int] = (),
     cache_dtype=None,
     adapter: int | None = None,
 ) -> Generator[None, None, list[PromptLogprobs]]:
@@ -166,6 +185,7 @@ def dispatches(
       sizes: of an engine: a dispatch reads as many tokens, sequences may be as long. The cache is this call's own: of a context and a
         dispatch for each replica.
       top: how many of the most probable tokens to report, at most `MAX_LOGPROBS`.
+      given: ids of the vocabulary whose log-probabilities to report, at most `MAX_GIVEN`.
       cache_dtype: of keys and values; None for the params' own.
       adapter: which of the terms that lie side by side in params, see `beside.take`: -1 for none of them, None where there are none.
 
@@ -176,14 +196,14 @@ def dispatches(
     rows, pages = sizes.read_rows // sizes.replicas, _pages(sizes)
     walks = [_Walk(part, i * pages, pages, sizes.page) for i, part in enumerate(_dealt(arrays, sizes))]
     paths = [iter(walk) for walk in walks]
-    cache, asked = None, deque()
+    cache, asked, options = None, deque(), _options(params, top, given)
     while owners := _next_rows(paths, rows):
         cache = cache or _cache(params, config, sizes, pages, cache_dtype)
         blocks, targets = _put(params, _packed(owners, config, sizes, pages, adapter))
         for walk in walks:
             walk.dispatched()
         with sharding.at(_home(params)):  # as it was compiled
-            cache, said = scored.score(params, config, cache, blocks, targets, top_logprobs=_count(top))
+            cache, said = scored.score(params, config, cache, blocks, targets, **options)
         asked.append((said, [(row, path[-1]) for row, path in owners]))
         if len(asked) > 1:  # the device has the next at hand
             _take_in(*asked.popleft(), top)
@@ -191,7 +211,7 @@ def dispatches(
     while asked:
         _take_in(*asked.popleft(), top)
     found = {number: path for walk in walks for number, path in walk.paths.items()}
-    return [_joined(ids, found[number], top) for number, ids in enumerate(arrays)]
+    return [_joined(ids, found[number], top, given) for number, ids in enumerate(arrays)]
 
 
 def _pages(sizes: Sizes) -> int:
@@ -199,9 +219,11 @@ def _pages(sizes: Sizes) -> int:
     return sizes.blocks + sizes.read_rows // sizes.replicas
 
 
-def _count(top: int) -> int:
-    """Of two programs at most."""
-    return MAX_LOGPROBS if top else 0
+def _options(params: Params, top: int, given: Sequence[int]) -> dict[str, Any]:
+    """Of four programs at most."""
+    ids = np.full(MAX_GIVEN, -1, np.int32)
+    ids[: len(given)] = given
+    return {"top_logprobs": MAX_LOGPROBS if top else 0, "given": sharding.put(ids, _home(params), (None,)) if given else None}
 
 
 def _shared(sequences: list[np.ndarray], page: int) -> Iterator[int]:
@@ -285,14 +307,19 @@ def _take_in(said: Sampled, owners: list[tuple[int, _Block]], top: int) -> None:
             logprobs=own(said.logprobs),
             top_tokens=own(said.top_tokens)[:, :top],
             top_logprobs=own(said.top_logprobs)[:, :top],
+            given_logprobs=None if said.given_logprobs is None else own(said.given_logprobs),
         )
 
 
-def _joined(ids: np.ndarray, path: list[_Block], top: int) -> PromptLogprobs:
+def _joined(ids: np.ndarray, path: list[_Block], top: int, given: Sequence[int]) -> PromptLogprobs:
     """What a sequence's blocks say."""
     logprobs = np.concatenate([block.scores.logprobs for block in path] or [np.zeros(0, np.float32)])
     best = None
     if top:
         rows = [zip(block.scores.top_tokens.tolist(), block.scores.top_logprobs.tolist(), strict=True) for block in path]
         best = tuple(dict(zip(*row, strict=True)) for row in itertools.chain.from_iterable(rows))
-    return PromptLogprobs(tuple(ids.tolist()), logprobs, best)
+    others = None
+    if given:
+        rows = (block.scores.given_logprobs[:, : len(given)].tolist() for block in path)
+        others = tuple(dict(zip(given, row, strict=True)) for row in itertools.chain.from_iterable(rows))
+    return PromptLogprobs(tuple(ids.tolist()), logprobs, best, others)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sampling_oracles import adjusted, kept, ranked, softmax
 
 from gptoss_jax.sampling import draw
 from gptoss_jax.sampling import state as sampling_state
@@ -26,16 +27,6 @@ def drawn(logits, samplings, positions=None, prompts=None, **options):
     state = sampling_state.stack(samplings, vocab_size=logits.shape[-1], prompts=prompts)
     positions = np.arange(len(logits)) if positions is None else positions
     return run(jnp.asarray(logits), state, jnp.asarray(positions, jnp.int32), **options)
-
-
-def ranked(logits):
-    """Token ids [V], most probable first, of equals the lowest first."""
-    return np.lexsort((np.arange(len(logits)), -logits.astype(np.float64)))
-
-
-def softmax(logits):
-    weights = np.exp(logits.astype(np.float64) - np.max(logits))
-    return weights / weights.sum()
 
 
 def support(logits, options, draws=2000):
@@ -79,17 +70,6 @@ def test_logprobs_are_the_models_own_before_every_option():
     np.testing.assert_allclose(out.top_logprobs, np.take_along_axis(logprobs, best, axis=-1), rtol=1e-5)
 
 
-def adjusted_oracle(logits, options, prompt, generated):
-    out = logits.astype(np.float64)
-    for token, bias in options.logit_bias:
-        out[token] += bias
-    for token in set(prompt) | set(generated):
-        out[token] = out[token] / options.repetition_penalty if out[token] > 0 else out[token] * options.repetition_penalty
-    for token in set(generated):
-        out[token] -= options.frequency_penalty * generated.count(token) + options.presence_penalty
-    return out
-
-
 def test_bias_and_penalties_match_the_oracle_row_by_row():
     rows = [
         Sampling(),
@@ -110,7 +90,7 @@ def test_bias_and_penalties_match_the_oracle_row_by_row():
         state = draw.observe(state, jnp.asarray(tokens, jnp.int32), jnp.asarray(active))
         for row in np.flatnonzero(active):
             generated[row].append(int(tokens[row]))
-    expected = np.stack([adjusted_oracle(*row) for row in zip(logits, rows, prompts, generated, strict=True)])
+    expected = np.stack([adjusted(*row) for row in zip(logits, rows, prompts, generated, strict=True)])
     np.testing.assert_allclose(draw._adjust(jnp.asarray(logits), state), expected, rtol=1e-5, atol=1e-5)
     greedy = dataclasses.replace(state, temperature=jnp.zeros(len(rows), jnp.float32))
     out = run(jnp.asarray(logits), greedy, jnp.zeros(len(rows), jnp.int32))
@@ -142,17 +122,6 @@ def test_more_biases_than_slots_are_all_honoured():
     assert support(random_logits(V), Sampling(logit_bias=bans), draws=50) == {20}
 
 
-def kept_oracle(logits, options):
-    """Ids that min_p, then top_k, then top_p keep, in float64 by sorting."""
-    probs = softmax(logits.astype(np.float64) / options.temperature)
-    order = [token for token in ranked(logits) if probs[token] >= options.min_p * probs.max()]
-    order = order[: options.top_k or None]
-    if options.top_p < 1:
-        mass = np.cumsum(probs[order]) / probs[order].sum()
-        order = order[: np.searchsorted(mass, options.top_p) + 1]
-    return set(order)
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -170,7 +139,7 @@ def kept_oracle(logits, options):
 )
 def test_draws_reach_exactly_the_tokens_that_the_filters_keep(options):
     logits = random_logits(V, scale=1.5)
-    assert support(logits, Sampling(**options), draws=4000) == kept_oracle(logits, Sampling(**options))
+    assert support(logits, Sampling(**options), draws=4000) == set(kept(logits, Sampling(**options)))
 
 
 @pytest.mark.parametrize("vary", ["position", "seed"])

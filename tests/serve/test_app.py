@@ -82,7 +82,8 @@ def test_what_is_no_json_object_is_refused(body):
 
 def with_llm(**settings) -> Service:
     """A service over no more of an LLM than its tokenizer."""
-    return Service(Settings("nano", **settings), SimpleNamespace(tokenizer=ByteTokenizer(), engine=SimpleNamespace(slots=1, context=64, asleep=False)))
+    engine = SimpleNamespace(slots=1, context=64, asleep=False)
+    return Service(Settings("nano", **settings), SimpleNamespace(tokenizer=ByteTokenizer(), engine=engine))
 
 
 def test_each_token_is_spelled_once(monkeypatch):

@@ -12,7 +12,7 @@ from gptoss_jax.model.cache import Cache
 from gptoss_jax.model.params import Params
 from gptoss_jax.model.transformer import extend, unembed
 from gptoss_jax.parallel.sharding import constrain
-from gptoss_jax.sampling.reported import Sampled, most_probable
+from gptoss_jax.sampling.reported import Sampled, given_logprobs, most_probable
 
 SCORED_LOGITS = 1 << 26  # elements of logits alive at a time while tokens are scored: 256 MB in float32
 
@@ -26,6 +26,7 @@ def score(
     targets: jax.Array,  # [P, T] int32
     *,
     top_logprobs: int = 0,
+    given: jax.Array | None = None,  # [g] int32
 ) -> tuple[Cache, Sampled]:
     """The cache with pieces of sequences in it, and what the model says of the token that follows each position.
 
@@ -34,6 +35,7 @@ def score(
       blocks: the pieces. A piece sees those before it in its sequence, which may be in the same dispatch.
       targets: the tokens that follow.
       top_logprobs: static; how many of the most probable tokens to report.
+      given: token ids, padded with -1, whose log-probabilities at each position are reported too.
 
     Returns:
       The cache, and of each position the target with its log-probability: leaves [P, T, ...], on a mesh whole on every device.
@@ -51,7 +53,8 @@ def score(
         log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         best, best_tokens = most_probable(logits, log_total, top_logprobs, params.partition)
         chosen = jnp.take_along_axis(logits, targets.reshape(-1, 1), axis=-1) - log_total
-        return Sampled(targets.reshape(-1), chosen[:, 0], best_tokens, best)
+        others = None if given is None else given_logprobs(logits, log_total, jnp.broadcast_to(given, (len(logits), len(given))))
+        return Sampled(targets.reshape(-1), chosen[:, 0], best_tokens, best, others)
 
     cut = lambda all: jnp.moveaxis(all.reshape(P, T // size, size, *all.shape[2:]), 1, 0)
     join = lambda parts: jnp.moveaxis(parts.reshape(T // size, P, size, *parts.shape[2:]), 0, 1).reshape(P, T, *parts.shape[2:])
