@@ -36,10 +36,18 @@ def render(tokenizer: tokenizers.Tokenizer, messages: Sequence[Mapping], *, cont
     return ids if turn is None else ids + turn.ids(tokenizer)
 
 
-def ids_of(tokenizer: tokenizers.Tokenizer, marks: Marks) -> list[int]:
-    """The prompt of a conversation with marks in it; raises a ValueError if openai_harmony refuses it."""
+def ids_of(tokenizer: tokenizers.Tokenizer, marks: Marks, *, whole: bool = False) -> list[int]:
+    """The prompt of a conversation with marks in it; raises a ValueError if openai_harmony refuses it.
+
+    Args:
+        whole: no prompt, but the conversation itself, with all reasoning and with what ends the last turn.
+    """
+    encoding = tokenizers.harmony_encoding()
     try:
-        ids = tokenizers.harmony_encoding().render_conversation_for_completion(marks.conversation, oh.Role.ASSISTANT)
+        if whole:
+            ids = encoding.render_conversation_for_training(marks.conversation, oh.RenderConversationConfig(auto_drop_analysis=False))
+        else:
+            ids = encoding.render_conversation_for_completion(marks.conversation, oh.Role.ASSISTANT)
     except (oh.HarmonyError, ValueError, RecursionError) as error:
         got = quoted(str(error))
         raise ValueError(f"messages must be such as openai_harmony renders; got {got} from it; drop what it names") from error

@@ -122,7 +122,24 @@ class Asking:
         return found[0] if single else found
 
     @door(*FURTHER, "reasoning_effort", "tools")
-    def render(self, messages: Messages, **options) -> list[int]:
-        """The token ids of the prompt that `chat` would make of messages. Options as for `chat`."""
+    def render(self, messages: Messages, *, train_on: harmony.TrainOn | None = None, **options) -> list[int] | harmony.Rendered:
+        """The token ids of the prompt that `chat` would make of messages, or a whole conversation with where loss belongs in it.
+
+        Args:
+          messages: as for `chat`.
+          train_on: None for the prompt. For a conversation that ends with the assistant's turn what is to be learnt: "final" (answers),
+            "calls" (of tools), "assistant" (all that the model writes), or a function that says so of each `harmony.RenderedMessage`.
+          **options: as for `chat`.
+
+        Returns:
+          Ids; with `train_on` a `harmony.Rendered`, ids with a mask of one bool for each, see `harmony.render_for_training`.
+
+        Raises:
+          ValueError: messages, options or `train_on` are not valid.
+        """
         messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-        return harmony.render(self.tokenizer, messages, **options)
+        if train_on is None:
+            return harmony.render(self.tokenizer, messages, **options)
+        if options.pop("continue_final_message", False) is not False:
+            raise ValueError("train_on takes whole conversations, whose last message has ended; leave continue_final_message out.")
+        return harmony.render_for_training(self.tokenizer, messages, train_on, **options)

@@ -26,6 +26,7 @@ ELSEWHERE = {
     **dict.fromkeys(_OF_ALL, "{name} is an argument of chat, stream and generate"),
     **dict.fromkeys(_OF_LLM, "{name} is an argument of LLM: make it with that"),
     **dict.fromkeys(("mesh", "dtype", "experts", "verify", "kernels"), "it is an argument of load: LLM(load(..., {name}={value}))"),
+    "train_on": "train_on is an argument of render",
     "n": "n is an argument of generate, and for several answers to a conversation a field of Task",
     "stream": "call stream, or astream, which give a turn piece by piece",
     "model": "an LLM has one model: make it with that",
