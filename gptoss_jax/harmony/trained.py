@@ -120,11 +120,12 @@ def render_for_training(tokenizer: tokenizers.Tokenizer, messages: Sequence[Mapp
 
 
 def turns(messages: Sequence[Mapping]) -> list[list[Mapping]]:
-    """The beginnings of a conversation that end with a turn of the assistant's, one for each: an example of the last turn each.
+    """The beginnings of a conversation that end with a turn of the assistant's, one for each: so each turn is once the last.
 
     Raises:
-        ValueError: a message of the assistant's is not valid.
+        ValueError: as `to_conversation`.
     """
+    to_conversation(messages)
     ends = []
     for i, message in enumerate(messages):
         if message["role"] == "assistant":

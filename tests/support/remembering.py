@@ -33,7 +33,7 @@ def _digest(tokens) -> bytes:
 class Remembering:
     """Stands in for `Programs`, with routes. What a dispatch has found can be looked at by `fetch` alone."""
 
-    partition, routed, ready, eos_token_ids = None, True, True, ()
+    partition, routed, ready, version, eos_token_ids = None, True, True, 0, ()
 
     def __init__(self, sizes: Sizes):
         self.config, self._page = SimpleNamespace(vocab_size=VOCABULARY), sizes.page
