@@ -254,7 +254,8 @@ class Live:
     def restart(self) -> None:
         """Gives back all pages and forgets what was drawn: it begins as if it had never been taken up."""
         self.release()
-        self.tokens, self.routes, self.preempted = [], None, False
+        self.tokens, self.preempted = [], False
+        self.routes = PromptRoutes(self.request.routed_experts_from, len(self.prompt) - 1)
         self.request.cached_tokens = 0
         self._forget()
 
