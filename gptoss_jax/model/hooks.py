@@ -2,7 +2,8 @@
 
 Returning the value observes it; returning another one of the same shape and dtype patches it. Hooks run while the model is
 traced, so without one the compiled program is the same as if the sites were not there. `capture` and `patch` make hooks of
-names and values: they take any function of the model that takes `hook=`, and return one that takes it again.
+names and values: they take any function of the model that takes `hook=`, and return one that takes it again. Names may be those of
+TransformerLens (`gptoss_jax.model.aliases`).
 
     logits, seen = capture(forward, "layers.*.residual_post")(params, config, tokens)
     logits = patch(forward, {"layers.3.attention.out": 0.0})(params, config, tokens)
@@ -10,7 +11,6 @@ names and values: they take any function of the model that takes `hook=`, and re
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import difflib
-import fnmatch
 import functools
 import re
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gptoss_jax.model import inputs
+from gptoss_jax.model import aliases, inputs
 from gptoss_jax.model.sites import SITES, site_of
 from gptoss_jax.quoting import quoted, said
 
@@ -33,7 +33,8 @@ def capture(fn: Callable, names: str | Sequence[str]) -> Callable:
 
     Args:
       fn: `forward`, `extend`, `prefill`, `decode_step`, or any function that hands its keyword `hook` to one of them.
-      names: of sites, or patterns such as "layers.*.moe.experts" ("*" and "?" stand for anything, "[02]" for one of these).
+      names: of sites, or patterns such as "layers.*.moe.experts" ("*" and "?" stand for anything, "[02]" for one of these); those of
+        TransformerLens, such as "blocks.*.hook_resid_post", keep the value under its name there.
 
     Raises (the returned function):
       ValueError: a name or pattern that `fn` passes nowhere.
@@ -117,9 +118,10 @@ def layers_of(values: Mapping[str, jax.Array], site: str) -> jax.Array:
 
     Args:
       values: by name.
-      site: such as "residual_post", without the layer.
+      site: such as "residual_post" or "hook_resid_post", without the layer.
     """
-    kept = {int(name.split(".")[1]): value for name, value in values.items() if re.fullmatch(rf"layers\.\d+\.{re.escape(site)}", name)}
+    own = re.compile(rf"(?:layers|blocks)\.(\d+)\.{re.escape(site)}")
+    kept = {int(match[1]): value for name, value in values.items() if (match := own.fullmatch(name))}
     if not kept:
         raise ValueError(
             f"no layer's {quoted(site)} is among the values, which are {', '.join(list(values)[:6])}; capture 'layers.*.{site[:40]}'."
@@ -177,15 +179,13 @@ class _Named:
         self.passed: list[str] = []
 
     def wants(self, name: str) -> bool:
-        own = name.rpartition(".")[2]
-        return any(pattern.rpartition(".")[2] == own and fnmatch.fnmatchcase(name, pattern) for pattern in self.names)
+        return any(aliases.meant(pattern, name, named=True) for pattern in self.names)
 
-    def matching(self, name: str) -> list[str]:
-        """The patterns that mean this site."""
+    def matching(self, name: str) -> dict[str, list[str]]:
+        """The patterns that mean this site, each with those of its names that it means."""
         self.passed.append(name)
-        found = [pattern for pattern in self.names if fnmatch.fnmatchcase(name, pattern)]
-        if site_of(name).on_request:
-            found = [pattern for pattern in found if pattern.rpartition(".")[2] == name.rpartition(".")[2]]
+        named = site_of(name).on_request
+        found = {pattern: names for pattern in self.names if (names := aliases.meant(pattern, name, named=named))}
         self.used.update(found)
         return found
 
@@ -197,8 +197,8 @@ class _Capture(_Named):
 
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
         value = tap(self.other, name, value)
-        if self.matching(name):
-            self.values[name] = value
+        for own in self.matching(name).values():
+            self.values |= {one: aliases.there(one, value) for one in own}
         return value
 
 
@@ -208,15 +208,15 @@ class _Patch(_Named):
         self.changes = changes
 
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
-        for pattern in self.matching(name):
-            value = _changed(name, value, self.changes[pattern])
+        for pattern, (one, *_) in self.matching(name).items():
+            value = _changed(one, value, self.changes[pattern])
         return tap(self.other, name, value)
 
 
 def _changed(name: str, value: jax.Array, change: Change) -> jax.Array:
-    if callable(change):
-        return change(value)
-    return inputs.fitted(name, value, change)
+    seen = aliases.there(name, value)
+    new = change(seen) if callable(change) else inputs.fitted(name, seen, change)
+    return value if new is seen else aliases.here(name, new)
 
 
 def _chain(hook: Hook | None) -> Iterator[_Named]:
@@ -227,9 +227,10 @@ def _chain(hook: Hook | None) -> Iterator[_Named]:
 
 def _check_used(names: Sequence[str], used: set[str], passed: Sequence[str]) -> None:
     for name in names:
-        if name not in used:
-            known = list(dict.fromkeys([*passed, *(site.replace("{i}", "0") for site in SITES)]))
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0)
-            raise ValueError(
-                f"no site that was passed is named {quoted(name)}; similar names are {', '.join(near)}; sites(config) lists all."
-            )
+        if name in used:
+            continue
+        if why := aliases.why_absent(name):
+            raise ValueError(f"a name of TransformerLens must be that of a site; got {quoted(name)}; {why}.")
+        known = list(dict.fromkeys([*passed, *(site.replace("{i}", "0") for site in (*SITES, *aliases.TRANSFORMER_LENS))]))
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0)
+        raise ValueError(f"no site that was passed is named {quoted(name)}; similar names are {', '.join(near)}; sites(config) lists all.")

@@ -1,8 +1,11 @@
 """The sites of the model: every named value that a hook sees, in the order of a forward pass."""
 
 import dataclasses
+from typing import Literal
 
 from gptoss_jax.config import Config
+from gptoss_jax.model import aliases
+from gptoss_jax.quoting import quoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +53,20 @@ SITES: dict[str, Site] = BEFORE | {f"layers.{{i}}.{name}": site for name, site i
 OWN = Site("any", "a site of a function that calls `tap` itself")
 
 
-def sites(config: Config, *, on_request: bool = False) -> list[str]:
-    """Every name that a hook is called with, in the order of a forward pass; also those on request, if asked for."""
+def sites(config: Config, *, on_request: bool = False, names: Literal["own", "transformer_lens"] = "own") -> list[str]:
+    """Every name that a hook is called with, in the order of a forward pass; also those on request, if asked for.
+
+    Args:
+      names: "transformer_lens" lists the names in TransformerLens that `capture` and `patch` understand, of the same sites.
+    """
     if not isinstance(config, Config):
         raise ValueError(f"config must be a Config; got a {type(config).__name__}; pass model.config.")
+    if names not in ("own", "transformer_lens"):
+        raise ValueError(f"names must be 'own' or 'transformer_lens'; got {quoted(names)}; leave it out for our own.")
     inside = [name for name, site in IN_LAYER.items() if on_request or not site.on_request]
     layers = [f"layers.{i}.{name}" for i in range(config.num_hidden_layers) for name in inside]
-    return [*BEFORE, *layers, *AFTER]
+    own = [*BEFORE, *layers, *AFTER]
+    return own if names == "own" else [alias for name in own for alias in aliases.names_of(name)]
 
 
 def site_of(name: str) -> Site:
