@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "engine": "bars config parallel model sampling",
     "weights": "bars config tokenizer parallel model",
     "adapters": "config parallel model weights",
-    "research": "config tokenizer parallel model sampling engine",
+    "research": "config tokenizer parallel model sampling engine weights",
     "schemas": "",
     "harmony": "strict_json tokenizer schemas",
     "grammar": "tokenizer schemas harmony",
