@@ -12,7 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from gptoss_jax.research import canvas, plots
+from gptoss_jax.research import plots
+from gptoss_jax.research.plots import canvas
 
 rng = np.random.default_rng(0)
 
@@ -126,6 +127,22 @@ def test_attention():
     mean = image(plots.plot_attention(pattern, vmax=0.5))
     np.testing.assert_allclose(mean.get_array(), pattern.mean(1))
     assert mean.get_clim() == (0, 0.5) and image(ax).get_clim() == (0, pattern[:, 1].max())
+
+
+def test_patching(small):
+    effects = np.array([[0.0, 0.5, np.nan, 2.0], [0.1, -1.5, 0.0, 1.0]], np.float32)
+    ax = plots.plot_patching(effects, small, tokens=small.encode("a$b$"), rows=["embedding", "layer 0"])
+    assert image(ax).get_clim() == (-2, 2) and image(ax).get_array().mask.tolist() == [[False, False, True, False], [False] * 4]
+    assert labels(ax.xaxis) == ["a", "$", "b", "$"] and labels(ax.yaxis) == ["embedding", "layer 0"] and ax.get_ylabel() == ""
+    ax = plots.plot_patching(effects / 4, columns="head", most=0.5)
+    assert image(ax).get_clim() == (-0.5, 0.5) and ax.get_xlabel() == "head" and ax.get_ylabel() == "layer"
+    assert image(plots.plot_patching(np.full((1, 2), np.inf))).get_clim() == (-1, 1)
+    with pytest.raises(ValueError, match=r"effects must be \[layers, columns\], of one site; .*; got \(2, 2, 4\)"):
+        plots.plot_patching(np.stack([effects, effects]))
+    with pytest.raises(ValueError, match=r"rows must be one name for each of the 2 rows; got 1"):
+        plots.plot_patching(effects, rows=["a"])
+    with pytest.raises(ValueError, match=r"effects must have a layer and a column; got \(0, 4\)"):
+        plots.plot_patching(effects[:0])
 
 
 def test_wrong_shapes_say_which_is_meant(small):

@@ -1,33 +1,17 @@
-"""Plots of what lenses and log-probabilities say, for notebooks. Host arrays and token ids in, a Matplotlib Axes or HTML out.
+"""Heat maps: layers, heads, experts or texts by tokens, heads or experts."""
 
-Matplotlib is imported when something is drawn: the package does not need it (extra `notebooks`).
-"""
-
-from collections.abc import Mapping, Sequence
-import dataclasses
-import html
-import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gptoss_jax.research import canvas
+from gptoss_jax.research.plots import canvas
+from gptoss_jax.research.plots.texts import short, token_texts
 from gptoss_jax.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
-
-_VISIBLE = {"\n": "↵", "\r": "␍", "\t": "⇥", " ": "␣"}
-_SURE = "rgba(128, 128, 128, 0.12)"
-
-
-def token_texts(tokens: Sequence[int], tokenizer: Tokenizer | None) -> list[str]:
-    """A visible text of each token by itself; without a tokenizer its id.
-
-    Blanks and line ends become signs, and bytes that are no UTF-8 by themselves such as "\\xe2".
-    """
-    return [str(int(token)) if tokenizer is None else _text(int(token), tokenizer) for token in tokens]
 
 
 def plot_logit_lens(
@@ -51,7 +35,7 @@ def plot_logit_lens(
     ax = _heat(ax, probability, "probability", cmap="Blues", vmax=1, wide=0.44)
     for (layer, place), token in np.ndenumerate(best):
         [text] = token_texts([token], tokenizer)
-        text = _short(text.removeprefix("<|").removesuffix("|>"), 7)
+        text = short(text.removeprefix("<|").removesuffix("|>"), 7)
         colour = "white" if probability[layer, place] > 0.6 else "black"
         ax.text(place, layer, text, ha="center", va="center", color=colour, fontsize=7, parse_math=False)
     _number(ax.yaxis, "layer", len(logits))
@@ -143,94 +127,42 @@ def plot_attention(
     return ax
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class TokenStrip:
-    """Tokens in a row, the less probable the more coloured. A notebook shows it as HTML, `repr` as text.
-
-    Attributes:
-      texts: of each token, as it is shown.
-      tokens: ids.
-      logprobs: natural logs; NaN where nothing is known.
-      tooltips: what is shown when the mouse is over a token.
-      lowest: the log-probability from which on the colour is full.
-    """
-
-    texts: tuple[str, ...]
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    tooltips: tuple[str, ...]
-    lowest: float
-
-    def __repr__(self) -> str:
-        shown = ("" if math.isnan(one) else f" {one:z.2f}" for one in self.logprobs)
-        return "\n".join(f"{text}{logprob}" for text, logprob in zip(self.texts, shown, strict=True))
-
-    def _repr_html_(self) -> str:
-        # Colours lie over the page's own background, and text has the page's colour: light and dark themes read alike.
-        spans = [
-            f'<span title="{html.escape(tip).replace("\n", "&#10;")}" style="background: {self._colour(one)}; '
-            f'border-radius: 2px; display: inline-block; padding: 0 1px; margin-right: 2px">{html.escape(text)}</span>'
-            + ("<br>" if text.endswith("↵") else "")
-            for text, one, tip in zip(self.texts, self.logprobs, self.tooltips, strict=True)
-        ]
-        return f'<div style="font-family: monospace; line-height: 1.7; overflow-wrap: anywhere">{"".join(spans)}</div>'
-
-    def _colour(self, logprob: float) -> str:
-        if math.isnan(logprob):
-            return "none"
-        share = min(1.0, max(0.0, logprob / self.lowest))
-        return f"rgba(235, 90, 20, {0.6 * share:.2f})" if share >= 0.05 else _SURE
-
-
-def token_strip(
-    tokens: Sequence[int],
-    logprobs: Sequence[float],
-    tokenizer: Tokenizer | None,
+def plot_patching(
+    effects: np.ndarray,
+    tokenizer: Tokenizer | None = None,
     *,
-    top_logprobs: Sequence[Mapping[int, float]] | None = None,
-    lowest: float = -3.0,
-) -> TokenStrip:
-    """Tokens coloured by their log-probability, with their ids, probabilities and alternatives behind them.
+    tokens: Sequence[int] | None = None,
+    columns: str = "position",
+    rows: Sequence[str] | None = None,
+    most: float | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """What patches did, layers by positions or by heads: blue towards the other run, red away from it, white where nothing changed.
 
     Args:
-      tokens: ids, of an answer or of a whole sequence.
-      logprobs: natural logs, one for each token, or one less where the first token has none (`LLM.prompt_logprobs`).
-      top_logprobs: for each of the logprobs the most probable ids and their log-probabilities, as a Completion has them.
-      lowest: the log-probability from which on the colour is full.
+      effects: [layers, columns] float32, such as `patching.Effects.normalised`; NaN is left blank.
+      tokens: of the columns, where they are positions.
+      columns: what they are without tokens, such as "head".
+      rows: a name for each row; None numbers them as layers.
+      most: the effect from which on the colour is full; None for 1, or the greatest where it is more.
     """
-    tokens, logprobs = [int(token) for token in tokens], [float(one) for one in logprobs]
-    without = len(tokens) - len(logprobs)
-    if without not in (0, 1):
-        raise ValueError(f"logprobs must be one for each of the {len(tokens)} tokens, or of those after the first; got {len(logprobs)}.")
-    if top_logprobs is not None and len(top_logprobs) != len(logprobs):
-        raise ValueError(f"top_logprobs must be one for each of the {len(logprobs)} logprobs, of the same call; got {len(top_logprobs)}.")
-    if not lowest < 0:
-        raise ValueError(f"lowest must be a log-probability below 0; got {lowest}.")
-    logprobs = [math.nan] * without + logprobs
-    tops = [{}] * without + list(top_logprobs or [{}] * (len(tokens) - without))
-    texts = token_texts(tokens, tokenizer)
-    tips = []
-    for token, logprob, top in zip(tokens, logprobs, tops, strict=True):
-        lines = [f"id {token}"] + ([] if math.isnan(logprob) else [_said(logprob)])
-        names = token_texts(list(top), tokenizer)
-        tips.append("\n".join(lines + [f"{name}  {_said(one)}" for name, one in zip(names, top.values(), strict=True)]))
-    return TokenStrip(tuple(texts), tuple(tokens), tuple(logprobs), tuple(tips), lowest)
-
-
-def _said(logprob: float) -> str:
-    return f"{logprob:z.3f} ({math.exp(logprob):.1%})"
-
-
-def _text(token: int, tokenizer: Tokenizer) -> str:
-    name = tokenizer.control_name(token)
-    if name is not None:
-        return name
-    text = tokenizer.decode_bytes([token]).decode("utf-8", errors="backslashreplace")
-    return "".join(_VISIBLE.get(sign) or (sign if sign.isprintable() else sign.encode("unicode_escape").decode()) for sign in text)
-
-
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    effects = _checked("effects", effects, 2, "[layers, columns], of one site; take effects.normalised, or one of its sites")
+    if not effects.size:
+        raise ValueError(f"effects must have a layer and a column; got {effects.shape}; pass patching.Effects.normalised.")
+    if rows is not None and len(rows) != len(effects):
+        raise ValueError(f"rows must be one name for each of the {len(effects)} rows; got {len(rows)}.")
+    if most is None:
+        most = max(1.0, float(np.max(np.abs(effects), where=np.isfinite(effects), initial=0)))
+    ax = _heat(ax, np.ma.masked_invalid(effects), "effect", cmap="RdBu", vmin=-most, vmax=most, wide=0.24)
+    _number(ax.yaxis, "layer", len(effects))
+    if rows is not None:
+        ax.set_ylabel("")
+        _label(ax.yaxis, rows, 8)
+    if tokens is None:
+        _number(ax.xaxis, columns, effects.shape[1])
+    else:
+        _name_tokens(ax, tokens, tokenizer, effects.shape[1])
+    return ax
 
 
 def _checked(name: str, values, ndim: int, shape: str) -> np.ndarray:
@@ -285,4 +217,4 @@ def _name_tokens(ax: "Axes", tokens: Sequence[int] | None, tokenizer: Tokenizer 
 
 
 def _label(axis: "Axis", texts: Sequence[str], size: int, **options) -> None:
-    axis.set_ticks(range(len(texts)), [_short(text, 16) for text in texts], fontsize=size, parse_math=False, **options)
+    axis.set_ticks(range(len(texts)), [short(text, 16) for text in texts], fontsize=size, parse_math=False, **options)
