@@ -49,8 +49,7 @@ NO_JAX = (
 SEE_MESSAGES_AND_ARRAYS = {"llm", "llm.llm", "llm.asking", "llm.living", "chat", "batch.__main__", "serve.__main__"}
 JITS = {
     "gptoss_jax.engine.device.decode", "gptoss_jax.engine.device.scored", "gptoss_jax.engine.device.lowered",
-    "gptoss_jax.engine.device.terms",
-    "gptoss_jax.weights.forms", "gptoss_jax.weights.placing",
+    "gptoss_jax.engine.device.terms", "gptoss_jax.research.patching.running", "gptoss_jax.weights.forms", "gptoss_jax.weights.placing",
     "pallas_kernels.dispatch", "pallas_kernels.aot", "pallas_kernels.bench.measure", "pallas_kernels.predict.cases",
     "pallas_kernels.emulator.capture", "pallas_kernels.emulator.examine",
 }  # fmt: skip
