@@ -1,18 +1,11 @@
 """The log-probabilities of given tokens, without drawing anything; what sequences begin with in common is computed once.
 
-Sequences are cut into blocks of a page. Sorted, those that begin alike are neighbours, so that the blocks between two branches are a
-stack: a block's page is needed until the last sequence that goes through it, and a whole context of pages, with those of one dispatch,
-is enough for any number of sequences.
-
-    a b c | d e f | g        abc def g
-    a b c | d e f | h i      ... ... hi      two blocks are shared
-    a b c | x                ... x           one is
-
-Dispatches are of one shape, and a row's numbers do not depend on the other rows: a sequence's are the same to the bit in any company.
+Sequences are cut into blocks of a page, of which equal beginnings are one (`branches`). Dispatches are of one shape, and a row's numbers do
+not depend on the other rows: a sequence's are the same to the bit in any company.
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 import dataclasses
 import itertools
 from typing import Any
@@ -29,8 +22,9 @@ from gptoss_jax.model.cache import Cache, make_cache, ring_blocks
 from gptoss_jax.model.params import Params
 from gptoss_jax.parallel import sharding
 from gptoss_jax.parallel.sharding import Place
-from gptoss_jax.sampling.draw import Sampled
+from gptoss_jax.research.branches import Block, Walk, dealt, next_rows
 from gptoss_jax.sampling.options import MAX_GIVEN, MAX_LOGPROBS
+from gptoss_jax.sampling.reported import Sampled
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,57 +43,6 @@ class PromptLogprobs:
     logprobs: np.ndarray
     top_logprobs: tuple[dict[int, float], ...] | None
     given_logprobs: tuple[dict[int, float], ...] | None = None
-
-
-@dataclasses.dataclass(eq=False)
-class _Block:
-    """Tokens that are computed once, for all sequences that begin so.
-
-    Attributes:
-      ids: [count + 1] int32: its tokens, and the one behind them, which is the last one's target.
-      start: position of the first.
-      page: that holds its keys and values.
-      scores: of its targets, once they are known.
-    """
-
-    ids: np.ndarray
-    start: int
-    page: int
-    scores: Sampled | None = None
-
-
-class _Walk:
-    """Goes through the sequences of one replica: iterate for the blocks to be computed, each as the path that ends with it.
-
-    Args:
-      sequences: int32 arrays by number, sorted.
-      first_page, pages: the replica's pages: a whole context, and a dispatch.
-      page: tokens a page.
-
-    Attributes:
-      paths: the blocks of each sequence by its number.
-    """
-
-    def __init__(self, sequences: list[tuple[int, np.ndarray]], first_page: int, pages: int, page: int):
-        self._sequences, self._page = sequences, page
-        self._free = list(range(first_page, first_page + pages))
-        self._leaving: list[int] = []  # pages that nothing to come needs, but that the dispatch in the making may
-        self.paths: dict[int, list[_Block]] = {}
-
-    def __iter__(self) -> Iterator[list[_Block]]:
-        path: list[_Block] = []
-        for (number, ids), shared in zip(self._sequences, _shared([ids for _, ids in self._sequences], self._page), strict=True):
-            self._leaving += [block.page for block in path[shared:]]
-            del path[shared:]
-            for start in range(shared * self._page, len(ids) - 1, self._page):
-                path.append(_Block(ids[start : start + self._page + 1], start, self._free.pop()))
-                yield path
-            self.paths[number] = list(path)
-
-    def dispatched(self) -> None:
-        """The blocks so far are on their way: pages that no other needs may be written over by what comes behind them."""
-        self._free += self._leaving
-        self._leaving.clear()
 
 
 def score(params: Params, config: Config, sequences: Sequence[Sequence[int]], **options) -> list[PromptLogprobs]:
@@ -194,10 +137,10 @@ def dispatches(
     """
     arrays = [np.asarray(ids, np.int32) for ids in sequences]
     rows, pages = sizes.read_rows // sizes.replicas, _pages(sizes)
-    walks = [_Walk(part, i * pages, pages, sizes.page) for i, part in enumerate(_dealt(arrays, sizes))]
+    walks = [Walk(part, i * pages, pages, sizes.page) for i, part in enumerate(dealt(arrays, sizes))]
     paths = [iter(walk) for walk in walks]
     cache, asked, options = None, deque(), _options(params, top, given)
-    while owners := _next_rows(paths, rows):
+    while owners := next_rows(paths, rows):
         cache = cache or _cache(params, config, sizes, pages, cache_dtype)
         blocks, targets = _put(params, _packed(owners, config, sizes, pages, adapter))
         for walk in walks:
@@ -226,38 +169,7 @@ def _options(params: Params, top: int, given: Sequence[int]) -> dict[str, Any]:
     return {"top_logprobs": MAX_LOGPROBS if top else 0, "given": sharding.put(ids, _home(params), (None,)) if given else None}
 
 
-def _shared(sequences: list[np.ndarray], page: int) -> Iterator[int]:
-    """How many blocks each of sorted sequences begins with that the one before it has too, with the same last target."""
-    before = np.zeros(0, np.int32)
-    for ids in sequences:
-        n = min(len(ids), len(before))
-        differ = np.flatnonzero(ids[:n] != before[:n])
-        common = int(differ[0]) if len(differ) else n
-        same = common == len(ids) == len(before)
-        yield _blocks(ids, page) if same else max(0, common - 1) // page
-        before = ids
-
-
-def _blocks(ids: np.ndarray, page: int) -> int:
-    """Blocks of a sequence, whose last token needs none."""
-    return -(-(len(ids) - 1) // page)
-
-
-def _dealt(arrays: list[np.ndarray], sizes: Sizes) -> list[list[tuple[int, np.ndarray]]]:
-    """The sequences with their numbers, sorted, in runs for the replicas, each with about as many blocks to be computed."""
-    order = sorted(range(len(arrays)), key=lambda i: arrays[i].astype(">u4").tobytes())  # bytes compare as the ids do
-    shared = _shared([arrays[i] for i in order], sizes.page)
-    new = np.array([_blocks(arrays[i], sizes.page) - known for i, known in zip(order, shared, strict=True)], np.int64)
-    replica = np.minimum((np.cumsum(new) - new) * sizes.replicas // max(1, new.sum()), sizes.replicas - 1)
-    return [[(order[k], arrays[order[k]]) for k in np.flatnonzero(replica == r)] for r in range(sizes.replicas)]
-
-
-def _next_rows(paths: list[Iterator[list[_Block]]], rows: int) -> list[tuple[int, list[_Block]]]:
-    """The paths of the blocks of the next dispatch, each with its row."""
-    return [(r * rows + i, list(path)) for r, walk in enumerate(paths) for i, path in enumerate(itertools.islice(walk, rows))]
-
-
-def _packed(owners: list[tuple[int, list[_Block]]], config: Config, sizes: Sizes, pages: int, adapter: int | None):
+def _packed(owners: list[tuple[int, list[Block]]], config: Config, sizes: Sizes, pages: int, adapter: int | None):
     """A dispatch on the host: `Blocks`, and the targets [P, T] of these. `pages`: of a replica."""
     n, ring = sizes.read_rows, _ring(config, sizes)
     tokens, targets = np.zeros((2, n, sizes.page), np.int32)
@@ -297,7 +209,7 @@ def _cache(params: Params, config: Config, sizes: Sizes, pages: int, dtype) -> C
     return make_cache(config, *tables, full_pages=total, ring_pages=total, **lies)
 
 
-def _take_in(said: Sampled, owners: list[tuple[int, _Block]], top: int) -> None:
+def _take_in(said: Sampled, owners: list[tuple[int, Block]], top: int) -> None:
     """Waits for a dispatch and gives each block what is its own."""
     said = jax.device_get(said)
     for row, block in owners:
@@ -311,7 +223,7 @@ def _take_in(said: Sampled, owners: list[tuple[int, _Block]], top: int) -> None:
         )
 
 
-def _joined(ids: np.ndarray, path: list[_Block], top: int, given: Sequence[int]) -> PromptLogprobs:
+def _joined(ids: np.ndarray, path: list[Block], top: int, given: Sequence[int]) -> PromptLogprobs:
     """What a sequence's blocks say."""
     logprobs = np.concatenate([block.scores.logprobs for block in path] or [np.zeros(0, np.float32)])
     best = None

@@ -1,4 +1,4 @@
-"""TransformerLens' names: each leads to a site, to the value that TransformerLens keeps there (benchmarks/peers/lens_golden.py), and back."""
+"""TransformerLens' names: each leads to a site, to the value that it keeps there (benchmarks/peers/lens_golden.py), and back."""
 
 import re
 
