@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "grammar": "tokenizer schemas harmony",
     "turns": "keywords tokenizer sampling engine harmony grammar",
     "openai": "strict_json tokenizer sampling harmony turns",
-    "llm": "tokenizer sampling engine weights adapters research harmony turns",
+    "llm": "tokenizer model sampling engine weights adapters research harmony turns",
     "batch": "strict_json bars compile_cache model_flags parallel sampling weights turns openai llm",
     "serve": "strict_json compile_cache model_flags parallel sampling weights engine turns openai llm",
     "chat": "strict_json compile_cache model_flags parallel sampling weights harmony turns llm",
@@ -46,7 +46,7 @@ NO_JAX = (
     "engine.live", "engine.metrics", "engine.adapters", "weights.locate", "weights.safetensors", "schemas", "harmony", "grammar",
     "turns", "openai", "serve.app", "serve.endpoints", "serve.connections", "model_flags",
 )  # fmt: skip
-SEE_MESSAGES_AND_ARRAYS = {"llm", "llm.llm", "llm.asking", "llm.living", "chat", "batch.__main__", "serve.__main__"}
+SEE_MESSAGES_AND_ARRAYS = {"llm", "llm.llm", "llm.asking", "llm.adapting", "llm.living", "chat", "batch.__main__", "serve.__main__"}
 JITS = {
     "gptoss_jax.engine.device.decode", "gptoss_jax.engine.device.scored", "gptoss_jax.engine.device.lowered",
     "gptoss_jax.engine.device.terms", "gptoss_jax.research.patching.running", "gptoss_jax.weights.forms", "gptoss_jax.weights.placing",

@@ -14,7 +14,6 @@ from gptoss_jax.engine.requests import Piece
 
 if TYPE_CHECKING:
     from gptoss_jax.engine.live import Live
-    from gptoss_jax.engine.rounds import Rounds
 
 
 class Inbox(Protocol):
@@ -174,16 +173,16 @@ class Change(_Work):
     """Something that is done to an engine where nothing that was begun is on its way; what was not begun yet waits meanwhile.
 
     Args:
-      do: what. Its result is the change's, and what it raises is raised by who waits for it.
+      do: what, of the engine's `rounds.Rounds`. Its result is the change's, and what it raises is raised by who waits for it.
       restart: requests of which nobody has seen anything begin anew behind it, instead of ending before it.
       last: no request comes behind it: it waits until all that have come are done, and others are refused from now on.
     """
 
-    def __init__(self, do: Callable[["Rounds"], Any], *, restart: bool = False, last: bool = False):
+    def __init__(self, do: Callable[[Any], Any], *, restart: bool = False, last: bool = False):
         super().__init__()
         self._do, self.restart, self.last, self.over = do, restart, last, False
 
-    def make(self, rounds: "Rounds") -> None:
+    def make(self, rounds: Any) -> None:
         """Does it, and lets go of what it holds on to."""
         do, self._do, self.over = self._do, None, True
         try:
