@@ -44,8 +44,6 @@ class Builder:
             return []
         if piece.anew and not self._request.cancelled:  # what was enough stays
             self._begin()
-        if piece.tokens:
-            self._version = piece.weights_version
         self._reason = piece.finish_reason or self._reason
         self._routes += [] if piece.routes is None else [piece.routes]
         try:
@@ -79,6 +77,7 @@ class Builder:
     def _keep(self, piece: Piece, i: int) -> int:
         """Takes token i of a piece, with what is said of it."""
         self._tokens.append(piece.tokens[i])
+        self._version = piece.weights_version
         for name, values in self._said.items():
             values.append(getattr(piece, name)[i])
         return piece.tokens[i]

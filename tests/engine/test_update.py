@@ -1,0 +1,506 @@
+"""Other weights in an engine that lives: who is answered with which, that nothing is compiled or kept, and what is refused."""
+
+import asyncio
+import contextlib
+import functools
+import gc
+import itertools
+import threading
+import time
+
+from fake_programs import SLOTS, continuation, make_fake, mark, weights_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+from mixed_requests import MIXED, everything, fresh, make, nothing_is_held, prompt
+import numpy as np
+import pytest
+from small_model import small_model
+
+import gptoss_jax as gj
+from gptoss_jax.engine.pages import Pages, digests
+from gptoss_jax.engine.readers import Change
+from gptoss_jax.engine.requests import Piece, Request
+from gptoss_jax.model.params import init_params
+from gptoss_jax.sampling.options import Sampling
+from gptoss_jax.turns.completion import CompletionBuilder
+from pallas_kernels.low_rank import LowRank
+
+SHARED = prompt(50, 77)
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    return make_fake(monkeypatch)
+
+
+def sampling(i, **options):
+    return Sampling(**{"seed": i, "max_tokens": 9 + 7 * i % 40, "ignore_eos": True} | options)
+
+
+def requests(count, **options):
+    """Prompts of which some begin alike."""
+    return [Request((SHARED[: i * 13 % 51] if i % 2 else []) + prompt(3 + i, i), sampling(i), **options) for i in range(count)]
+
+
+def wanted(request, weights):
+    return continuation(weights, request.prompt, request.sampling.seed, request.sampling.max_tokens)
+
+
+def check(asked, builders):
+    """Each answer is that of the weights which it says it is of; returns the versions."""
+    found = [builders[request].result() for request in asked]
+    for request, one in zip(asked, found, strict=True):
+        assert one.finish_reason == "length" and list(one.tokens) == wanted(request, one.weights_version)
+    return [one.weights_version for one in found]
+
+
+def run(engine, asked, at=(), calls=()):
+    """Answers, with calls made in this thread after so many pieces each."""
+    builders, calls = {request: CompletionBuilder(request, None) for request in asked}, dict(zip(at, calls, strict=True))
+    for i, piece in enumerate(engine.run(asked)):
+        builders[piece.request].add(piece)
+        if i in calls:
+            calls.pop(i)()
+    return builders
+
+
+@contextlib.contextmanager
+def in_the_middle(engine, call):
+    """A block while a call in another thread stands still in its first draw; it is done behind the block."""
+    programs, thread = engine.programs, threading.Thread(target=call)
+    programs.going.clear()
+    thread.start()
+    assert programs.stands.wait(60)
+    yield
+    programs.going.set()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def arrived(engine, orders=1):
+    """Waits until so many orders lie before an engine that stands still."""
+    until = time.monotonic() + 60
+    while engine._thread._inbox.qsize() < orders:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("tokens", [None, 144], ids=["roomy", "where requests give way"])
+@pytest.mark.parametrize("running", ["finish", "restart"])
+def test_each_answer_is_of_one_version_of_weights_alone(monkeypatch, running, tokens):
+    engine = make_fake(monkeypatch, cache_tokens=tokens)
+    asked, found = requests(12), []
+    with in_the_middle(engine, lambda: found.append(run(engine, asked))):
+        update = threading.Thread(target=lambda: engine.changes.update(weights_of(1), version=1, running=running))
+        update.start()
+        arrived(engine)
+    update.join(60)
+    versions = check(asked, *found)
+    assert {*versions} == ({0, 1} if running == "finish" else {1}) and versions == [request.weights_version for request in asked]
+    assert (engine.stats.preemptions > 0) == (tokens is not None)
+    assert engine.programs.compiled == 1
+    nothing_is_held(engine)
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_whatever_runs_and_whenever_weights_come(data):
+    with pytest.MonkeyPatch.context() as patch:
+        engine = make_fake(patch, cache_tokens=data.draw(st.sampled_from([96, 144, None])))
+        count = data.draw(st.integers(1, 8))
+        asked = requests(count)
+        for request in asked:
+            request.priority = data.draw(st.integers(0, 2))
+            request.seconds_per_piece = data.draw(st.sampled_from([None, 0.0]))
+        at = sorted(data.draw(st.sets(st.integers(0, 3 * count), max_size=4)))
+        numbers, threads = itertools.count(1), []
+
+        def update():
+            number, how = next(numbers), data.draw(st.sampled_from(["finish", "restart"]))
+            call = functools.partial(engine.changes.update, weights_of(number), version=number, running=how)
+            threads.append(threading.Thread(target=call))
+            threads[-1].start()
+            if data.draw(st.booleans()):
+                threads[-1].join(60)
+
+        check(asked, run(engine, asked, at, [update] * len(at)))
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+        assert mark(engine.params) == max(engine.programs.version, 0)
+        nothing_is_held(engine)
+
+
+def test_what_has_been_taken_up_ends_on_the_old_weights_and_what_waits_gets_the_new(engine):
+    asked, found = requests(3 * SLOTS), []
+    with in_the_middle(engine, lambda: found.append(run(engine, asked))):
+        update = threading.Thread(target=lambda: engine.changes.update(weights_of(1), version=1))
+        update.start()
+        arrived(engine)
+    update.join(60)
+    versions = check(asked, *found)
+    taken = versions.count(0)
+    assert SLOTS <= taken < len(asked) and versions == [0] * taken + [1] * (len(asked) - taken)
+
+
+def test_a_restart_begins_anew_whom_nobody_has_seen_and_lets_streams_end(engine):
+    asked = [Request(prompt(5, i), sampling(i, max_tokens=60), paced=i == 1, seconds_per_piece=0.0) for i in range(SLOTS)]
+    pieces, builders = engine.run(asked), {request: CompletionBuilder(request, None) for request in asked}
+    while not all(builders[request].result().tokens for request in asked):
+        piece = next(pieces)
+        builders[piece.request].add(piece)
+    engine.changes.update(weights_of(1), version="new", running="restart")
+    anew = set()
+    for piece in pieces:
+        anew |= {piece.request} if piece.anew else set()
+        builders[piece.request].add(piece)
+    assert anew == {asked[0], asked[2]}
+    for request, of in zip(asked, (1, 0, 1), strict=True):
+        found = builders[request].result()
+        assert list(found.tokens) == wanted(request, of) and found.weights_version == ("new" if of else 0)
+
+
+@pytest.mark.parametrize("enough", [False, True])
+def test_a_piece_that_says_so_begins_anew_but_where_what_came_was_enough(enough):
+    builder = CompletionBuilder(Request([1], Sampling(logprobs=0)), None)
+    builder.add(Piece(builder._request, [5, 6], [-1.0, -2.0], [{}, {}], None, weights_version=0))
+    if enough:
+        builder._satisfy()
+    builder._request.weights_version = 1
+    builder.add(Piece(builder._request, [], [], [], None, anew=True))
+    found = builder.result()
+    assert (found.tokens, found.logprobs, found.weights_version) == (((5, 6), (-1.0, -2.0), 0) if enough else ((), (), 1))
+
+
+@pytest.mark.parametrize("running", ["finish", "restart"])
+def test_streams_that_nobody_reads_hold_no_update_up(engine, running):
+    """Neither in their slots nor where they gave way: the same thread may update and read on."""
+    asked = [Request(prompt(5, i), sampling(i, max_tokens=80), paced=True) for i in range(2 * SLOTS)]
+    runs = [engine.run([request]) for request in asked]
+    got = [[next(pieces)] for pieces in runs[:SLOTS]]
+    engine.changes.update(weights_of(1), version=1, running=running)
+    for request, pieces, had in itertools.zip_longest(asked, runs, got):
+        tokens = [token for piece in [*(had or []), *pieces] for token in piece.tokens]
+        assert tokens == wanted(request, 0 if had else 1)
+    nothing_is_held(engine)
+
+
+def test_updates_of_parts_from_many_threads_go_one_after_another(engine):
+    own = gj.select(engine.params, "layers.*.attention.sinks") | gj.select(engine.params, "layers.*.moe.router_bias")
+    new = {name: np.full(array.shape, i, np.float32) for i, (name, array) in enumerate(own.items(), 1)}
+    versions, asked = [], requests(8)
+    threads = [threading.Thread(target=lambda n=n: versions.append(engine.changes.update({n: new[n]}))) for n in new]
+    run(engine, asked, at=(2,), calls=(lambda: [thread.start() for thread in threads],))
+    for thread in threads:
+        thread.join(60)
+    assert sorted(versions) == [*range(1, len(new) + 1)] and engine.programs.version == len(new)
+    for name, array in gj.select(engine.params, [*new]).items():
+        np.testing.assert_array_equal(array, new[name])
+
+
+@pytest.mark.parametrize(
+    "given, then",
+    [
+        ([None, None], [1, 2]),
+        (["a", None], ["a", 2]),
+        ([10, None, None], [10, 11, 12]),
+        ([np.int64(3), "x" * 256, None], [3, "x" * 256, 5]),
+    ],
+    ids=["counted", "named", "numbered", "both"],
+)
+def test_versions_are_given_or_counted(engine, given, then):
+    for version, expected in zip(given, then, strict=True):
+        assert engine.changes.update(weights_of(1), version=version) == engine.programs.version == expected
+        assert type(engine.programs.version) is type(expected)
+
+
+SINKS = "layers.0.attention.sinks"
+
+
+def deleted(params):
+    array = jnp.asarray(np.array(params.norm))
+    array.delete()
+    return {"norm": array}
+
+
+def attached(params):
+    own = params.layers[0].attention
+    layer = params.layers[0].replace(attention=own.replace(out=LowRank(own.out, own.norm, own.norm)))
+    return params.replace(layers=(layer, *params.layers[1:]))
+
+
+BAD = {
+    "nothing": (lambda p: None, "weights must be Params, or a dict of names and arrays with at least one; got None"),
+    "no weight": (lambda p: {}, "got {}; pass model.params of another model"),
+    "a model": (lambda p: small_model(), "got Model.* pass model.params"),
+    "a path": (lambda p: "nano", "got 'nano'"),
+    "a list": (lambda p: [p], "weights must be Params"),
+    "a number for a name": (lambda p: {1: p.norm}, "weights must be Params"),
+    "another name": (lambda p: {SINKS[:-1]: p.norm}, f"no weight is named '{SINKS[:-1]}'; similar names are {SINKS}"),
+    "a pattern": (lambda p: {"layers.*.attention.sinks": p.norm}, "no weight is named"),
+    "another shape": (lambda p: {"norm": np.zeros(3, np.float32)}, r"norm must have the shape \(\d+,\); got \(3,\)"),
+    "another dtype": (lambda p: {"norm": np.zeros(p.norm.shape)}, "norm must be float32, as the LLM's own; got float64; pass it .astype"),
+    "other bytes": (lambda p: {"norm": np.zeros(p.norm.shape, ">f4")}, "norm must be float32"),
+    "a list of numbers": (lambda p: {"norm": [0.0]}, "norm is a builtins.list"),
+    "a shape only": (lambda p: {"norm": jax.ShapeDtypeStruct(p.norm.shape, p.norm.dtype)}, "weights must be JAX's or NumPy's arrays"),
+    "keys": (lambda p: {"norm": jax.random.key(0)}, "norm must have the shape"),
+    "deleted": (deleted, "norm is deleted, or was given to a program to write over; pass what that returned"),
+    "fewer layers": (lambda p: p.replace(layers=p.layers[:1]), "weights must have 2 layers; got 1"),
+    "another form": (lambda p: small_model(experts="packed").params, "'stacked'; got 'packed'; load with experts='stacked'"),
+    "an adapter": (attached, "this LLM has none; merge it, or make an LLM"),
+    "another geometry": (lambda p: p.replace(embedding=p.embedding[:-1]), "embedding must have the shape"),
+    "an array that is none": (lambda p: p.replace(norm=None), "norm is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_refused_says_so_in_one_sentence_and_disturbs_nothing(engine, case):
+    make_it, words = BAD[case]
+    before, given = engine.params, make_it(small_model().params)
+    with pytest.raises(ValueError, match=words) as refused:
+        engine.changes.update(given)
+    assert len(str(refused.value)) < 300 and "\n" not in str(refused.value)
+    assert engine.params is before and engine.programs.version == 0
+    check(asked := requests(2), run(engine, asked))
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"version": True}, "version must be a whole number or a string of 1 to 256 characters; got True"),
+        ({"version": 1.5}, "version must be"),
+        ({"version": ""}, "version must be"),
+        ({"version": "x" * 257}, "version must be"),
+        ({"running": "now"}, 'running must be "finish" or "restart"; got \'now\''),
+        ({"running": None}, "running must be"),
+        ({"running": []}, "running must be"),
+    ],
+)
+def test_options_are_checked(engine, options, words):
+    with pytest.raises(ValueError, match=words):
+        engine.changes.update(weights_of(1), **options)
+    assert engine.programs.version == 0
+
+
+def test_weights_that_are_being_traced_are_refused(engine):
+    with pytest.raises(ValueError, match="norm is being traced; update outside of jit and grad"):
+        jax.jit(lambda x: engine.changes.update({"norm": x}))(small_model().params.norm)
+
+
+def test_what_fails_in_the_middle_leaves_the_old_weights(engine, monkeypatch):
+    def fails(*_):
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(engine.programs, "swap", fails)
+    asked = requests(8)
+    call = lambda: pytest.raises(MemoryError, engine.changes.update, weights_of(1))
+    assert {*check(asked, run(engine, asked, at=(1,), calls=(call,)))} == {0}
+
+
+def test_a_dispatch_that_fails_while_an_update_waits_does_not_keep_it_from_being_made(engine, monkeypatch):
+    lost = engine.programs.draw
+
+    def fails(*_, **__):
+        monkeypatch.setattr(engine.programs, "draw", lost)
+        raise RuntimeError("device lost")
+
+    asked, threads = requests(6), []
+
+    def update():
+        monkeypatch.setattr(engine.programs, "draw", fails)
+        threads.append(threading.Thread(target=engine.changes.update, args=(weights_of(1),), kwargs={"version": 1}))
+        threads[0].start()
+
+    builders = run(engine, asked, at=(0,), calls=(update,))
+    threads[0].join(60)
+    assert engine.programs.version == 1 and "error" in {builders[request].result().finish_reason for request in asked}
+    more = requests(4)
+    assert check(more, run(engine, more)) == [1] * 4
+
+
+def test_one_that_is_interrupted_while_it_waits_is_not_made(engine):
+    asked, left = requests(8), Change(lambda rounds: rounds.swap({"norm": weights_of(1).norm}, None))
+
+    def ask():
+        engine._thread.change(left)
+        left.left = True  # as `result` says where it is interrupted
+
+    assert {*check(asked, run(engine, asked, at=(1,), calls=(ask,)))} == {0}
+    assert engine.wait_idle() and not left.over
+
+
+def test_the_engine_s_own_thread_cannot_wait_for_itself(engine):
+    class Form:
+        pauses, problem = (), ""
+
+        def advance(self, token):
+            pass
+
+        def mask(self, out):
+            engine.changes.update(weights_of(1))
+
+    [piece] = engine.run([Request(prompt(4), sampling(1), constraint=Form())])
+    assert piece.finish_reason == "error" and "an LLM is changed from a thread of its caller's" in piece.error
+    assert engine.programs.version == 0
+
+
+def test_an_event_loop_goes_on_meanwhile(engine):
+    async def both():
+        asked = requests(5)
+        builders = {request: CompletionBuilder(request, None) for request in asked}
+        reader = await engine.aread(asked)
+        update = asyncio.create_task(asyncio.to_thread(engine.changes.update, weights_of(1), version=1))
+        while reader.open:
+            for piece in await reader.take():
+                builders[piece.request].add(piece)
+        assert await update == 1
+        check(asked, builders)
+
+    asyncio.run(both())
+
+
+def test_numpy_s_arrays_may_change_afterwards_and_so_may_what_is_handed_back(engine):
+    mine = np.full(engine.params.norm.shape, 5, np.float32)
+    engine.changes.update({"norm": mine})
+    mine[:] = 7
+    assert mark(engine.params) == 5
+
+
+@pytest.mark.parametrize("kind", ["as they are", "bound", "of weak type", "on another device", "on a mesh"])
+def test_weights_that_lie_elsewhere_are_moved_and_nothing_is_compiled(engine, kind):
+    own, lies = engine.params.norm, jax.devices()
+    array = jnp.full(own.shape, 3.0) if kind == "of weak type" else jnp.asarray(np.full(own.shape, 3, np.float32))
+    mesh = jax.sharding.Mesh(np.array(lies[:2]), ("x",))
+    where = {"bound": lies[0], "on another device": lies[3], "on a mesh": jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))}
+    array = jax.device_put(array, where[kind]) if kind in where else array
+    with compilations() as compiled:
+        engine.changes.update({"norm": array})
+    new = engine.params.norm
+    assert not compiled and mark(engine.params) == 3
+    assert (new.sharding, new.committed, new.weak_type, new.dtype) == (own.sharding, own.committed, False, own.dtype)
+    assert kind.startswith("on") or new.unsafe_buffer_pointer() == array.unsafe_buffer_pointer()
+
+
+class compilations(list):
+    """Names of what was compiled in a block."""
+
+    def __enter__(self):
+        self._listener = lambda name, *_, **__: self.append(name) if "compile" in name else None
+        jax.monitoring.register_event_duration_secs_listener(self._listener)
+        return self
+
+    def __exit__(self, *_):
+        jax.monitoring.unregister_event_duration_listener(self._listener)
+
+
+def test_a_hundred_swaps_leave_no_array_behind(engine):
+    check(asked := requests(2), run(engine, asked))
+    full = lambda i: np.full(engine.params.norm.shape, i, np.float32)
+
+    def count():
+        assert engine.wait_idle()
+        gc.collect()
+        return len(jax.live_arrays())
+
+    engine.changes.update({"norm": full(0)})
+    before = count()
+    for i in range(1, 101):
+        engine.changes.update(small_model().params.replace(norm=jnp.asarray(full(i))) if i % 10 == 0 else {"norm": full(i)})
+    assert engine.programs.version == 101 and mark(engine.params) == 100
+    assert count() <= before
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4), st.booleans()), max_size=12))
+def test_prefixes_that_are_forgotten_are_found_no_more_and_all_pages_are_free(steps):
+    pages = Pages((0, 12), (12, 12), window_blocks=2, reuse=True)
+    for seed, blocks, forget in steps:
+        known = list(digests(np.full(4 * blocks, seed, np.int32), 4))
+        found = pages.longest(known)
+        shared, ring = pages.share(known, 0, found)
+        own = [(pages.take_full(), pages.take_ring()) for _ in known[found:]]
+        for digest, (one, other) in zip(known[found:], own, strict=True):
+            pages.keep(digest, one, other)
+        for page in [*(block.full for block in shared), *(one for one, _ in own)]:
+            pages.full.release(page)
+        for page in [*ring.values(), *(other for _, other in own)]:
+            pages.ring.release(page)
+        assert pages.longest(known) == blocks
+        if forget:
+            pages.forget()
+            assert not any(pages.longest(list(digests(np.full(16, seed, np.int32), 4))) for seed in range(4))
+        assert pages.full.available == pages.ring.available == 12 and pages.full.used == pages.ring.used == 0
+
+
+# The programs themselves
+
+
+@pytest.fixture(scope="module")
+def others():
+    """Other weights of the small model, and what a fresh engine says with them."""
+    model = small_model()
+    params = init_params(jax.random.key(5), model.config, "float32", "stacked")
+    engine = gj.LLM(gj.Model(model.config, params, None), slots=4, context=96, chunk=32).engine
+    assert engine.sizes.page == 64
+    return params
+
+
+@pytest.mark.thorough
+def test_the_next_request_has_the_bits_of_a_fresh_engine_and_nothing_is_compiled(others):
+    from gptoss_jax.engine.engine import Engine
+
+    engine, model = make(), small_model()
+    fresh_one = Engine(others, model.config, eos_token_ids=(319,), slots=4, context=96, chunk=32, page=16)
+    first, wanted = everything(engine, fresh()), everything(fresh_one, fresh())
+    assert first != wanted
+    with compilations() as compiled:
+        engine.changes.update(others)
+        assert everything(engine, fresh()) == wanted  # prefixes of the others were kept
+        engine.changes.update({name: np.asarray(array) for name, array in gj.select(model.params, "*").items()})
+        assert everything(engine, fresh(MIXED[::-1])) == first[::-1]
+        for _ in range(100):
+            engine.changes.update(others)
+            engine.changes.update(model.params)
+        assert everything(engine, fresh()) == first
+    assert not compiled
+    nothing_is_held(engine)
+
+
+@pytest.mark.thorough
+def test_an_llm_answers_scores_and_replays_with_the_weights_that_it_shows():
+    llm = gj.LLM("nano", slots=2, context=256)
+    before, ask = llm.model, lambda llm: llm.generate(["What is 4", "Once"], gj.Sampling(temperature=0, max_tokens=12, logprobs=2))
+    first = ask(llm)
+    numbers = lambda llm: (llm.score("What is", " it").tolist(), llm.prompt_logprobs("What is it", 3).top_logprobs)
+    numbers(llm)
+    new = {name: 1.1 * array for name, array in gj.select(before.params, ["layers.*.attention.out", "norm"]).items()}
+    with compilations() as compiled:
+        assert llm.update(new, version="warmer") == llm.weights_version == "warmer"
+        found, said = ask(llm), numbers(llm)
+        again = llm.replay("What is 4", found[0].tokens)
+    assert not compiled and llm.model is not before and {one.weights_version for one in found} == {"warmer"}
+    assert again.logprobs == found[0].logprobs and again.weights_version == "warmer"
+    fresh_one = gj.LLM(gj.Model(before.config, gj.substitute(before.params, new), before.tokenizer), slots=2, context=256)
+    assert ask(fresh_one) == found != first and numbers(fresh_one) == said
+    for name, array in gj.select(llm.model.params, "*").items():
+        np.testing.assert_array_equal(array, gj.select(fresh_one.model.params, name)[name])
+    reply = llm.chat("What is 40 + 45?", gj.Sampling(temperature=0))
+    assert reply.weights_version == "warmer"
+    assert asyncio.run(llm.aupdate(before.params)) == 2 and ask(llm) == first
+
+
+@pytest.mark.thorough
+def test_weights_from_one_device_go_to_a_mesh(others):
+    model = gj.load(small_model.__globals__["DIRECTORY"], dtype="float32", experts="stacked", mesh=gj.mesh(2, 2), progress=False)
+    engine = gj.LLM(model, slots=4, context=96, chunk=32).engine
+    first = everything(engine, fresh()[:6])
+    new = {name: 1.5 * np.asarray(array) for name, array in gj.select(model.params, "layers.*.attention.*").items()}
+    with compilations() as compiled:
+        engine.changes.update({name: jnp.asarray(array) for name, array in new.items()})
+        changed = everything(engine, fresh()[:6])
+        engine.changes.update(model.params)
+        assert everything(engine, fresh()[:6]) == first != changed
+    assert not compiled
+    assert all(x.sharding == y.sharding for x, y in zip(jax.tree.leaves(engine.params), jax.tree.leaves(model.params), strict=True))
