@@ -18,6 +18,7 @@ from gptoss_jax.engine.device.state import init_state, plain_orders
 from gptoss_jax.model import fused, transformer
 from gptoss_jax.model.cache import cache_axes, init_cache
 from gptoss_jax.sampling import state as sampling_state
+from gptoss_jax.sampling.options import MAX_GIVEN
 
 EXACT = 1e-5  # as in test_goldens
 GOLDEN_BF16 = 0.0336  # as in test_fused: what bfloat16 itself does
@@ -118,9 +119,10 @@ def test_a_hook_sees_whole_arrays():
 
 
 def collectives(text):
-    """(kind, dimensions of its results) of every collective of a compiled program."""
-    found = re.findall(r"= (.+?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text)
-    return [(kind, re.findall(r"\[([\d,]*)\]", shapes)) for shapes, kind in found]
+    """(kind, shapes of its results, whether it is of the draw) of every collective of a compiled program."""
+    found = re.findall(r"= (.+?) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\((.*)", text)
+    dimensions = lambda shapes: [tuple(map(int, filter(None, dims.split(",")))) for dims in re.findall(r"\[([\d,]*)\]", shapes)]
+    return [(kind, dimensions(shapes), "/sample/" in rest) for shapes, kind, rest in found]
 
 
 @pytest.mark.thorough
@@ -128,17 +130,18 @@ def collectives(text):
 def test_a_step_has_two_sums_a_layer_and_never_gathers_logits(experts):
     params, config = shallow(model("nano", experts=experts, shape=(2, 4)))
     partition = params.partition
-    greedy = sampling_state.stack(
-        [gj.Sampling(temperature=1, top_p=0.9, top_k=9, seed=1)] * 4, vocab_size=config.vocab_size, partition=partition
-    )
+    asked = gj.Sampling(temperature=1, top_p=0.9, top_k=9, seed=1, logprobs=5, processed_logprobs=5, logprob_token_ids=[3])
+    settings = sampling_state.stack([asked] * 4, vocab_size=config.vocab_size, partition=partition)
     cache = init_cache(config, 4, 64, chunk=16, dtype="float32", partition=partition)
-    state = init_state(cache, greedy, partition=partition)
+    state = init_state(cache, settings, partition=partition)
     orders = plain_orders(4, 8, steps=8, vocab_size=config.vocab_size, partition=partition)
     step = decode.decode_chunk.lower(params, config, state, orders, steps=8, top_logprobs=5).compile().as_text()
-    found = [(kind, [tuple(map(int, filter(None, dims.split(",")))) for dims in shapes]) for kind, shapes in collectives(step)]
-    rows = [kind for kind, shapes in found for shape in shapes if shape[-1:] == (config.hidden_size,)]
+    given = (4, 8, MAX_GIVEN)  # numbers of the steps, which every device has when they are over
+    found = [(kind, [shape for shape in shapes if shape != given], draws) for kind, shapes, draws in collectives(step)]
+    rows = [kind for kind, shapes, draws in found for shape in shapes if shape[-1:] == (config.hidden_size,) and not draws]
     assert rows == ["all-reduce"] * (2 * config.num_hidden_layers + 1), "after attention, after the experts, and the embedding"
-    assert max(math.prod(shape) for _, shapes in found for shape in shapes) <= max(4 // 2 * config.hidden_size, 4 * 20), found
+    most = max(4 // 2 * config.hidden_size, 4 * 20, 4 // 2 * MAX_GIVEN)
+    assert max(math.prod(shape) for _, shapes, _ in found for shape in shapes) <= most < 4 // 2 * config.vocab_size, found
 
 
 def test_rows_that_replicas_cannot_share_are_refused():
