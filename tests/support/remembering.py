@@ -41,7 +41,7 @@ class Remembering:
         self._length, self._token, self._left = (np.zeros(sizes.slots, np.int64) for _ in range(3))
         self._time = 0.0
 
-    def read(self, tokens, count, start, full, ring):
+    def read(self, tokens, count, start, full, ring, adapter):
         for row, end in enumerate(start + count):
             for position in range(start[row], end):
                 self._write(full[row], position, tokens[row, position - start[row]])
@@ -50,7 +50,7 @@ class Remembering:
             experts[row, : count[row]] = experts_of(self._seen(full[row], start[row] + count[row]))[start[row] :]
         return [experts]
 
-    def place(self, slot, sampling, seed, prompt, pauses, remaining) -> None:
+    def place(self, slot, sampling, seed, prompt, pauses, remaining, adapter) -> None:
         self._length[slot], self._token[slot], self._left[slot] = len(prompt) - 1, prompt[-1], remaining
 
     def draw(self, limit, full, ring, *, dropped, held, resumed, single, masked, allowed, forced):
