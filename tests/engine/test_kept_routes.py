@@ -1,6 +1,7 @@
 """Experts of prefixes that are kept: those of a request are the same wherever its beginning comes from, and are told from where asked."""
 
 import dataclasses
+import functools
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from remembering import VOCABULARY, Remembering, experts_of, following
 import gptoss_jax as gj
 from gptoss_jax.engine.live import Live
 from gptoss_jax.engine.pages import Pages
-from gptoss_jax.engine.readers import Outlet
+from gptoss_jax.engine.readers import Change, Outlet
 from gptoss_jax.engine.requests import Request, check_offset
 from gptoss_jax.engine.rounds import Rounds
 from gptoss_jax.engine.sizes import sizes
@@ -33,7 +34,7 @@ def ask(engine, order, request, outlet):
     return live
 
 
-def run(engine, arrivals, *, cancelled=()):
+def run(engine, arrivals, *, cancelled=(), change=lambda: None):
     """Tokens and experts of requests that come one after another, each so many rounds after the one before, as (tokens, routes, reason)."""
     outlet, told, routes, reasons, todo = Outlet(None), {}, {}, {}, list(arrivals)
     wait = 0
@@ -46,8 +47,11 @@ def run(engine, arrivals, *, cancelled=()):
         for request in list(told):
             if request in cancelled and len(told[request]) >= 2:
                 request.cancelled = True
+        change()
         engine.step()
         for piece in engine.take_out().get(outlet, ()):
+            if piece.anew:
+                told[piece.request], routes[piece.request] = [], []
             told[piece.request] += piece.tokens
             routes[piece.request] += [] if piece.routes is None else [piece.routes]
             reasons[piece.request] = piece.finish_reason
@@ -57,14 +61,14 @@ def run(engine, arrivals, *, cancelled=()):
 
 
 def check(request, tokens, routes, reason):
-    whole = list(request.prompt)
+    whole, version = list(request.prompt), request.weights_version
     for token in tokens:
-        assert token == following(whole)
+        assert token == following(whole, version)
         whole.append(token)
     if reason == "length":
         assert len(tokens) == min(request.sampling.max_tokens, CONTEXT - len(request.prompt))
     if tokens:
-        np.testing.assert_array_equal(routes, experts_of(whole[:-1])[request.routed_experts_from :])
+        np.testing.assert_array_equal(routes, experts_of(whole[:-1], version)[request.routed_experts_from :])
 
 
 def request(prompt, most=9, start=0, priority=0):
@@ -105,6 +109,23 @@ def test_what_is_lost_and_found_again_did_happen():
     for (_, one), (tokens, routes, reason) in zip(asked, run(engine, asked), strict=True):
         check(one, tokens, routes, reason)
     assert engine.stats.reused > 200 and engine.stats.preemptions > 0 and reason == "length"
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_weights_that_change_on_the_way_leave_no_experts_behind(restart):
+    engine, rng, versions = rounds(tokens=100), np.random.default_rng(restart), set()
+
+    def change():
+        if not rng.integers(0, 8):
+            versions.add(len(versions) + 1)
+            swap = functools.partial(Rounds.swap, weights={}, version=len(versions))
+            engine.add_change(Change(swap, restart=restart))
+
+    prompts = [BEGINNINGS[i % 2][: rng.integers(4, 30)] + [i % VOCABULARY] for i in range(60)]
+    asked = [(int(rng.integers(0, 3)), request(prompt, 12, int(rng.integers(0, len(prompt) + 1)))) for prompt in prompts]
+    for (_, one), answer in zip(asked, run(engine, asked, change=change), strict=True):
+        check(one, *answer)
+    assert engine.stats.reused > 50 and len({one.weights_version for _, one in asked}) > 3
 
 
 def test_a_prefix_that_is_still_on_its_way_is_shared():

@@ -1,4 +1,7 @@
-"""A device that remembers: its pages hold tokens, and what a token is routed to, and what follows it, depends on all before it there."""
+"""A device that remembers: its pages hold tokens, and what a token is routed to, and what follows it, depends on all before it there.
+
+It also depends on the version of the weights.
+"""
 
 import hashlib
 from types import SimpleNamespace
@@ -12,22 +15,22 @@ from gptoss_jax.sampling.draw import Sampled
 LAYERS, ACTIVE, EXPERTS, VOCABULARY = 2, 3, 32, 5
 
 
-def experts_of(tokens) -> np.ndarray:
+def experts_of(tokens, version: int = 0) -> np.ndarray:
     """Experts [len(tokens), L, A] of a sequence."""
-    return np.array([_routed(tokens[: i + 1]) for i in range(len(tokens))], np.uint8).reshape(-1, LAYERS, ACTIVE)
+    return np.array([_routed(tokens[: i + 1], version) for i in range(len(tokens))], np.uint8).reshape(-1, LAYERS, ACTIVE)
 
 
-def following(tokens) -> int:
+def following(tokens, version: int = 0) -> int:
     """The token that comes after a sequence."""
-    return _digest(tokens)[-1] % VOCABULARY
+    return _digest(tokens, version)[-1] % VOCABULARY
 
 
-def _routed(tokens) -> list[int]:
-    return [byte % EXPERTS for byte in _digest(tokens)[: LAYERS * ACTIVE]]
+def _routed(tokens, version: int) -> list[int]:
+    return [byte % EXPERTS for byte in _digest(tokens, version)[: LAYERS * ACTIVE]]
 
 
-def _digest(tokens) -> bytes:
-    return hashlib.blake2b(np.asarray(tokens, np.int32).tobytes(), digest_size=16).digest()
+def _digest(tokens, version: int) -> bytes:
+    return hashlib.blake2b(np.asarray(tokens, np.int32).tobytes() + bytes([version]), digest_size=16).digest()
 
 
 class Remembering:
@@ -47,7 +50,7 @@ class Remembering:
                 self._write(full[row], position, tokens[row, position - start[row]])
         experts = np.zeros((*tokens.shape, LAYERS, ACTIVE), np.uint8)
         for row in np.flatnonzero(count):
-            experts[row, : count[row]] = experts_of(self._seen(full[row], start[row] + count[row]))[start[row] :]
+            experts[row, : count[row]] = experts_of(self._seen(full[row], start[row] + count[row]), self.version)[start[row] :]
         return [experts]
 
     def place(self, slot, sampling, seed, prompt, pauses, remaining, adapter) -> None:
@@ -64,8 +67,8 @@ class Remembering:
                 self._length[slot] += 1
                 seen = self._seen(full[slot], self._length[slot])
                 known = -1 if forced is None else forced[slot, i]
-                routes[slot, i] = experts_of(seen)[-1]
-                self._token[slot] = tokens[slot, i] = following(seen) if known < 0 else known
+                routes[slot, i] = experts_of(seen, self.version)[-1]
+                self._token[slot] = tokens[slot, i] = following(seen, self.version) if known < 0 else known
                 count[slot] += 1
         self._left -= count
         no, zeros = np.zeros(slots, bool), np.zeros((slots, STEPS), np.float32)
@@ -75,6 +78,10 @@ class Remembering:
     def fetch(self, results):
         chunk, experts = results
         return chunk, [one for [one] in experts]
+
+    def swap(self, weights, version: int) -> int:
+        self.version = version
+        return version
 
     def now(self) -> float:
         self._time += 0.001
