@@ -5,15 +5,120 @@ by_layer = logit_lens(params, config, layers_of(seen, "residual_post"))
 load = expert_load(layers_of(seen, "moe.experts"), config.num_local_experts)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gptoss_jax.config import Config
+from gptoss_jax.model.hooks import layers_of
 from gptoss_jax.model.params import Params
-from gptoss_jax.model.transformer import unembed
+from gptoss_jax.model.transformer import embed, unembed
+
+ATTRIBUTED = ("attention.head_outputs", "attention.out", "moe.experts", "moe.gates", "moe.expert_outputs", "moe.out")
+
+
+@flax.struct.dataclass
+class Attribution:
+    """What each part of the model adds to a logit, or to the difference of two; float32. Their sum is the logit.
+
+    Attributes:
+      embedding: [B, T]: the token's own row.
+      heads: [L, B, T, N]: each head.
+      attention_rest: [L, B, T]: what attention adds beside its heads: its output's bias, and what a patch of `attention.out` changed.
+      experts: [L, B, T, E]: each expert with its gate, 0 where it was not chosen.
+      moe_rest: [L, B, T]: what `moe.out` is beside its experts: rounding, and what a patch changed.
+      residual_rest: [B, T]: what the last residual stream is beside all of these: rounding, and what patches of the stream changed.
+    """
+
+    embedding: jax.Array
+    heads: jax.Array
+    attention_rest: jax.Array
+    experts: jax.Array
+    moe_rest: jax.Array
+    residual_rest: jax.Array
+
+    @property
+    def attention(self) -> jax.Array:
+        """[L, B, T]: what each layer's attention adds."""
+        return jnp.sum(self.heads, -1) + self.attention_rest
+
+    @property
+    def moe(self) -> jax.Array:
+        """[L, B, T]: what each layer's experts add."""
+        return jnp.sum(self.experts, -1) + self.moe_rest
+
+    @property
+    def total(self) -> jax.Array:
+        """[B, T]: the logit, or the difference."""
+        return self.embedding + jnp.sum(self.attention, 0) + jnp.sum(self.moe, 0) + self.residual_rest
+
+
+def attributed_sites(config: Config) -> list[str]:
+    """The names that `direct_logit_attribution` needs of a capture."""
+    return ["embedding", *(f"layers.*.{site}" for site in ATTRIBUTED), f"layers.{config.num_hidden_layers - 1}.residual_post"]
+
+
+def direct_logit_attribution(
+    params: Params,
+    config: Config,
+    values: Mapping[str, jax.Array],
+    tokens: jax.Array,  # [B, T] int32
+    *,
+    minus: jax.Array | None = None,  # [B, T] int32
+    positions: slice | int | np.ndarray = slice(None),
+) -> Attribution:
+    """What embedding, heads and experts add directly to a token's logit at each position.
+
+    A logit is linear in the residual stream once the last norm's scale is taken as it came out. What a part does to later parts is not
+    seen. Where the unembedding is bfloat16 the model rounds what goes into it, and the sum is the logit without that rounding.
+
+    Args:
+      values: of a capture of `attributed_sites(config)`.
+      tokens: whose logits, at each of the positions: those that come next, say.
+      minus: tokens whose logits are taken away.
+      positions: which of the captured ones, such as `np.s_[-4:]` or -1; T of the other arguments and of the result is their number.
+    """
+    wanted = attributed_sites(config)
+    missing = [name for name in wanted if any(name.replace("*", str(i)) not in values for i in range(config.num_hidden_layers))]
+    if missing:
+        raise ValueError(f"values must be those of attributed_sites(config); {', '.join(missing)} absent; capture these names.")
+    positions = positions if isinstance(positions, slice) else np.atleast_1d(positions)
+    embedding, last = (values[name][:, positions].astype(jnp.float32) for name in (wanted[0], wanted[-1]))
+    heads, attention, experts, gates, outputs, moe = (layers_of(values, site)[:, :, positions] for site in ATTRIBUTED)
+    direction = _rows(params, "tokens", tokens, last.shape[:2])
+    if minus is not None:
+        direction = direction - _rows(params, "minus", minus, last.shape[:2])
+    scale = jax.lax.rsqrt(jnp.mean(last * last, -1, keepdims=True) + config.rms_norm_eps)
+    direction = direction * params.norm.reshape(1, 1, -1) * scale
+    along = lambda part, letters: jnp.einsum(f"{letters}d,btd->{letters}", part, direction, precision="highest")
+    by_head, attention, each, moe = along(heads, "lbtn"), along(attention, "lbt"), along(outputs, "lbta"), along(moe, "lbt")
+    by_expert = expert_gates(experts, gates * each, config.num_local_experts)
+    first = along(embedding, "bt")
+    return Attribution(
+        embedding=first,
+        heads=by_head,
+        attention_rest=attention - jnp.sum(by_head, -1),
+        experts=by_expert,
+        moe_rest=moe - jnp.sum(by_expert, -1),
+        residual_rest=along(last, "bt") - first - jnp.sum(attention + moe, 0),
+    )
+
+
+def _rows(params: Params, name: str, tokens: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Rows of the unembedding [B, T, D] float32. Raises ValueError where tokens are not ids for each of the positions."""
+    tokens = np.asarray(tokens) if isinstance(tokens, list | tuple) else tokens
+    got = getattr(tokens, "shape", type(tokens).__name__)
+    if got != shape or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        got = f"{got} of {tokens.dtype}" if hasattr(tokens, "dtype") else got
+        raise ValueError(f"{name} must be ids, one for each of the positions, {shape}; got {got}; pass those of the same batch.")
+    V, known = len(params.unembedding), not isinstance(tokens, jax.core.Tracer)
+    if known and (outside := np.asarray(tokens)[(tokens < 0) | (tokens >= V)]).size:
+        raise ValueError(f"{name} must be ids of the vocabulary, 0 ... {V - 1:,}; got {int(outside[0]):,}; pass the model's own.")
+    return embed(params.replace(embedding=params.unembedding), jnp.asarray(tokens))
 
 
 def logit_lens(
