@@ -1,0 +1,283 @@
+"""Several adapters in one LLM: each request has the bits that it has alone with its own; attaching disturbs nobody and compiles nothing."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_model import small_model
+
+import gptoss_jax as gj
+from gptoss_jax import adapters
+from gptoss_jax.adapters.factors import shape
+from gptoss_jax.engine.requests import Request
+from gptoss_jax.model import beside
+
+RANK = 4
+SIZES = {"slots": 8, "context": 128, "chunk": 32}
+NAMES = ["a", "b", None, "c", "d", "a", None, "b"]
+SHARED = np.random.default_rng(7).integers(0, 319, 70).tolist()  # more than a page
+
+
+def drawn(seed, rank=RANK, nan=False, **options):
+    """An adapter whose terms change what is generated."""
+    adapter = adapters.init(jax.random.key(seed), small_model().config, rank=rank, **options)
+    keys = jax.random.split(jax.random.key(seed + 100), len(adapter))
+    b = {name: 0.3 * jax.random.normal(k, f.b.shape, f.b.dtype) for k, (name, f) in zip(keys, adapter.items(), strict=True)}
+    return {name: f.replace(b=b[name] * jnp.nan if nan else b[name]) for name, f in adapter.items()}
+
+
+ADAPTERS = {name: drawn(i) for i, name in enumerate("abcd")}
+
+
+def sampling(i, **options):
+    return gj.Sampling(**{"temperature": [0, 0.9][i % 2], "seed": i, "max_tokens": 12 + i, "logprobs": 2, "ignore_eos": True} | options)
+
+
+def prompt(i):
+    """Of all, the same page to begin with: kept prefixes of one adapter are not another's."""
+    return SHARED + np.random.default_rng(i).integers(0, 319, i * 3).tolist()
+
+
+@functools.cache
+def with_room():
+    return gj.LLM(small_model(), adapters=5, adapter_rank=RANK, **SIZES)
+
+
+@pytest.fixture
+def llm():
+    one = with_room()
+    for name in list(one.adapters):
+        one.detach(name)
+    yield one
+    assert one.engine.wait_idle()
+
+
+def told(one):
+    return one.tokens, one.logprobs, one.top_logprobs, one.finish_reason
+
+
+def compiled(call):
+    """How many programs a call has compiled."""
+    seen = []
+    listener = lambda name, *_, **__: seen.append(name) if "backend_compile" in name else None
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        call()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    return len(seen)
+
+
+@pytest.mark.thorough
+def test_eight_requests_with_four_adapters_have_the_bits_of_each_alone(llm):
+    """Alone in such an LLM, and alone in one of the weights with the adapter beside them, or of the plain weights."""
+    for name, adapter in ADAPTERS.items():
+        llm.attach(name, adapter)
+    tasks = [gj.Task(key=i, prompt=prompt(i), sampling=sampling(i), adapter=name) for i, name in enumerate(NAMES)]
+    together = {outcome.task.key: outcome.answers[0] for outcome in llm.run(tasks)}
+    assert len({tuple(one.tokens[:8]) for one in (together[i] for i in (0, 2, 4))}) == 3  # the adapters do something
+    model = small_model()
+    plain = {None: gj.LLM(model, **SIZES)}
+    plain["b"] = gj.LLM(gj.Model(model.config, adapters.attach(model.params, model.config, ADAPTERS["b"]), None), **SIZES)
+    for name in ADAPTERS:
+        llm.detach(name)
+    for i, name in enumerate(NAMES):
+        if name is not None:
+            llm.attach("other", ADAPTERS["d"])
+            llm.attach("its own", ADAPTERS[name])
+        own = None if name is None else "its own"
+        assert told(llm.generate(prompt(i), sampling(i), adapter=own)) == told(together[i]), i
+        again = llm.replay(prompt(i), together[i].tokens, top_logprobs=2, adapter=own)
+        assert (again.logprobs, again.top_logprobs) == (together[i].logprobs, together[i].top_logprobs)
+        if name in plain:
+            assert told(plain[name].generate(prompt(i), sampling(i))) == told(together[i]), i
+    assert np.array_equal(llm.score(SHARED, prompt(5)[:9], adapter="its own"), plain["b"].score(SHARED, prompt(5)[:9]))
+    assert np.array_equal(llm.score(SHARED, prompt(5)[:9]), plain[None].score(SHARED, prompt(5)[:9]))
+
+
+@pytest.mark.thorough
+def test_nothing_is_compiled_and_smaller_ones_fit(llm):
+    """Other ranks, other matrices, NaN: another adapter is other data. One of NaN ends its own requests and touches no other."""
+    llm.attach("a", ADAPTERS["a"])
+    ask = lambda name: llm.generate([prompt(1), prompt(2)], sampling(2), adapter=name)
+    wanted, none = ask("a"), ask(None)
+    one = {name: f for name, f in drawn(9, rank=2, targets=["q_proj", "down_proj"]).items() if name.startswith("layers.1.")}
+    broken = drawn(10, nan=True)
+
+    def change():
+        llm.attach("small", one)
+        llm.attach("nan", broken)
+        names = ["nan", "a", None, "small", "nan"]
+        tasks = [gj.Task(key=i, prompt=prompt(1), sampling=sampling(2), adapter=name) for i, name in enumerate(names)]
+        found = {outcome.task.key: outcome for outcome in llm.run(tasks)}
+        assert [found[i].failed for i in range(5)] == [True, False, False, False, True]
+        assert "logits must be finite" in found[0].error
+        assert told(found[1].answers[0]) == told(wanted[0]) and told(found[2].answers[0]) == told(none[0])
+        assert told(ask("small")[0]) == told(found[3].answers[0]) != told(none[0])
+        llm.detach("nan")
+        llm.attach("small", ADAPTERS["b"])
+        llm.detach("small")
+
+    assert compiled(change) == 0
+    assert told(ask("a")[0]) == told(wanted[0]) and told(ask(None)[0]) == told(none[0])
+    outcome = next(iter(llm.run([gj.Task(prompt=[1], adapter="b")])))
+    assert "adapter must be the name of one that is attached; got 'b'" in outcome.error and not outcome.failed
+    assert {name: (one.rank, one.targets) for name, one in llm.adapters.items()} == {"a": (RANK, adapters.TARGETS)}
+    llm.attach("small", one)
+    assert (llm.adapters["small"].rank, llm.adapters["small"].targets) == (2, ("q_proj", "down_proj"))
+
+
+@pytest.mark.thorough
+def test_a_request_goes_on_with_what_it_began_with(llm):
+    """Changed and detached in the middle; kept prefixes of before are not met; what waits takes what there is when it begins."""
+    llm.attach("a", ADAPTERS["a"])
+    long = sampling(1, max_tokens=50)
+    before = llm.generate(SHARED, long, adapter="a")
+    request = Request(SHARED, long, adapter="a")
+    pieces = llm.engine.run([request])
+    tokens = list(next(pieces).tokens)
+    llm.attach("a", ADAPTERS["b"])
+    changed = llm.generate(SHARED, long, adapter="a")
+    llm.detach("a")
+    for piece in pieces:
+        tokens += piece.tokens
+    assert tokens == before.tokens and changed.tokens != before.tokens
+    llm.attach("x", ADAPTERS["b"])
+    assert told(llm.generate(SHARED, long, adapter="x")) == told(changed)
+
+    slots = SIZES["slots"]
+    running = [Request(SHARED, sampling(1, max_tokens=58), adapter="x") for _ in range(slots)]
+    late = Request(SHARED, long, adapter="x", priority=1)
+    seen = {}
+    for piece in llm.engine.run([*running, *(Request(SHARED, long, priority=0) for _ in range(slots)), late]):
+        if not seen:
+            llm.detach("x")
+        seen.setdefault(id(piece.request), []).append(piece)
+    assert all(seen[id(request)][-1].finish_reason == "length" for request in running)
+    assert seen[id(late)][-1].finish_reason == "error"
+    assert seen[id(late)][-1].error == "adapter 'x' was detached before this request was begun; attach it again, and ask again."
+    for name in "abcde":  # all places are free again
+        llm.attach(name, ADAPTERS["a"])
+    with pytest.raises(ValueError, match="all 5 are taken: attached are 'a', 'b', 'c', 'd', 'e'; detach one"):
+        llm.attach("f", ADAPTERS["a"])
+
+
+@pytest.mark.thorough
+def test_forward_takes_rows_of_several():
+    """The view of the params that the programs of an engine take, in any function of the model."""
+    model = small_model()
+    tokens = jnp.asarray([SHARED[:24]] * 4)
+    room = gj.LLM(model, adapters=3, adapter_rank=RANK, **SIZES).engine.programs.room
+    for place, name in enumerate("ab"):
+        fitted = adapters.fitted(model.params, model.config, ADAPTERS[name], rank=RANK, targets=adapters.TARGETS)
+        room.write(place, fitted.terms)
+    run = jax.jit(lambda params, which: gj.forward(beside.take(params, which), model.config, tokens))
+    got = run(room.beside(model.params), jnp.array([1, -1, 0, 1], jnp.int32))
+    alone = jax.jit(lambda params: gj.forward(params, model.config, tokens))
+    for row, name in enumerate(["b", None, "a", "b"]):
+        params = model.params if name is None else adapters.attach(model.params, model.config, ADAPTERS[name])
+        assert np.array_equal(got[row], alone(params)[row]), name
+
+
+def small(**options):
+    options = {"adapters": 1, "adapter_rank": 2, "adapter_targets": ["q_proj", "o_proj"]} | options
+    return gj.LLM(small_model(), slots=2, context=64, **options)
+
+
+def of_zeros(rank=2, targets=("q_proj",), layer=0):
+    """Factors that NumPy makes, so that nothing is compiled."""
+    found = {}
+    for name in (f"layers.{layer}.{target}" for target in targets):
+        *experts, out, width = shape(small_model().config, name)
+        found[name] = adapters.Factors(np.zeros((*experts, rank, width), np.float32), np.zeros((*experts, out, rank), np.float32))
+    return found
+
+
+@functools.cache
+def narrow():
+    return small()
+
+
+def test_what_does_not_fit_is_refused_and_disturbs_nothing():
+    llm = narrow()
+    fits = of_zeros()
+    llm.attach("a", fits)
+    attached = dict(llm.adapters)
+    wrong = {"layers.0.q_proj": adapters.Factors(np.zeros((2, 5), np.float32), np.zeros((7, 2), np.float32))}
+    whole = {name: f.replace(a=f.a.astype(np.int32)) for name, f in fits.items()}
+    for adapter, words in (
+        (of_zeros(rank=4), "rank must be at most the room's, 2; got 4; make the LLM with adapter_rank=4"),
+        (of_zeros(targets=["q_proj", "down_proj"]), "on matrices that have room, q_proj, o_proj; got down_proj; make the LLM"),
+        (wrong, "the adapter must be one of this model; layers.0.q_proj needs a .* it was made for another geometry"),
+        ({"layers.9.q_proj": fits["layers.0.q_proj"]}, "the adapter has names layers.0 to layers.1"),
+        ({}, "an adapter must have factors of a matrix at least; got none"),
+        (None, "an adapter must be a dictionary of names and Factors; got a NoneType"),
+        ([1], "an adapter must be a dictionary of names and Factors; got a list"),
+        (whole, "an adapter's factors must be floating-point; a of layers.0.q_proj is int32"),
+        ({name: f.replace(scale="x") for name, f in fits.items()}, "an adapter's scale must be a number; that of layers.0.q_proj is 'x'"),
+    ):
+        with pytest.raises(ValueError, match=words) as error:
+            llm.attach("b", adapter)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 600
+    with pytest.raises(FileNotFoundError):
+        llm.attach("b", "/no/such/adapter")
+    with pytest.raises(ValueError, match="an adapter's name must be a text"):
+        llm.attach("", fits)
+    assert dict(llm.adapters) == attached
+
+
+def test_names_that_are_not_attached():
+    llm = narrow()
+    llm.attach("a", of_zeros())
+    for name in ("b", 5, ["a"], b"a", "a" * 10_000):
+        calls = [
+            lambda name=name: llm.generate([1], adapter=name),
+            lambda name=name: llm.score([1], [2], adapter=name),
+            lambda name=name: llm.prompt_logprobs([1, 2], adapter=name),
+            lambda name=name: llm.replay([1], [2], adapter=name),
+            lambda name=name: llm.detach(name),
+        ]
+        for call in calls:
+            with pytest.raises(ValueError, match="must be the name of one that is attached; got .*; pass one of 'a', or attach") as error:
+                call()
+            assert len(str(error.value)) < 400
+    llm.detach("a")
+    with pytest.raises(ValueError, match="got 'a'; there is none: attach it first"):
+        llm.generate([1], adapter="a")
+    without = gj.LLM(small_model(), slots=2, context=64)
+    with pytest.raises(ValueError, match="this LLM has no room for any: make it with adapters=1 or more"):
+        without.generate([1], adapter="a")
+    with pytest.raises(ValueError, match="this one has none; make one with adapters=1 or more"):
+        without.attach("a", of_zeros())
+    assert not without.adapters
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"adapters": -1}, "adapters must be a whole number, 0 to 65,536; got -1"),
+        ({"adapters": True}, "adapters must be a whole number"),
+        ({"adapters": 2.0}, "adapters must be a whole number"),
+        ({"adapters": "4"}, "adapters must be a whole number, .*; got '4'"),
+        ({"adapters": 10**9}, "adapters must be a whole number"),
+        ({"adapter_rank": 0}, "adapter_rank must be a whole number, 1 to 65,536; got 0"),
+        ({"adapter_rank": None}, "adapter_rank must be a whole number"),
+        ({"adapter_targets": "q_proj"}, "adapter_targets must be some of q_proj, .*; got 'q_proj'; pass a list"),
+        ({"adapter_targets": []}, "adapter_targets must be some of"),
+        ({"adapter_targets": ["router"]}, "adapter_targets must be some of"),
+        ({"adapter_targets": [5]}, "adapter_targets must be some of"),
+        ({"adapters": 60_000, "adapter_rank": 60_000}, "the room for adapters must fit into memory; it takes .* GB of"),
+    ],
+)
+def test_room_that_cannot_be(options, words):
+    with pytest.raises(ValueError, match=words):
+        small(**options)
+
+
+def test_weights_with_an_adapter_of_their_own_have_no_room():
+    model = small_model()
+    own = gj.Model(model.config, adapters.attach(model.params, model.config, of_zeros()), None)
+    with pytest.raises(ValueError, match="must have weights without one; these have one beside them; merge it first"):
+        gj.LLM(own, slots=2, context=64, adapters=1)
