@@ -2,6 +2,10 @@ from .config import GPT_OSS_20B as GPT_OSS_20B
 from .config import GPT_OSS_120B as GPT_OSS_120B
 from .config import TINY as TINY
 from .config import Config as Config
+from .engine.hooks.hook import Hook as Hook
+from .engine.hooks.hook import capturing as capturing
+from .engine.hooks.hook import patching as patching
+from .engine.hooks.hook import steering as steering
 from .llm import LLM as LLM
 from .model.hooks import capture as capture
 from .model.hooks import patch as patch

@@ -16,6 +16,9 @@ from gptoss_jax.engine.changes import Changes
 from gptoss_jax.engine.device import room
 from gptoss_jax.engine.device.programs import ROOM, Programs
 from gptoss_jax.engine.device.terms import Room
+from gptoss_jax.engine.hooks.hook import hook_of
+from gptoss_jax.engine.hooks.kinds import inside_of
+from gptoss_jax.engine.hooks.looking import Looking, reads
 from gptoss_jax.engine.live import Live
 from gptoss_jax.engine.metrics import Metrics
 from gptoss_jax.engine.readers import AsyncReader, Job, Outlet, Reader
@@ -187,12 +190,16 @@ class Engine:
         self.check_awake()
         if self._several:
             raise ValueError("an event loop cannot be one of several processes of a mesh, which must act alike; use run or generate.")
+        hooked = [request for request in requests if request.hook is not None]
         for request in requests:
-            self.check_request(request)
+            if request.hook is None:
+                self.check_request(request)
         if not self.programs.ready:
             await asyncio.to_thread(self.prepare)
-        reader = AsyncReader(self._thread)
-        reader.ask([self._live(request, reader.outlet) for request in requests])
+        reader, make = AsyncReader(self._thread), lambda: [self._live(request, reader.outlet) for request in requests]
+        if hooked:  # whose programs may have to be compiled
+            await asyncio.to_thread(lambda: [self.check_request(request) for request in hooked])
+        reader.ask(await asyncio.to_thread(make) if hooked else make())
         return reader
 
     def work(self, dispatches: Generator[None, None, Any]) -> Any:
@@ -251,7 +258,10 @@ class Engine:
         return None if self.programs.room is None else -1 if name is None else self.adapters[name].place
 
     def check_request(self, request: Request) -> None:
-        """Raises ValueError where a prompt, forced tokens, a sampling or what is to be reported are not valid; see `requests`."""
+        """Raises ValueError where a prompt, forced tokens, a sampling, a hook or what is to be reported are not valid; see `requests`.
+
+        A hook of a new kind is compiled here, in the caller's thread.
+        """
         self.check(request.prompt)
         check_offset(request, routed=self.programs.routed)
         self._adapters.check(request.adapter)
@@ -261,6 +271,7 @@ class Engine:
         most = max(len(request.sampling.logit_bias), len(request.sampling.stop_token_ids) + len(self.programs.eos_token_ids))
         if most > ROOM:
             raise ValueError(f"a request may have at most {ROOM} biases and {ROOM} stop tokens, the model's own included; got {most}.")
+        self._looking(request)
 
     def _take(self, request: Request, outlet: Outlet) -> Live:
         self.check_request(request)
@@ -270,6 +281,14 @@ class Engine:
         prompt = np.array(request.prompt, np.int32)
         wanted = (request.sampling.max_tokens or self.context) if request.forced is None else len(request.forced)
         budget = min(wanted, self.context - len(prompt))
+        looking = self._looking(request)
         [seed] = sampling_state.fresh_seeds([request.sampling], self.params.partition)
         sizes = {"page": self.sizes.page, "window": self.config.sliding_window}
-        return Live(request, next(self._order), prompt, budget, seed, outlet, **sizes)
+        return Live(request, next(self._order), prompt, budget, seed, outlet, looking=looking, **sizes)
+
+    def _looking(self, request: Request) -> Looking | None:
+        """A request's hook, with its programs, which are compiled if they are not."""
+        if (hook := hook_of(request.hook)) is None:
+            return None
+        inside, prompt = inside_of(hook, self.config, self.sizes.blocks * self.sizes.page), len(request.prompt)
+        return Looking(inside, self.programs.hooks.get(inside.kind, reads=reads(inside, prompt)), prompt)

@@ -93,7 +93,8 @@ def piece(live: Live, chunk: Chunk, slot: int, first: int, last: int, reason: Fi
     top: list[dict[int, float]] = _top(drawn, at, asked.logprobs) if asked.logprobs else [{}] * (last - first)
     tokens, logprobs = (all[at].tolist() for all in (drawn.tokens, drawn.logprobs))
     routes, version = _routes(live, chunk, slot, first, last), live.request.weights_version
-    out = Piece(live.request, tokens, logprobs, top, reason, routes, error, weights_version=version)
+    kept = _kept(live, chunk, slot, first, last)
+    out = Piece(live.request, tokens, logprobs, top, reason, routes, error, weights_version=version, captured=kept)
     return dataclasses.replace(out, **_beside(live, drawn, at)) if asked.logprob_token_ids or asked.processed_logprobs is not None else out
 
 
@@ -116,6 +117,14 @@ def _top(found: Sampled | Processed, at: tuple[int, slice], count: int, *, drawa
     if drawable:
         return [{token: value for token, value in zip(ids, values, strict=True) if value > -math.inf} for ids, values in rows]
     return [dict(zip(ids, values, strict=True)) for ids, values in rows]
+
+
+def _kept(live: Live, chunk: Chunk, slot: int, first: int, last: int) -> dict[str, tuple[int, np.ndarray]] | None:
+    """What its hook keeps of the tokens that went through the model for those that a piece has."""
+    if live.looking is None or first == last:
+        return None
+    start = len(live.prompt) - 1 + len(live.tokens)
+    return live.looking.take(start, {name: values[slot, first:last] for name, values in chunk.kept.items()})
 
 
 def _routes(live: Live, chunk: Chunk, slot: int, first: int, last: int) -> np.ndarray | None:

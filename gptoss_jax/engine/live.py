@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from gptoss_jax.engine.hooks.looking import Looking
 from gptoss_jax.engine.pages import Block, Pages, digests
+from gptoss_jax.engine.prompt_routes import PromptRoutes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,42 +25,6 @@ class Piece:
 
 Rows = list[tuple[int, "Live", Piece]]
 """Rows of a dispatch of prompts: whose each is, and which block of its prompt."""
-
-
-class PromptRoutes:
-    """The experts of a prompt's tokens first ... last - 1, [last - first, L, A], as far as they are known and not yet told."""
-
-    __slots__ = ("_first", "_kept", "_last", "_known")
-
-    def __init__(self, first: int, last: int):
-        self._first, self._last = first, last
-        self._known: np.ndarray | None = None
-        self._kept: list[tuple[int, Block]] = []  # blocks of prefixes by their first tokens: theirs are known once something is drawn
-
-    def note(self, start: int, experts: np.ndarray) -> None:
-        """Writes down those of the tokens from `start` on, [n, L, A]."""
-        begin, end = max(start, self._first), min(start + len(experts), self._last)
-        if begin >= end:
-            return
-        if self._known is None:
-            self._known = np.zeros((self._last - self._first, *experts.shape[1:]), experts.dtype)
-        self._known[begin - self._first : end - self._first] = experts[begin - start : end - start]
-
-    def share(self, start: int, block: Block) -> None:
-        """The tokens from `start` on are those of a block that is kept."""
-        self._kept.append((start, block))
-
-    def forget(self) -> None:
-        """The blocks may be lost from now on."""
-        self._kept.clear()
-
-    def take(self) -> np.ndarray | None:
-        """All of them, of a request of which something has been drawn; they are told with that."""
-        for start, block in self._kept:
-            self.note(start, block.routes)
-        self.forget()
-        known, self._known = self._known, None
-        return known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,11 +78,24 @@ class Live:
       outlet: where its pieces go.
       page: tokens a page.
       window: of sliding layers.
+      looking: its hook; None for none.
     """
 
-    def __init__(self, request: Any, order: int, prompt: np.ndarray, budget: int, seed: int, outlet: Any, *, page: int, window: int):
+    def __init__(
+        self,
+        request: Any,
+        order: int,
+        prompt: np.ndarray,
+        budget: int,
+        seed: int,
+        outlet: Any,
+        *,
+        page: int,
+        window: int,
+        looking: Looking | None = None,
+    ):
         self.request, self.order, self.prompt, self.budget, self.seed = request, order, prompt, budget, seed
-        self.outlet = outlet
+        self.outlet, self.looking = outlet, looking
         self.page, self._window = page, window
         self.tokens: list[int] = []  # drawn so far
         self.routes = PromptRoutes(request.routed_experts_from, len(prompt) - 1)
@@ -174,6 +153,20 @@ class Live:
         """Takes its pages from a shard of the cache from now on."""
         self._pages, self.shard = pages, shard
 
+    @property
+    def draws_in(self) -> Any:
+        """The programs of its hook that its steps run in; None for the plain ones."""
+        return None if self.looking is None else self.looking.programs
+
+    @property
+    def reads_in(self) -> Any:
+        """Likewise of its prompt."""
+        return self.looking.programs if self.looking is not None and self.looking.reads else None
+
+    @property
+    def _shares(self) -> bool:
+        return self.looking is None or self.looking.shares
+
     def next_piece(self, spare: int) -> Piece | None:
         """The next block to be read; None where nothing is left, or no page but the `spare` ones of each kind, which are for others."""
         if self.unread == 0 or self._pages.room <= spare:
@@ -184,7 +177,7 @@ class Live:
         self._ring[block] = ring
         count = min(self.page, self.unread)
         self.read += count
-        kept = self._pages.keep(self._known()[block], full, ring) if count == self.page else None
+        kept = self._pages.keep(self._known()[block], full, ring) if count == self.page and self._shares else None
         tokens = np.zeros(self.page, np.int32)
         tokens[:count] = self.prompt[start : start + count]
         return Piece(tokens, count, start, kept)
@@ -249,6 +242,8 @@ class Live:
     @property
     def may_restart(self) -> bool:
         """Whether it may begin anew: nobody has been shown a token, and no constraint has been told of one."""
+        if self.looking is not None and self.looking.written:  # what was written somewhere stays there
+            return False
         return not self.request.cancelled and (not self.tokens or not self.request.paced and self.request.constraint is None)
 
     def restart(self) -> None:
@@ -256,6 +251,8 @@ class Live:
         self.release()
         self.tokens, self.preempted = [], False
         self.routes = PromptRoutes(self.request.routed_experts_from, len(self.prompt) - 1)
+        if self.looking is not None:
+            self.looking.forget()
         self.request.cached_tokens = 0
         self._forget()
 
@@ -264,7 +261,7 @@ class Live:
 
         Not between pieces of one dispatch: their rows share a page table, which has no room for blocks further on.
         """
-        if self.read % self.page or self.unread < self.page:
+        if self.read % self.page or self.unread < self.page or not self._shares:
             return 0
         block, known = self.read // self.page, self._known()
         end = self._pages.longest(known, block)
@@ -290,7 +287,9 @@ class Live:
 
     def _iterate(self) -> Iterator[bytes]:
         salt = b"" if self.adapter is None else self.adapter.salt
-        return digests(self.prompt[:-1], self.page, salt + self.request.salt)
+        salt += self.request.salt
+        salt += b"" if self.looking is None else self.looking.salt
+        return digests(self.prompt[:-1], self.page, salt)
 
     @property
     def terms(self) -> int:

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from gptoss_jax.config import Config
+from gptoss_jax.engine.hooks.hook import Hook
 from gptoss_jax.quoting import quoted
 from gptoss_jax.sampling.options import Sampling
 
@@ -52,6 +53,7 @@ class Request:
       weights_version: of the weights that it is answered with; None until it is taken up. The engine says so.
       routed_experts_from: tokens of the prompt, its first ones, whose experts are known already: those that are told begin behind them.
       adapter: name of the one that it is answered with, as it is when the request is taken up; None for none.
+      hook: what is asked of the inside; a hook that asks for nothing is none.
       salt: what else its keys and values depend on beside its tokens; prefixes are shared among requests of one salt only.
       cached_tokens: of the prompt, those that were found in kept prefixes when it was read for the first time. The engine says so.
     """
@@ -70,12 +72,14 @@ class Request:
     adapter: str | None = None
     salt: bytes = b""
     weights_version: int | str | None = None
+    hook: Hook | None = None
     cached_tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """The next tokens of a request, in order; the last piece of a request has a `finish_reason`, and may have no tokens.
+    """The next tokens of a request, in order; the last piece of a request has a `finish_reason`, and may have no tokens; nor has
+    one of a request whose hook keeps something of its prompt.
 
     It ends with "stop" at a stop token, which is its last token, with "length" at max_tokens or at the end of the context, with "timeout"
     at its time limit, with "cancelled" where that was asked for, and with "error" where it, or the engine, failed: then `error` says why.
@@ -96,6 +100,7 @@ class Piece:
     given_logprobs: list[dict[int, float]] | None = None  # one per token; of the ids that were given
     processed_logprobs: list[float] | None = None  # one per token
     top_processed_logprobs: list[dict[int, float]] | None = None  # one per token; the most probable ids, of those that could be drawn
+    captured: dict[str, tuple[int, np.ndarray]] | None = None  # what its hook keeps: from which position on, and the next values [n, ...]
 
 
 @dataclasses.dataclass

@@ -10,12 +10,14 @@ order alone: all processes of a mesh make the same ones.
 
 import dataclasses
 import heapq
+from typing import Any
 
 import numpy as np
 
 from gptoss_jax.engine.live import Live, Rows
 from gptoss_jax.engine.pages import Pages
 from gptoss_jax.engine.sizes import Sizes, ahead
+from gptoss_jax.engine.turns import Turns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +28,13 @@ class Reading:
       blocks: what `Programs.read` takes; None if nothing.
       rows: whose they are.
       reused: tokens of prompts that were found in kept prefixes.
+      hook: the programs of the hook that all rows have; None for none.
     """
 
     blocks: tuple[np.ndarray, ...] | None
     rows: Rows
     reused: int
+    hook: Any = None
 
     @property
     def computed(self) -> int:
@@ -63,6 +67,7 @@ class Scheduler:
         self._again: list[tuple[tuple[int, int], Live]] = []  # and one of those that gave way
         self._gone = 0  # of those, the ones that have ended meanwhile
         self._reading: list[Live] = []
+        self.turns = Turns()  # of the programs that read
         self._ready: list[Live] = []
         self.running: dict[int, Live] = {}
         self.parked: dict[Live, None] = {}  # they gave way, and wait for their readers
@@ -148,17 +153,20 @@ class Scheduler:
         return taken
 
     def pieces(self) -> Reading:
-        """Blocks of prompts for the next dispatch, as many as there are rows and pages for."""
-        sizes = self._sizes
-        per_shard = sizes.read_rows // sizes.replicas
-        rows: Rows = []
-        room, found = [per_shard] * sizes.replicas, 0
+        """Blocks of prompts for the next dispatch, as many as there are rows and pages for: of those that are read by the same programs."""
+        sizes, rows, found = self._sizes, [], 0
+        hook, n, per_shard, room = None, 0, 0, None
         for live in self._reading:
             live.drop_old(live.read)
-        for live in list(self._reading):
+        for live in self.turns.sorted(self._reading, lambda live: live.reads_in):
             spare = sum(other.shard == live.shard for other in self.running.values())
             found += live.reuse()
-            while room[live.shard] and (piece := live.next_piece(spare)):
+            while (room is None or (live.reads_in is hook and room[live.shard])) and (piece := live.next_piece(spare)):
+                if room is None:
+                    hook = live.reads_in
+                    n = sizes.read_rows if hook is None else hook.rows
+                    per_shard = n // sizes.replicas
+                    room = [per_shard] * sizes.replicas
                 rows.append(((live.shard + 1) * per_shard - room[live.shard], live, piece))
                 room[live.shard] -= 1
             if live.unread == 0:
@@ -167,14 +175,14 @@ class Scheduler:
         self._ready.sort(key=lambda live: live.rank)
         if not rows:
             return Reading(None, rows, found)
-        n = sizes.read_rows
+        self.turns.had(hook)
         tokens, count, start = np.zeros((n, sizes.page), np.int32), np.zeros(n, np.int32), np.zeros(n, np.int32)
         adapter = np.full(n, -1, np.int32)
         full, ring = self._tables(n, sizes.read_ring)
         for row, live, piece in rows:
             tokens[row], count[row], start[row], adapter[row] = piece.tokens, piece.count, piece.start, live.terms
             live.fill(full[row], ring[row])
-        return Reading((tokens, count, start, full, ring, adapter), rows, found)
+        return Reading((tokens, count, start, full, ring, adapter), rows, found, hook)
 
     def must_read(self) -> bool:
         """Whether to read now: slots want for requests, or there is enough for a whole dispatch."""

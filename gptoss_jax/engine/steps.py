@@ -4,8 +4,8 @@ Steps are asked for before those before are looked at: while the host works, the
 """
 
 from collections import deque
-from collections.abc import Iterable
 import logging
+from typing import Any
 
 import numpy as np
 
@@ -14,15 +14,15 @@ from gptoss_jax.engine.adapters import Adapters
 from gptoss_jax.engine.device.programs import Programs
 from gptoss_jax.engine.device.state import Chunk
 from gptoss_jax.engine.exchange import Asked, Routes
+from gptoss_jax.engine.hooked_prompts import HookedPrompts
+from gptoss_jax.engine.hooks import looking
 from gptoss_jax.engine.live import Live
 from gptoss_jax.engine.requests import FinishReason, Piece, Stats
 from gptoss_jax.engine.scheduler import Scheduler
-from gptoss_jax.engine.sizes import STEPS, Sizes
-from gptoss_jax.parallel import processes
+from gptoss_jax.engine.sizes import Sizes
+from gptoss_jax.engine.stride import Stride
+from gptoss_jax.engine.turns import Turns
 
-BUSY_STEPS = 8  # most decode steps a dispatch while somebody waits for a slot
-LEAST_STEPS = 4
-PACE = (BUSY_STEPS, 21)  # fewest and most decode steps a dispatch for one that is paced: a third of what was read of it, within these
 GRACE = 2.0  # seconds that it may stand still in its slot while others wait: on a busy machine a good reader is late too
 READS = 8  # most dispatches of prompts between two of decode steps, while all slots want for requests
 
@@ -57,8 +57,10 @@ class Steps:
         self._reads: list[Routes] = []  # of prompts, since decode steps were last asked for
         self._allowed = np.zeros((sizes.slots, -(-programs.config.vocab_size // 32)), np.uint32)  # tokens of guided slots
         self._dropped: set[int] = set()  # slots that the device still believes to be at work
-        self._step_seconds, self._told_of_numbers = 0.0, False
+        self._stride, self._told_of_numbers = Stride(programs, several=self._several), False
         self._held: dict[Live, float] = {}  # those that stand still in this round, and since when
+        self._turns, self._turn = Turns(), None  # of the programs that draw; those that draw in this round
+        self._prompts = HookedPrompts(programs)
         self.rest: float | None = 0.0
         self.hurried = False
 
@@ -81,6 +83,8 @@ class Steps:
             self._make_room()
             progress = True
         self.rest = 0.0 if progress or self._asked else self._resting()
+        if not progress:
+            self.told += self._prompts.tell()
         while self._asked and (len(self._asked) > 1 or not progress or self._asked[-1].single):
             self._collect()
 
@@ -93,10 +97,11 @@ class Steps:
         """Has those begin anew of whom nobody has seen anything."""
         while self._asked:
             self._collect()
+        self.told += self._prompts.tell()
         for live in [live for live in self.scheduler.begun if live.may_restart]:
             if live.slot is not None:
                 self._dropped.add(live.slot)
-            if live.tokens:
+            if live.tokens or live.looking is not None:
                 self.told.append((live, Piece(live.request, [], [], [], None, anew=True)))
             self._held.pop(live, None)
             self.scheduler.restart(live)
@@ -121,7 +126,7 @@ class Steps:
         for live in (*paced, *parked):
             live.outlet.held = True  # before it is looked at how much was read: who reads more meanwhile says so
         before, now = self._held, self.programs.now() if paced else 0.0
-        self._held = {live: before.get(live, now) for live in paced if live.outlet.unread + max(0, live.new) > 2 * self._share(live)}
+        self._held = {live: before.get(live, now) for live in paced if live.outlet.unread + max(0, live.new) > 2 * self._stride.share(live)}
         for live in paced:
             live.outlet.held = live in self._held
         for live in [live for live in parked if self.hurried or not live.outlet.unread]:
@@ -130,17 +135,6 @@ class Steps:
         for live, since in list(self._held.items()):
             if now - since >= GRACE and not live.in_flight and self.scheduler.crowded(live.shard):
                 self._preempt(live)
-
-    def _share(self, live: Live) -> int:
-        """Steps a dispatch for one that is paced: three times as many may be drawn of it and not read."""
-        least, most = PACE
-        return min(max(least, live.outlet.taken // 3), most, self._steps_in(live.request.seconds_per_piece))
-
-    def _steps_in(self, seconds: float | None) -> int:
-        """As many steps as that time takes."""
-        if seconds is None:
-            return STEPS
-        return max(1, int(seconds / self._step_seconds)) if self._step_seconds else LEAST_STEPS
 
     def _resting(self) -> float | None:
         """How long to rest where nothing can be done."""
@@ -163,49 +157,61 @@ class Steps:
             self._stats.reused += reading.reused
             if reading.blocks is None:
                 return i > 0  # what was only found in kept prefixes may be taken away again, and found again, for ever
-            experts = self.programs.read(*reading.blocks)
+            if reading.hook is None:
+                experts = self.programs.read(*reading.blocks)
+            else:
+                experts, told = self._prompts.read(reading)
+                self.told += told
             if experts is not None:
                 self._reads.append(Routes(experts, reading.rows))
         return True
 
+    def _next_turn(self) -> Any:
+        """Whose programs draw next: those of a hook, or None for the plain ones."""
+        able = [live for live in self.scheduler.running.values() if self._works(live) and live not in self._held]
+        return next((live.draws_in for live in self._turns.sorted(able, lambda live: live.draws_in)), None)
+
+    def _stands(self, live: Live) -> bool:
+        """Whether it stands still in this round's steps."""
+        return live in self._held or self._other_turn(live)
+
+    def _other_turn(self, live: Live) -> bool:
+        return live.draws_in is not self._turn
+
+    def _works(self, live: Live) -> bool:
+        return live.left > 0 or live.request.constraint is not None
+
     def _decode(self) -> bool:
         """Asks for the next decode steps of all slots, if any has something to do."""
-        limit = self._limit()
+        self._turn = self._next_turn()
+        running = self.scheduler.running.values()
+        here, others = [one for one in running if not self._stands(one)], [one for one in running if self._other_turn(one)]
+        limit = self._stride.limit(here, others, busy=self.scheduler.busy, pacing=not self.hurried)
+        limit = limit if self._turn is None else min(limit, self._turn.steps)
         while not self._reserve(limit):
             pass
         for slot, live in list(self.scheduler.running.items()):
-            if live in self._held:
+            if self._stands(live):
                 continue
             if live.waits and not live.replaying and (why := fence.mask(live, self._allowed[slot])):
                 self.end(live, Piece(live.request, [], [], [], "error", error=why))
-        at_work = {slot: live for slot, live in self.scheduler.running.items() if live.left > 0 or live.request.constraint is not None}
-        running = {slot: live for slot, live in at_work.items() if live not in self._held}
+        at_work = {slot: live for slot, live in self.scheduler.running.items() if self._works(live)}
+        running = {slot: live for slot, live in at_work.items() if not self._stands(live)}
         if not running:
             return False
         still = [slot for slot in at_work if slot not in running]
         wants = exchange.orders(running, limit, self._slots, dropped=list(self._dropped), held=still, allowed=self._allowed)
         began = self.programs.now()
-        chunk = self.programs.draw(limit, *self.scheduler.tables(), **wants)
+        rows = {slot: live.looking for slot, live in running.items()}
+        hooked = {} if self._turn is None else {"hook": self._turn, "given": looking.given(rows, self._slots)}
+        chunk = self.programs.draw(limit, *self.scheduler.tables(), **wants, **hooked)
+        self._turns.had(self._turn)
         self._dropped.clear()
         for live in running.values():
             live.in_flight += limit
         single, reads, self._reads = bool(wants["single"].any()), self._reads, []
         self._asked.append(Asked(chunk, running, limit, began, self.scheduler.busy, single, wants["resumed"], reads))
         return True
-
-    def _limit(self) -> int:
-        """How many steps to ask for: few where somebody waits for a slot that may fall free, or for the next piece."""
-        running = [live for live in self.scheduler.running.values() if live not in self._held]
-        if any(live.waits and not live.replaying for live in running):
-            return 1
-        limit = STEPS
-        if self.scheduler.busy:
-            ends = [live.left for live in running if live.left > 0]
-            limit = max(LEAST_STEPS, min([BUSY_STEPS, *ends]))
-        limit = min(limit, self._steps_in(_patience(running)))
-        pacing = not self._several and not self.hurried
-        paced = [live for live in running if live.request.paced and live.left > 0] if pacing else []
-        return min([limit, *(self._share(live) + max(0, -live.new) for live in paced)])
 
     def _make_room(self) -> None:
         """Has those give way who hold each other up while they are read: as many as it takes, for what they hold may be others' too."""
@@ -220,7 +226,7 @@ class Steps:
     def _reserve(self, limit: int) -> bool:
         """Sees to pages for the next steps of all slots, if need be by taking them from those that come last."""
         for live in sorted(self.scheduler.running.values(), key=lambda live: live.rank):
-            while live.slot is not None and live.left > 0 and live not in self._held and not live.reserve(limit):
+            while live.slot is not None and live.left > 0 and not self._stands(live) and not live.reserve(limit):
                 if self._asked:  # what has been drawn may free pages, and must be known before a request starts again
                     while self._asked:
                         self._collect()
@@ -230,13 +236,14 @@ class Steps:
 
     def _collect(self) -> None:
         """Takes in what the oldest steps that were asked for have drawn."""
+        self.told += self._prompts.tell()  # they were read before
         asked = self._asked.popleft()
         wanted = exchange.needed(asked.chunk, asked.owners.values())
         chunk, experts = self.programs.fetch((wanted, [read.experts for read in asked.reads]))
         exchange.note(asked.reads, experts)
         count = chunk.count.tolist()
         steps = max(count)
-        self._measure(asked, steps)
+        self._stride.measure(asked, steps)
         if asked.crowded and steps:
             self._stats.rows += steps * self._slots
             self._stats.busy_rows += sum(count)
@@ -275,13 +282,6 @@ class Steps:
         self._told_of_numbers = True
         return why
 
-    def _measure(self, asked: Asked, steps: int) -> None:
-        """Keeps the time that a step takes, which all processes must take to be the same."""
-        if not steps or (self._several and _patience(asked.owners.values()) is None):
-            return
-        seconds = np.array((self.programs.now() - asked.began) / steps)
-        self._step_seconds = float(processes.broadcast(seconds) if self._several else seconds)
-
     def _preempt(self, live: Live) -> None:
         """Takes away what a request has: one that stands still comes back once it is read, another as soon as there is room."""
         self._stats.preemptions += 1
@@ -291,8 +291,3 @@ class Steps:
             self.scheduler.preempt(live)
         else:
             self.scheduler.park(live)
-
-
-def _patience(lives: Iterable[Live]) -> float | None:
-    """Seconds until the next piece that the least patient one grants."""
-    return min((s for live in lives if (s := live.request.seconds_per_piece) is not None), default=None)

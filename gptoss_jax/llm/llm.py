@@ -5,6 +5,7 @@ import os
 import time
 
 from gptoss_jax.engine.engine import Engine
+from gptoss_jax.engine.hooks.hook import Hook
 from gptoss_jax.engine.metrics import Metrics
 from gptoss_jax.llm.adapting import Adapting
 from gptoss_jax.llm.asking import Asking
@@ -102,6 +103,7 @@ class LLM(Asking, Adapting, Living):
         time_limit: float | None = None,
         routed_experts_from: int = 0,
         adapter: str | None = None,
+        hook: Hook | Sequence[Hook | None] | None = None,
     ) -> Completion | list[Completion] | list[list[Completion]]:
         """Continues plain text or token ids, with no chat format.
 
@@ -115,6 +117,8 @@ class LLM(Asking, Adapting, Living):
           routed_experts_from: tokens of each prompt, its first ones, whose experts are known already, from the turn before say: the
             `routed_experts` that are reported begin behind them. For `LLM(routed_experts=True)`.
           adapter: name of one that is attached, as it is when a request begins; None for none.
+          hook: what is asked of the inside, for all prompts, or a list with one for each: `gptoss_jax.capturing`, `steering`, `patching`.
+            One whose sites or functions are new has its programs compiled first, in this thread.
 
         Returns:
           A Completion, or for a list of prompts a list of them in the same order; lists of `n` in their places where n is above 1. What
@@ -125,7 +129,7 @@ class LLM(Asking, Adapting, Living):
             as prompts; or an option is out of its range.
         """
         options = {"n": n, "response_format": response_format, "priority": priority, "time_limit": time_limit}
-        options |= {"routed_experts_from": routed_experts_from, "adapter": adapter}
+        options |= {"routed_experts_from": routed_experts_from, "adapter": adapter, "hook": hook}
         jobs = tasks.Jobs(self, prompts, sampling, options)
         for piece in self.engine.run(jobs.requests):
             jobs.add(piece)
@@ -146,6 +150,7 @@ class LLM(Asking, Adapting, Living):
         time_limit: float | None = None,
         routed_experts_from: int = 0,
         adapter: str | None = None,
+        hook: Hook | None = None,
         **options,
     ) -> Reply:
         """The assistant's next turn.
@@ -163,7 +168,7 @@ class LLM(Asking, Adapting, Living):
           parallel_tool_calls: False ends the turn with its first call, also where the model's format is broken and more could follow.
           response_format: what the answer must be like, in OpenAI's form: {"type": "json_schema", "json_schema": {"name": ..., "schema":
             ...}}, {"type": "json_object"}; or {"type": "regex", "regex": ...}, {"type": "choice", "choices": [...]}. Reasoning stays free.
-          priority, time_limit, routed_experts_from, adapter: as for `generate`.
+          priority, time_limit, routed_experts_from, adapter, hook: as for `generate`.
           **options: instructions, current_date, knowledge_cutoff, model_identity of `harmony.to_conversation`; continue_final_message
             of `harmony.render`, for a turn that messages begin.
 
@@ -174,7 +179,7 @@ class LLM(Asking, Adapting, Living):
         """
         called = {"tools": tools, "tool_choice": tool_choice, "parallel_tool_calls": parallel_tool_calls}
         how = {"reasoning_effort": reasoning_effort, "response_format": response_format, "priority": priority, "time_limit": time_limit}
-        how |= {"routed_experts_from": routed_experts_from, "adapter": adapter}
+        how |= {"routed_experts_from": routed_experts_from, "adapter": adapter, "hook": hook}
         job = tasks.begin(self, task.chat(messages, sampling, **called, **how, **options))
         for piece in self.engine.run(job.requests):
             job.add(piece)

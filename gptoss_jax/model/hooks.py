@@ -10,6 +10,7 @@ TransformerLens (`gptoss_jax.model.aliases`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
 import difflib
 import functools
 import re
@@ -76,28 +77,33 @@ def patch(fn: Callable, changes: Mapping[str, Change]) -> Callable:
 
 def add(vector: jax.typing.ArrayLike, at: Any = ...) -> Change:
     """A change that adds to the value: a steering vector [D], say. `at` indexes where, such as `np.s_[:, -1]`."""
-    return _at("add", vector, at)
+    return At("add", vector, at)
 
 
 def scale(factor: jax.typing.ArrayLike, at: Any = ...) -> Change:
     """A change that multiplies the value; 0 ablates. `at` indexes where, such as `np.s_[:, :, 3]` for a head."""
-    return _at("multiply", factor, at)
+    return At("multiply", factor, at)
 
 
 def replace(new: jax.typing.ArrayLike, at: Any = ...) -> Change:
     """A change that replaces the value, or the part that `at` indexes, such as `np.s_[:, 7]` for a position."""
-    return _at("set", new, at)
+    return At("set", new, at)
 
 
-def _at(operation: str, new: jax.typing.ArrayLike, at: Any) -> Change:
-    def change(value: jax.Array) -> jax.Array:
+@dataclasses.dataclass(frozen=True, eq=False)
+class At:
+    """A change of a value, or of a part of it, by one of `jax.Array.at`'s operations."""
+
+    operation: str
+    new: jax.typing.ArrayLike
+    at: Any
+
+    def __call__(self, value: jax.Array) -> jax.Array:
         try:
-            return getattr(value.at[at], operation)(jnp.asarray(new, value.dtype))
+            return getattr(value.at[self.at], self.operation)(jnp.asarray(self.new, value.dtype))
         except (TypeError, ValueError, IndexError) as error:
-            got = f"{quoted(new, 40)} at {quoted(at, 40)}"
+            got = f"{quoted(self.new, 40)} at {quoted(self.at, 40)}"
             raise ValueError(f"a change must fit its value, {value.dtype}{value.shape}; got {got} ({said(error)}).") from error
-
-    return change
 
 
 def force_experts(experts: jax.typing.ArrayLike) -> dict[str, Change]:

@@ -5,6 +5,7 @@ import numpy as np
 from gptoss_jax.engine.requests import FinishReason, Piece, Request
 from gptoss_jax.quoting import said
 from gptoss_jax.sampling.options import Sampling
+from gptoss_jax.turns.captured import Captured
 
 
 def asked_for(sampling: Sampling) -> list[str]:
@@ -35,6 +36,8 @@ class Builder:
         self._tokens: list[int] = []
         self._said: dict[str, list] = {name: [] for name in asked_for(self._request.sampling)}  # of each token
         self._routes: list[np.ndarray] = []
+        hook = self._request.hook
+        self._captured = Captured(hook) if hook is not None and hook.captures else None
         self._version = None  # of the weights that drew the tokens
         self._reason, self._error = "cancelled", None  # it is, where no last piece ever comes
 
@@ -51,6 +54,8 @@ class Builder:
         except Exception as error:
             out = []
             self._fail(error)
+        if self._captured is not None:
+            self._keep_captured(piece)
         if piece.error is not None:
             self._error = piece.error
         return out
@@ -82,6 +87,16 @@ class Builder:
             values.append(getattr(piece, name)[i])
         return piece.tokens[i]
 
+    def _keep_captured(self, piece: Piece) -> None:
+        """Takes what the hook keeps of the tokens that are kept; what takes it may fail, which is this request's own fault."""
+        try:
+            self._captured.add(piece.captured or {}, len(self._request.prompt) + len(self._tokens) - 1)
+            if piece.finish_reason or self._request.cancelled:
+                self._captured.close()
+        except Exception as error:
+            self._cancel("error")
+            self._error = f"what its hook keeps could not be written: {said(error)}."
+
     def _numbers(self) -> dict:
         """Fields that every kind of result has."""
         routes, request = self._routes, self._request
@@ -89,6 +104,7 @@ class Builder:
         return self._said_of(0, len(self._tokens)) | {
             "weights_version": request.weights_version if self._version is None else self._version,
             "routed_experts": np.concatenate(routes)[:known] if routes else None,
+            "captured": None if self._captured is None else self._captured.result(),
         }
 
     def _said_of(self, begin: int, end: int) -> dict:

@@ -26,6 +26,8 @@ class Completion:
         and of the answer was routed to in each layer, the largest gate's first; the answer's last token never goes through the model.
         Where `routed_experts_from` was given, so many fewer: those of the prompt's first tokens are left out. None unless
         `LLM(routed_experts=True)`, and where no token came. Comparing completions leaves it out.
+      captured: of each site that the request's hook keeps, its values [tokens, ...] from the first position on that was asked for; those of
+        the answer's last token are none, for it never goes through the model. None without such a hook. Comparing leaves it out.
       error: what failed: the request's form, its numbers, or the engine; None where nothing did.
       weights_version: of the weights that it comes from, see `LLM.update`; None where it was never taken up. Comparing leaves it out.
       given_logprobs: of each token's step, the ids of `Sampling.logprob_token_ids` and their log-probabilities under the model's own
@@ -48,6 +50,7 @@ class Completion:
     given_logprobs: tuple[dict[int, float], ...] | None = None
     processed_logprobs: tuple[float, ...] | None = None
     top_processed_logprobs: tuple[dict[int, float], ...] | None = None
+    captured: dict[str, np.ndarray] | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)

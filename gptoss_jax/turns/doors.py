@@ -10,7 +10,7 @@ from gptoss_jax.sampling.options import Sampling
 
 _OWN = ("tokenizer", "messages", "reasoning_effort", "tools")  # of a chat, which has them itself
 _TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
-_OF_ALL = ("response_format", "priority", "time_limit", "routed_experts_from", "adapter")
+_OF_ALL = ("response_format", "priority", "time_limit", "routed_experts_from", "adapter", "hook")
 _OF_LLM = ("slots", "context", "chunk", "cache_tokens", "prefix_reuse", "routed_experts", "adapters", "adapter_rank", "adapter_targets")
 FURTHER = tuple(
     name

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import itertools
 
+from gptoss_jax.engine.hooks.hook import FOR_SEVERAL, Hook, hook_of
 from gptoss_jax.engine.requests import check_length
 from gptoss_jax.sampling.ids import flat, is_id
 from gptoss_jax.sampling.options import Sampling
@@ -36,6 +37,18 @@ def per_prompt(sampling, count: int) -> list[Sampling]:
     if len(samplings) != count:
         raise ValueError(f"there must be one sampling for each prompt; got {len(samplings)} for {count}; pass one Sampling for all.")
     return samplings
+
+
+def hooks_of(hook, count: int) -> list[Hook | None]:
+    """One hook for all prompts, or one for each."""
+    if isinstance(hook, list | tuple):
+        if len(hook) != count:
+            raise ValueError(f"there must be one hook for each prompt; got {len(hook)} for {count}; pass one hook for all.")
+        return [hook_of(one) for one in hook]
+    hook = hook_of(hook)
+    if hook is not None and hook.for_one and count > 1:
+        raise ValueError(f"what takes captures of one request must get those of one; got {count} prompts; {FOR_SEVERAL}.")
+    return [hook] * count
 
 
 def is_one_prompt(prompts: Prompt | Sequence[Prompt], what: str = "prompt") -> bool:

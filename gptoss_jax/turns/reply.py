@@ -72,7 +72,7 @@ class Reply:
       parsed: every message with its span of tokens; `parsed.problems` says what was malformed.
       said: its messages up to the stop string, if there is one: the last one's text ends before it, and its `content` with the last token
         that is part of that text.
-      routed_experts, error, weights_version: as in `Completion`.
+      routed_experts, captured, error, weights_version: as in `Completion`.
     """
 
     text: str
@@ -92,6 +92,7 @@ class Reply:
     given_logprobs: tuple[dict[int, float], ...] | None = None
     processed_logprobs: tuple[float, ...] | None = None
     top_processed_logprobs: tuple[dict[int, float], ...] | None = None
+    captured: dict[str, np.ndarray] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the reasoning to be unfolded, calls, the answer, and how it ended."""

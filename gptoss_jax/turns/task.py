@@ -5,6 +5,7 @@ import dataclasses
 import numbers
 from typing import Any
 
+from gptoss_jax.engine.hooks.hook import FOR_SEVERAL, Hook, hook_of
 from gptoss_jax.keywords import own_words, refuse
 from gptoss_jax.quoting import quoted
 from gptoss_jax.sampling.options import Sampling
@@ -37,6 +38,7 @@ class Task:
       time_limit: seconds from when the task is asked for, those of waiting too, until it is ended with what it has; None for no limit.
       routed_experts_from: tokens of its prompt whose experts are known already, as for `LLM.generate`.
       adapter: name of one that is attached to the LLM; None for none.
+      hook: what is asked of the inside, as for `LLM.generate`; of each of the answers.
     """
 
     key: Any = None
@@ -54,6 +56,7 @@ class Task:
     parallel_tool_calls: bool = True
     response_format: Mapping | None = None
     options: Mapping[str, Any] | None = dataclasses.field(default_factory=dict)
+    hook: Hook | None = None
 
 
 _FIELDS = dict.fromkeys(Task.__dataclass_fields__, "it is a field of Task: pass Task({name}={value})")
@@ -94,6 +97,7 @@ def chat(
     time_limit: float | None = None,
     routed_experts_from: int = 0,
     adapter: str | None = None,
+    hook: Hook | None = None,
     **options,
 ) -> Task:
     """The task that the arguments of `LLM.chat` stand for."""
@@ -102,7 +106,7 @@ def chat(
     called = {"tools": tools, "tool_choice": tool_choice, "parallel_tool_calls": parallel_tool_calls}
     how = {"reasoning_effort": reasoning_effort, "response_format": response_format, "priority": priority, "time_limit": time_limit}
     how |= {"routed_experts_from": routed_experts_from, "adapter": adapter}
-    return Task(messages=messages, sampling=sampling_of(sampling), options=options, **called, **how)
+    return Task(messages=messages, sampling=sampling_of(sampling), options=options, hook=hook, **called, **how)
 
 
 def checked(task: Task) -> Sampling:
@@ -118,6 +122,9 @@ def checked(task: Task) -> Sampling:
     number = isinstance(limit, numbers.Real) and not isinstance(limit, bool)
     if limit is not None and not (number and 0 <= limit <= LONGEST):
         raise ValueError(f"time_limit must be a number of seconds, 0 to {LONGEST:,}, or None; got {quoted(limit)}.")
+    hook = hook_of(task.hook)
+    if hook is not None and hook.for_one and task.n > 1:
+        raise ValueError(f"what takes captures of one request must get those of one; got n={task.n}; {FOR_SEVERAL}.")
     if not isinstance(task.parallel_tool_calls, bool):
         raise ValueError(f"parallel_tool_calls must be True or False; got {quoted(task.parallel_tool_calls)}; leave it out for True.")
     forms.read_choice(task.tool_choice)

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from typing import Any
 
+from gptoss_jax.engine.hooks.hook import hook_of
 from gptoss_jax.engine.requests import Piece, Request, check_length
 from gptoss_jax.harmony import Continued, continued, least_tokens
 from gptoss_jax.keywords import UnknownKeyword
@@ -14,7 +15,7 @@ from gptoss_jax.sampling.options import Sampling
 from gptoss_jax.tokenizer import STOP
 from gptoss_jax.turns import forms
 from gptoss_jax.turns.completion import Completion, CompletionBuilder
-from gptoss_jax.turns.prompts import Prompt, ids_of, is_one_prompt, per_prompt
+from gptoss_jax.turns.prompts import Prompt, hooks_of, ids_of, is_one_prompt, per_prompt
 from gptoss_jax.turns.reply import Reply, ReplyBuilder
 from gptoss_jax.turns.task import Outcome, Task, checked
 
@@ -53,7 +54,7 @@ def begin(llm, task: Task, *, since: float | None = None) -> Job:
       TypeError: its options hold a keyword that a chat does not take.
     """
     since = time.monotonic() if since is None else since
-    sampling = checked(task)
+    sampling, hook = checked(task), hook_of(task.hook)
     if (task.messages is None) == (task.prompt is None):
         raise ValueError("a task must have either messages or a prompt; pass one of them.")
     if task.prompt is not None:
@@ -65,7 +66,8 @@ def begin(llm, task: Task, *, since: float | None = None) -> Job:
     requests, builders = [], []
     for i in range(task.n):
         own = sampling if sampling.seed is None or i == 0 else dataclasses.replace(sampling, seed=(sampling.seed + i) % 2**63)
-        requests.append(Request(ids, own, priority=task.priority, constraint=forms.constraint(llm, task, sampling, tools, begun)))
+        constraint = forms.constraint(llm, task, sampling, tools, begun)
+        requests.append(Request(ids, own, priority=task.priority, constraint=constraint, hook=hook))
         requests[-1].routed_experts_from, requests[-1].adapter = task.routed_experts_from, task.adapter
         if task.prompt is not None:
             builders.append(CompletionBuilder(requests[-1], llm.model.tokenizer))
@@ -88,8 +90,10 @@ class Jobs:
         since = time.monotonic() if since is None else since
         self._single = is_one_prompt(prompts)
         prompts = [ids_of(llm, prompt) for prompt in ([prompts] if self._single else prompts)]
-        each = zip(prompts, per_prompt(sampling, len(prompts)), strict=True)
-        self._jobs = [begin(llm, Task(prompt=ids, sampling=own, **options), since=since) for ids, own in each]
+        options = dict(options)
+        own = per_prompt(sampling, len(prompts)), hooks_of(options.pop("hook", None), len(prompts))
+        each = zip(prompts, *own, strict=True)
+        self._jobs = [begin(llm, Task(prompt=ids, sampling=how, hook=hook, **options), since=since) for ids, how, hook in each]
         self._of = {request: job for job in self._jobs for request in job.requests}
         self.requests = list(self._of)
 

@@ -13,11 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from gptoss_jax.config import Config
+from gptoss_jax.engine.device import hooked
+from gptoss_jax.engine.device.hooked import Given
 from gptoss_jax.engine.device.routes import Recorder, routes_dtype
 from gptoss_jax.engine.device.state import COLUMNS, ROW, Blocks, Chunk, Orders, Row, State, state_axes
+from gptoss_jax.engine.hooks.kinds import Kind
 from gptoss_jax.model import beside
 from gptoss_jax.model.params import Params
-from gptoss_jax.model.transformer import decode_step, extend
+from gptoss_jax.model.transformer import decode_step
 from gptoss_jax.parallel.sharding import Partition, constrain
 from gptoss_jax.sampling import reported
 from gptoss_jax.sampling import state as sampling_state
@@ -25,18 +28,31 @@ from gptoss_jax.sampling.draw import finished, finite, observe, sample
 from gptoss_jax.sampling.reported import Sampled
 
 
-@functools.partial(jax.jit, static_argnames=("config", "routed"), donate_argnames=("state",))
-def read(params: Params, config: Config, state: State, blocks: Blocks, *, routed: bool = False) -> tuple[State, jax.Array | None]:
+@functools.partial(jax.jit, static_argnames=("config", "routed", "kind"), donate_argnames=("state",))
+def read(
+    params: Params,
+    config: Config,
+    state: State,
+    blocks: Blocks,
+    given: Given | None = None,
+    *,
+    routed: bool = False,
+    kind: Kind | None = None,
+) -> tuple:
     """The state with pieces of prompts in its cache. No logits: the slot that is given the last token makes them.
 
-    With `routed`, static, also the experts that every token was routed to, [P, T, L, A]; on a mesh every device has all of them.
+    With `routed`, static, also the experts that every token was routed to, [P, T, L, A]; on a mesh every device has all of them. With a
+    `kind` of hook, static, also what it keeps of every token, {name: [P, T, ...]}; `given` is its rows' part of the hook.
     """
     params = beside.take(params, blocks.adapter)
     view = state.cache.replace(full_table=blocks.full_table, ring_table=blocks.ring_table, length=blocks.start)
     recorder = Recorder(config, routed)
-    _, view = extend(params, config, view, blocks.tokens, blocks.count, hook=recorder.hook)
-    routes = jax.tree.map(lambda x: constrain(params.partition, x), recorder.routes)
-    return state.replace(cache=state.cache.replace(k=view.k, v=view.v)), routes
+    run, logits = hooked.reading(kind)
+    positions = blocks.start[:, None] + jnp.arange(blocks.tokens.shape[1], dtype=jnp.int32)[None, :]
+    run = hooked.looking(run, kind, given, positions, logits=logits)
+    (_, view), kept = run(params, config, view, blocks.tokens, blocks.count, hook=recorder.hook)
+    told = (recorder.routes,) if kind is None else (recorder.routes, kept)
+    return state.replace(cache=state.cache.replace(k=view.k, v=view.v)), *jax.tree.map(lambda x: constrain(params.partition, x), told)
 
 
 @functools.partial(jax.jit, static_argnames=("partition",), donate_argnames=("state",))
@@ -57,9 +73,18 @@ def place(state: State, slots: jax.Array, row: Row, *, partition: Partition | No
     )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "steps", "top_logprobs", "routed"), donate_argnames=("state",))
+@functools.partial(jax.jit, static_argnames=("config", "steps", "top_logprobs", "routed", "kind"), donate_argnames=("state",))
 def decode_chunk(
-    params: Params, config: Config, state: State, orders: Orders, *, steps: int, top_logprobs: int = 0, routed: bool = False
+    params: Params,
+    config: Config,
+    state: State,
+    orders: Orders,
+    given: Given | None = None,
+    *,
+    steps: int,
+    top_logprobs: int = 0,
+    routed: bool = False,
+    kind: Kind | None = None,
 ) -> tuple[State, Chunk]:
     """Draws up to `orders.limit` tokens for every row that is not done, waits or is held; ends early when none is left.
 
@@ -70,6 +95,7 @@ def decode_chunk(
       steps: static; room for tokens in the result.
       top_logprobs: static; how many of the most probable tokens to report.
       routed: static; report the experts that tokens are routed to. The model then runs layer by layer also where a fused step could.
+      kind: static; of the hook that all rows have which are not held, and `given` their part of it. Layer by layer too.
     """
     B, params = state.token.shape[0], beside.take(params, state.adapter)
     state = state.replace(done=state.done | orders.dropped, paused=state.paused & ~orders.resumed)
@@ -78,21 +104,23 @@ def decode_chunk(
         i, state, out, count, broken = carry
         active = ~(state.done | state.paused | orders.held)
         recorder = Recorder(config, routed)
-        logits, cache = decode_step(params, config, state.cache, state.token, active=active, hook=recorder.hook)
+        step = hooked.looking(decode_step, kind, given, state.cache.length[:, None])
+        (logits, cache), kept = step(params, config, state.cache, state.token, active=active, hook=recorder.hook)
         state, sampled, drawn = _draw(params.partition, state.replace(cache=cache), logits, active, orders, i, top_logprobs)
-        new = (sampled, recorder.routes[:, 0] if routed else None)
+        new = (sampled, recorder.routes[:, 0] if routed else None, {name: value[:, 0] for name, value in kept.items()})
         out = jax.tree.map(lambda all, new: jax.lax.dynamic_update_index_in_dim(all, new, i, 1), out, new)
         return i + 1, state, out, count + drawn.astype(jnp.int32), broken | active & ~drawn
 
     column = lambda dtype, *shape: jnp.zeros((B, steps, *shape), dtype)
     empty = reported.room(B, steps, top_logprobs)
     routes = column(routes_dtype(config), config.num_hidden_layers, config.num_experts_per_tok) if routed else None
-    carry = (jnp.int32(0), state, (empty, routes), jnp.zeros(B, jnp.int32), jnp.zeros(B, bool))
+    kept = hooked.empty(kind, config, state.cache, B, steps)
+    carry = (jnp.int32(0), state, (empty, routes, kept), jnp.zeros(B, jnp.int32), jnp.zeros(B, bool))
     more = lambda carry: (carry[0] < orders.limit) & ~jnp.all(carry[1].done | carry[1].paused | orders.held)
-    _, state, (sampled, routes), count, broken = jax.lax.while_loop(more, body, carry)
+    _, state, (sampled, routes, kept), count, broken = jax.lax.while_loop(more, body, carry)
     state = _laid(params.partition, state)  # the loop alone would leave it to XLA
     stopped = finished(state.sampling, state.token) & ~broken
-    chunk = Chunk(sampled, count, state.done, stopped, state.paused, broken, routes)
+    chunk = Chunk(sampled, count, state.done, stopped, state.paused, broken, routes, kept)
     return state, jax.tree.map(lambda x: constrain(params.partition, x), chunk)
 
 

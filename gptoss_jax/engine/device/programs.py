@@ -17,6 +17,8 @@ import numpy as np
 from gptoss_jax.bars import Bar
 from gptoss_jax.config import Config
 from gptoss_jax.engine.device import decode, lowered, scored, weights
+from gptoss_jax.engine.device.hooked import Given
+from gptoss_jax.engine.device.of_hooks import OfHook, OfHooks, given_axes, like
 from gptoss_jax.engine.device.state import Blocks, Chunk, Orders, Row, State, init_state, make_rows, plain_orders
 from gptoss_jax.engine.device.terms import Room
 from gptoss_jax.engine.sizes import STEPS, Sizes
@@ -68,6 +70,8 @@ class Programs:
         self._state: State | None = None
         self._compiled: dict[str, Callable] = {}
         self._constants: dict[str, jax.Array] = {}
+        self._like: dict[str, tuple] = {}  # what the programs that read and draw are called with
+        self.hooks = OfHooks(lambda kind: OfHook(kind, config, self.sizes, self.like, self._place, {"routed": routed}))
         self._preparing, self._dropped = threading.Lock(), False
         _AWAKE.add(self)
 
@@ -83,6 +87,11 @@ class Programs:
         if self._joined is None or self._joined[0] != self.room.writes:
             self._joined = self.room.writes, self.room.beside(self.params)
         return self._joined[1]
+
+    def like(self) -> dict[str, tuple]:
+        """What the programs that read and draw are called with, without the numbers."""
+        self.prepare()
+        return self._like
 
     def prepare(self, *, progress: bool = False, again: bool = False) -> None:
         """Lowers every program, and compiles each in a thread of its own, if that has not been done; one caller does, others wait.
@@ -110,6 +119,7 @@ class Programs:
                 users.discard(self)
                 if not users:
                     _COMPILED.pop(key, None)
+            self.hooks.forget()
             for function in (decode.read, decode.place, decode.decode_chunk):
                 function.clear_cache()  # jit's own hold on what was lowered, which nobody calls
             _AWAKE.discard(self)
@@ -136,6 +146,7 @@ class Programs:
     def _compile(self, progress: bool) -> None:
         self._state = self.empty_state()
         calls = self._calls()
+        self._like = {name: jax.tree.map(like, calls[name][1]) for name in ("decode", "read")}
         bar = Bar(len(calls), shown=progress, desc="compiling", unit="program", leave=False)
         with bar, ThreadPoolExecutor(len(calls)) as pool:
             with sharding.at(self._place):
@@ -151,6 +162,12 @@ class Programs:
         blocks = self._blocks(tokens, count, start, full_table, ring_table, adapter)
         self._state, routes = self._compiled["read"](self.joined, self._state, blocks)
         return routes
+
+    def read_hooked(self, blocks: tuple[np.ndarray, ...], hook: OfHook, given: tuple) -> tuple[jax.Array | None, dict[str, jax.Array]]:
+        """As `read`, with a hook, of which the rows are `given` something (`hooked.Given`); also what it keeps of every token."""
+        arguments = self._blocks(*blocks), self._put(Given(*given), given_axes(given))
+        self._state, routes, kept = hook.read(self.joined, self._state, *arguments)
+        return routes, kept
 
     def place(
         self,
@@ -179,21 +196,27 @@ class Programs:
         masked: np.ndarray,
         allowed: np.ndarray | None = None,
         forced: np.ndarray | None = None,
+        hook: OfHook | None = None,
+        given: tuple | None = None,
     ) -> Chunk:
-        """Up to `limit` steps for all slots; see `state.Orders`. The result may not be there yet: see `fetch`."""
-        row, columns = ("batch",), ("batch", None)
+        """Up to `limit` steps for all slots; see `state.Orders`. The result may not be there yet: see `fetch`.
+
+        With a `hook` those that have it, which are `given` something (`hooked.Given`), and all others are held.
+        """
+        columns = ("batch", None)
+        flags = {"dropped": dropped, "held": held, "resumed": resumed, "single": single, "masked": masked}
         cache = self._state.cache.replace(full_table=self._put(full_table, columns), ring_table=self._put(ring_table, columns))
         orders = Orders(
             limit=self._put(np.int32(limit)),
-            dropped=self._put(dropped, row),
-            held=self._put(held, row),
-            resumed=self._put(resumed, row),
-            single=self._put(single, row),
-            masked=self._put(masked, row),
+            **{name: self._put(flag, ("batch",)) for name, flag in flags.items()},
             allowed=self._constants["allowed"] if allowed is None else self._put(allowed, columns),
             forced=self._constants["forced"] if forced is None else self._put(forced, columns),
         )
-        self._state, chunk = self._compiled["decode"](self.joined, self._state.replace(cache=cache), orders)
+        arguments = self.joined, self._state.replace(cache=cache), orders
+        if hook is None:
+            self._state, chunk = self._compiled["decode"](*arguments)
+        else:
+            self._state, chunk = hook.decode(*arguments, self._put(Given(*given), given_axes(given)))
         return chunk
 
     def fetch(self, results: Any) -> Any:

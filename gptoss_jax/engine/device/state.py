@@ -89,6 +89,7 @@ class Chunk:
     paused: jax.Array  # [B] bool: it waits for the host
     broken: jax.Array  # [B] bool: it has ended at the step after its last token here, whose logits were not finite; that draws none
     routes: jax.Array | None = None  # [B, steps, L, A] uint8 or uint16: experts that each step's input was routed to; None if not asked for
+    kept: dict[str, jax.Array] = flax.struct.field(default_factory=dict)  # [B, steps, ...] of the sites that a hook keeps, by name
 
 
 def init_state(cache: Cache, sampling: SamplingState, *, partition: Place = None, adapters: bool = False) -> State:
