@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from mixed_requests import MIXED, everything, fresh, make, nothing_is_held, prompt
 import numpy as np
 import pytest
-from small_model import small_model
+from small_model import DIRECTORY, small_model
 
 import gptoss_jax as gj
+from gptoss_jax.engine.engine import Engine
 from gptoss_jax.engine.pages import Pages, digests
 from gptoss_jax.engine.readers import Change
 from gptoss_jax.engine.requests import Piece, Request
@@ -306,16 +307,14 @@ def test_a_dispatch_that_fails_while_an_update_waits_does_not_keep_it_from_being
         monkeypatch.setattr(engine.programs, "draw", lost)
         raise RuntimeError("device lost")
 
-    asked, threads = requests(6), []
-
-    def update():
+    asked, found = requests(3 * SLOTS), []
+    with in_the_middle(engine, lambda: found.append(run(engine, asked))):
+        update = threading.Thread(target=engine.changes.update, args=(weights_of(1),), kwargs={"version": 1})
+        update.start()
+        arrived(engine)
         monkeypatch.setattr(engine.programs, "draw", fails)
-        threads.append(threading.Thread(target=engine.changes.update, args=(weights_of(1),), kwargs={"version": 1}))
-        threads[0].start()
-
-    builders = run(engine, asked, at=(0,), calls=(update,))
-    threads[0].join(60)
-    assert engine.programs.version == 1 and "error" in {builders[request].result().finish_reason for request in asked}
+    update.join(60)
+    assert engine.programs.version == 1 and "error" in {found[0][request].result().finish_reason for request in asked}
     more = requests(4)
     assert check(more, run(engine, more)) == [1] * 4
 
@@ -439,18 +438,12 @@ def test_prefixes_that_are_forgotten_are_found_no_more_and_all_pages_are_free(st
 
 @pytest.fixture(scope="module")
 def others():
-    """Other weights of the small model, and what a fresh engine says with them."""
-    model = small_model()
-    params = init_params(jax.random.key(5), model.config, "float32", "stacked")
-    engine = gj.LLM(gj.Model(model.config, params, None), slots=4, context=96, chunk=32).engine
-    assert engine.sizes.page == 64
-    return params
+    """Other weights of the small model."""
+    return init_params(jax.random.key(5), small_model().config, "float32", "stacked")
 
 
 @pytest.mark.thorough
 def test_the_next_request_has_the_bits_of_a_fresh_engine_and_nothing_is_compiled(others):
-    from gptoss_jax.engine.engine import Engine
-
     engine, model = make(), small_model()
     fresh_one = Engine(others, model.config, eos_token_ids=(319,), slots=4, context=96, chunk=32, page=16)
     first, wanted = everything(engine, fresh()), everything(fresh_one, fresh())
@@ -492,8 +485,8 @@ def test_an_llm_answers_scores_and_replays_with_the_weights_that_it_shows():
 
 
 @pytest.mark.thorough
-def test_weights_from_one_device_go_to_a_mesh(others):
-    model = gj.load(small_model.__globals__["DIRECTORY"], dtype="float32", experts="stacked", mesh=gj.mesh(2, 2), progress=False)
+def test_weights_from_one_device_go_to_a_mesh():
+    model = gj.load(DIRECTORY, dtype="float32", experts="stacked", mesh=gj.mesh(2, 2), progress=False)
     engine = gj.LLM(model, slots=4, context=96, chunk=32).engine
     first = everything(engine, fresh()[:6])
     new = {name: 1.5 * np.asarray(array) for name, array in gj.select(model.params, "layers.*.attention.*").items()}

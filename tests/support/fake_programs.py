@@ -48,12 +48,12 @@ class FakePrograms(Programs):
         self._mark = mark(self.params)
         return version
 
-    def read(self, tokens, count, start, full_table, ring_table):
+    def read(self, tokens, count, start, full_table, ring_table, adapter):
         for row in np.flatnonzero(count):
-            page = self._state["pages"][int(full_table[row, start[row] // PAGE])] = {}
+            page = self._state["pages"][int(full_table[row, start[row] // self.sizes.page])] = {}
             page.update({i: (self._mark, int(token)) for i, token in enumerate(tokens[row, : count[row]])})
 
-    def place(self, slot, sampling, seed, prompt, pauses, remaining):
+    def place(self, slot, sampling, seed, prompt, pauses, remaining, adapter=-1):
         row = {"length": len(prompt) - 1, "token": int(prompt[-1]), "left": remaining, "seed": seed, "waits": pauses is not None}
         self._state["rows"][slot] = row
 
@@ -81,9 +81,9 @@ class FakePrograms(Programs):
 
     def _step(self, row, table, known):
         """The next token of a row, which the cache then has all before."""
-        pages, at = self._state["pages"], row["length"]
-        pages.setdefault(int(table[at // PAGE]), {})[at % PAGE] = (self._mark, row["token"])
-        seen = [pages[int(table[i // PAGE])][i % PAGE] for i in range(at + 1)]
+        pages, at, size = self._state["pages"], row["length"], self.sizes.page
+        pages.setdefault(int(table[at // size]), {})[at % size] = (self._mark, row["token"])
+        seen = [pages[int(table[i // size])][i % size] for i in range(at + 1)]
         row["token"] = known if known >= 0 else token_after(seen, row["seed"])
         row["length"], row["left"] = at + 1, row["left"] - 1
         return row["token"]
