@@ -84,9 +84,10 @@ class Programs:
         """The params as programs take them: with the terms of adapters beside them where there is room for any."""
         if self.room is None:
             return self.params
-        if self._joined is None or self._joined[0] != self.room.writes:
-            self._joined = self.room.writes, self.room.beside(self.params)
-        return self._joined[1]
+        params, writes = self.params, self.room.writes  # before what is made of them: others than the engine's thread may ask, too
+        if self._joined is None or self._joined[0] is not params or self._joined[1] != writes:
+            self._joined = params, writes, self.room.beside(params)
+        return self._joined[2]
 
     def like(self) -> dict[str, tuple]:
         """What the programs that read and draw are called with, without the numbers."""

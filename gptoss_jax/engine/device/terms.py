@@ -82,13 +82,15 @@ class Room:
 
     def write(self, place: int, terms: Terms) -> None:
         """Puts an adapter's terms, NumPy arrays like one place of the room's, into a place that no row takes."""
-        self.writes += 1
         at = sharding.put(np.int32(place), self._home)
-        for i, (spec, new) in enumerate(zip(self._specs, jax.tree.leaves(terms), strict=True)):
-            array = self._arrays[i]
-            own = sharding.put(new.astype(spec.dtype), self._home, spec.axes[1:])
-            self._arrays[i] = self._write_of(array, spec)(array, own, at)  # one at a time: never twice the room
-            del array
+        try:
+            for i, (spec, new) in enumerate(zip(self._specs, jax.tree.leaves(terms), strict=True)):
+                own = sharding.put(new.astype(spec.dtype), self._home, spec.axes[1:])
+                array = self._arrays[i]
+                self._arrays[i] = self._write_of(array, spec)(array, own, at)  # one at a time: there is never twice the room
+                del array
+        finally:
+            self.writes += 1
 
     def _write_of(self, array: jax.Array, spec: Spec) -> Callable:
         key = spec.shape, spec.axes
