@@ -20,9 +20,9 @@ NAMES = ["a", "b", None, "c", "d", "a", None, "b"]
 SHARED = np.random.default_rng(7).integers(0, 319, 70).tolist()  # more than a page
 
 
-def drawn(seed, rank=RANK, nan=False, **options):
+def drawn(seed, rank=RANK, nan=False, config=None, **options):
     """An adapter whose terms change what is generated."""
-    adapter = adapters.init(jax.random.key(seed), small_model().config, rank=rank, **options)
+    adapter = adapters.init(jax.random.key(seed), config or small_model().config, rank=rank, **options)
     keys = jax.random.split(jax.random.key(seed + 100), len(adapter))
     b = {name: 0.3 * jax.random.normal(k, f.b.shape, f.b.dtype) for k, (name, f) in zip(keys, adapter.items(), strict=True)}
     return {name: f.replace(b=b[name] * jnp.nan if nan else b[name]) for name, f in adapter.items()}
@@ -109,6 +109,28 @@ def test_the_bits_are_those_of_weights_with_the_adapter_beside_them(llm):
             wanted = beside_them.generate(SHARED, sampling(i))
             assert told(llm.generate(SHARED, sampling(i), adapter=name)) == told(wanted)
             assert np.array_equal(llm.score(SHARED, wanted.tokens, adapter=name), beside_them.score(SHARED, wanted.tokens))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 2), (2, 4)], ids=str)
+def test_on_a_mesh(tiny, shape):
+    """Experts may be wider there than they are, and rows of one replica take other adapters than those of the next."""
+
+    def run(mesh):
+        model = gj.load(tiny, dtype="float32", experts="packed", progress=False, mesh=mesh)
+        llm = gj.LLM(model, slots=4, context=128, chunk=64, adapters=2, adapter_rank=RANK)
+        for seed, name in enumerate("aba"):
+            llm.attach(name, drawn(seed, rank=3, config=model.config))
+        tasks = [gj.Task(key=name, prompt=SHARED, sampling=sampling(0, ignore_eos=True), adapter=name) for name in ("a", "b", None)]
+        found = {outcome.task.key: outcome.answers[0] for outcome in llm.run(tasks)}
+        for task in tasks:
+            assert told(llm.generate(SHARED, task.sampling, adapter=task.adapter)) == told(found[task.key])
+        return [(one.tokens, one.logprobs, llm.score(SHARED, one.tokens, adapter=name)) for name, one in found.items()]
+
+    for (tokens, logprobs, scores), wanted in zip(sorted(run(gj.mesh(*shape))), sorted(run(None)), strict=True):
+        assert tokens == wanted[0]
+        np.testing.assert_allclose(logprobs, wanted[1], atol=1e-4)
+        np.testing.assert_allclose(scores, wanted[2], atol=1e-4)
 
 
 @pytest.mark.thorough
