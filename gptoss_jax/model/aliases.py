@@ -1,13 +1,11 @@
 """TransformerLens' names for sites: which are the same values, in which order of axes, and what has a name there and is no site here.
 
 Names are HookedTransformer's, and those of TransformerBridge. Where a patch would reach less there, HookedTransformer counts: one of
-`hook_resid_mid` reaches the experts and the layers behind. Values were compared with TransformerLens 3.9.
+`hook_resid_mid` reaches the experts and the layers behind. Values were compared with TransformerLens 3.9. No jax.
 """
 
 import fnmatch
-
-import jax
-import jax.numpy as jnp
+from typing import Any
 
 TRANSFORMER_LENS: dict[str, str] = {
     "hook_embed": "embedding",
@@ -95,18 +93,18 @@ def meant(pattern: str, site: str, *, named: bool) -> list[str]:
     return [name for name in found if name.rpartition(".")[2] == last] if named else found
 
 
-def there(name: str, value: jax.Array) -> jax.Array:
-    """A site's value with its axes as they are under a name."""
+def there(name: str, value: Any) -> Any:
+    """A site's value, an array of whatever kind, with its axes as they are under a name."""
     axes = AXES.get(_split(name)[0])
-    return value if axes is None else jnp.transpose(value, axes)
+    return value if axes is None else value.transpose(axes)
 
 
-def here(name: str, value: jax.Array) -> jax.Array:
+def here(name: str, value: Any) -> Any:
     """The inverse of `there`; what is no such array stays as it is."""
     axes = AXES.get(_split(name)[0])
     if axes is None or getattr(value, "ndim", None) != len(axes):
         return value
-    return jnp.transpose(value, [axes.index(i) for i in range(len(axes))])
+    return value.transpose([axes.index(i) for i in range(len(axes))])
 
 
 def why_absent(name: str) -> str:
