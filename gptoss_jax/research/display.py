@@ -10,6 +10,7 @@ package's trees only what is known without its numbers is said, and its numbers 
 import dataclasses
 import math
 from typing import Any
+import warnings
 
 import jax
 
@@ -31,6 +32,9 @@ def treescope(*, interactive: bool = True) -> None:
       ImportError: Treescope is not installed.
     """
     shown = _treescope()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it looks at every name that NumPy has
+        shown.type_registries.update_registries_for_imports()
     renderer = shown.active_renderer.get()
     if not any(handler is _shown for handler in renderer.handlers):
         shown.active_renderer.set_globally(renderer.extended_with(handlers=[_shown]))

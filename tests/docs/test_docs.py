@@ -24,7 +24,7 @@ from checkpoints.nano_evaluation import table
 import gptoss_jax as gj
 from gptoss_jax import adapters, harmony
 from gptoss_jax.model import hooks, sites, transformer
-from gptoss_jax.research import lenses, plots
+from gptoss_jax.research import activations, display, lenses, patching, plots
 import pallas_kernels.attention
 import pallas_kernels.moe
 
@@ -43,7 +43,9 @@ SHOWN = {
     "hooks": (gj.capture, gj.patch, gj.select, gj.substitute, hooks.add, hooks.force_experts, hooks.layers_of, sites.Site),
     "adapters": (adapters.init, adapters.attach, adapters.merge, adapters.load, adapters.save, adapters.Factors),
     "lenses": (lenses.logit_lens, lenses.expert_load, lenses.sink_mass_by_head),
-    "plots": (plots.plot_logit_lens, plots.token_strip, plots.TokenStrip),
+    "patching": (patching.grid, patching.estimate, patching.Effects, patching.logit_difference),
+    "activations": (activations.Folder, activations.Writer, activations.read, activations.save),
+    "plots": (plots.plot_logit_lens, plots.plot_patching, plots.token_strip, plots.TokenStrip, display.treescope),
     "harmony": (harmony.parse, harmony.render, harmony.StreamParser, harmony.Parsed),
     "kernels": (pallas_kernels.attention.attention, pallas_kernels.moe.moe),
 }

@@ -17,7 +17,6 @@ from gptoss_jax.parallel import sharding
 from gptoss_jax.research import display
 
 treescope = pytest.importorskip("treescope", reason="notebooks need the extra `notebooks`")
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Treescope looks through all of NumPy's names
 
 
 @pytest.fixture(autouse=True)
