@@ -93,6 +93,7 @@ class Metrics:
       prefix_queries: tokens of those prompts that kept prefixes were looked through for; 0 where none are kept.
       prefix_hits: those of them that were found there, and were not computed again.
       preemptions: times that a request lost its pages.
+      asleep: whether it sleeps, or is about to, see `LLM.sleep`: its cache is not there then.
       failures: times that a dispatch failed and the engine began anew.
       finished: requests that ended, by reason: those of `Completion`. "cancelled" are those that were left, too; a stop string is a "stop".
       queue_seconds: until a request was taken up for the first time.
@@ -117,6 +118,7 @@ class Metrics:
     prefix_queries: int
     prefix_hits: int
     preemptions: int
+    asleep: bool
     failures: int
     finished: Mapping[FinishReason, int]
     queue_seconds: Histogram
@@ -196,7 +198,7 @@ class Tally:
         """The engine begins anew."""
         self._failures += 1
 
-    def metrics(self, stats: Stats, *, running: int, waiting: int, pages: Sequence[Pages]) -> Metrics:
+    def metrics(self, stats: Stats, *, asleep: bool, running: int, waiting: int, pages: Sequence[Pages]) -> Metrics:
         """All of it as it stands."""
         full, ring = [one.full for one in pages], [one.ring for one in pages]
         return Metrics(
@@ -212,6 +214,7 @@ class Tally:
             prefix_queries=self._prompt_tokens if self._reuse else 0,
             prefix_hits=self._prefix_hits,
             preemptions=stats.preemptions,
+            asleep=asleep,
             failures=self._failures,
             finished=MappingProxyType(dict(self._finished)),
             queue_seconds=self._queue.frozen,

@@ -161,7 +161,7 @@ class Rounds:
             what(self)
         except BaseException as error:  # whatever it is: a thread that ended would leave everybody waiting
             _log.exception("a round failed")
-            self.fail(f"the engine failed and begins anew: {said(error)}; what came so far is here, ask again.")
+            self.fail(f"the engine failed and begins anew: {self._said(error)}; what came so far is here, ask again.")
 
     def fail(self, why: str) -> None:
         """Ends all requests with an error; nothing of the state is used again."""
@@ -175,6 +175,10 @@ class Rounds:
             live.ended = True
             self._tally.ended(live, "error")
             self._forget(live)
+
+    def _said(self, error: BaseException) -> str:
+        lost = self.programs.lost
+        return said(error) if lost is None else f"its weight {lost} was given to a program to write over; update it with one that stays"
 
     def _do_job(self) -> None:
         if self._jobs and self._jobs[0].advance():
@@ -232,7 +236,7 @@ class Rounds:
     def _look(self) -> Metrics:
         scheduler = self.scheduler
         waiting = scheduler.without_slot
-        return self._tally.metrics(self.stats, running=len(scheduler.running), waiting=waiting, pages=scheduler.pages)
+        return self._tally.metrics(self.stats, asleep=self.asleep, running=len(scheduler.running), waiting=waiting, pages=scheduler.pages)
 
     def _now(self) -> float:
         """The time, of one clock for all processes."""

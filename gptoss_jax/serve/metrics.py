@@ -23,6 +23,7 @@ GAUGES: tuple[tuple[str, str, Callable[[Metrics], float]], ...] = (
     ("vllm:num_requests_waiting", "Requests that have none yet.", lambda now: now.waiting),
     ("vllm:kv_cache_usage_perc", "Share of the cache's pages that requests have, 1 is all of them.", lambda now: now.cache_usage),
     ("gptoss_jax:slots", "Most requests that run side by side.", lambda now: now.slots),
+    ("gptoss_jax:asleep", "1 while the model sleeps and answers nothing, 0 while it is awake.", lambda now: now.asleep),
     ("gptoss_jax:full_pages", "Pages of the cache for full layers.", lambda now: now.full_pages),
     ("gptoss_jax:full_pages_used", "Those of them that requests have.", lambda now: now.full_pages_used),
     ("gptoss_jax:ring_pages", "Pages of the cache for sliding layers.", lambda now: now.ring_pages),

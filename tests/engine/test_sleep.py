@@ -14,7 +14,7 @@ import pytest
 
 import gptoss_jax as gj
 from gptoss_jax.engine import engine as engines
-from gptoss_jax.engine.device import programs
+from gptoss_jax.engine.device import shared
 from gptoss_jax.engine.readers import Change
 from gptoss_jax.engine.requests import Request
 from gptoss_jax.engine.rounds import ASLEEP, Rounds
@@ -224,14 +224,14 @@ def test_cache_and_programs_are_given_back_and_the_bits_are_the_same_afterwards(
     bare = living()
     wanted = everything(engine, fresh())
     assert engine.wait_idle()
-    awake, compiled = living(), len(programs._COMPILED)
+    awake, compiled = living(), len(shared._COMPILED)
     state = sum(array.nbytes for array in jax.tree.leaves(engine.programs._state))
     for _ in range(2):
         engine.changes.sleep()
         assert living() <= bare and awake - living() >= state
-        assert len(programs._COMPILED) == compiled - 3
+        assert len(shared._COMPILED) == compiled - 3
         engine.changes.wake()
-        assert living() <= awake and len(programs._COMPILED) == compiled
+        assert living() <= awake and len(shared._COMPILED) == compiled
         assert everything(engine, fresh()) == wanted
     nothing_is_held(engine)
 
@@ -241,10 +241,10 @@ def test_programs_that_another_engine_runs_stay():
     one, other = make(), make()
     wanted = everything(one, fresh())
     assert everything(other, fresh()) == wanted
-    compiled = dict(programs._COMPILED)
+    compiled = dict(shared._COMPILED)
     one.changes.sleep()
-    assert programs._COMPILED == compiled and everything(other, fresh()) == wanted
+    assert shared._COMPILED == compiled and everything(other, fresh()) == wanted
     other.changes.sleep()
-    assert len(programs._COMPILED) == len(compiled) - 3
+    assert len(shared._COMPILED) == len(compiled) - 3
     other.changes.wake()
     assert everything(other, fresh()) == wanted

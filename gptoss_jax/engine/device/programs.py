@@ -4,19 +4,18 @@ Three programs of one shape each (`decode.read`, `decode.place`, `decode.decode_
 that nothing can be compiled later. Calls return before the device is done; only `fetch` waits.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 import threading
 import time
 from typing import Any
-import weakref
 
 import jax
 import numpy as np
 
 from gptoss_jax.bars import Bar
 from gptoss_jax.config import Config
-from gptoss_jax.engine.device import decode, lowered, scored, weights
+from gptoss_jax.engine.device import decode, shared, weights
 from gptoss_jax.engine.device.hooked import Given
 from gptoss_jax.engine.device.of_hooks import OfHook, OfHooks, given_axes, like
 from gptoss_jax.engine.device.state import Blocks, Chunk, Orders, Row, State, init_state, make_rows, plain_orders
@@ -29,7 +28,6 @@ from gptoss_jax.parallel import sharding
 from gptoss_jax.sampling import state as sampling_state
 from gptoss_jax.sampling.options import MAX_LOGPROBS, Sampling
 from gptoss_jax.sampling.reported import Processed, Sampled
-from pallas_kernels import dispatch
 
 ROOM = 512  # biases, and stop tokens, that a request may have
 
@@ -73,11 +71,16 @@ class Programs:
         self._like: dict[str, tuple] = {}  # what the programs that read and draw are called with
         self.hooks = OfHooks(lambda kind: OfHook(kind, config, self.sizes, self.like, self._place, {"routed": routed}))
         self._preparing, self._dropped = threading.Lock(), False
-        _AWAKE.add(self)
+        shared.enter(self)
 
     @property
     def ready(self) -> bool:
         return bool(self._compiled)
+
+    @property
+    def lost(self) -> str | None:
+        """The name of a weight that is no more, if there is one."""
+        return next((name for name, array in named.select(self.params, "*").items() if array.is_deleted()), None)
 
     @property
     def joined(self) -> Params:
@@ -110,22 +113,14 @@ class Programs:
                     self._state, self._constants = None, {}
                     raise
                 self._dropped = False
-                _AWAKE.add(self)
+                shared.enter(self)
 
     def drop(self) -> None:
         """Gives back the state's memory and that of the programs, but for those that other engines run; see `prepare`."""
         with self._preparing:
             self._dropped, self._compiled, self._state, self._constants = True, {}, None, {}
-            for key, users in [pair for pair in _USERS.items() if self in pair[1]]:
-                users.discard(self)
-                if not users:
-                    _COMPILED.pop(key, None)
             self.hooks.forget()
-            for function in (decode.read, decode.place, decode.decode_chunk):
-                function.clear_cache()  # jit's own hold on what was lowered, which nobody calls
-            _AWAKE.discard(self)
-            if not _AWAKE:
-                scored.score.clear_cache()
+            shared.drop(self)
 
     def swap(self, new: Mapping[str, jax.Array], version: int | str | None) -> int | str:
         """Takes other weights from the next call on; returns their version.
@@ -151,7 +146,7 @@ class Programs:
         bar = Bar(len(calls), shown=progress, desc="compiling", unit="program", leave=False)
         with bar, ThreadPoolExecutor(len(calls)) as pool:
             with sharding.at(self._place):
-                futures = {name: pool.submit(_lowered(self, self._state, *call)) for name, call in calls.items()}
+                futures = {name: pool.submit(shared.program(self, self._state, *call)) for name, call in calls.items()}
             for future in futures.values():
                 future.add_done_callback(lambda _: bar.update())
             self._compiled = {name: future.result() for name, future in futures.items()}
@@ -285,20 +280,3 @@ class Programs:
         """NumPy arrays of a tree where the params lie; what is there already stays as it is. `axes` None is whole on every device."""
         put = lambda value, axes=(): value if isinstance(value, jax.Array) else sharding.put(value, self._place, axes)
         return jax.tree.map(put, values) if axes is None else jax.tree.map(put, values, axes)
-
-
-_COMPILED: dict[Hashable, Callable] = {}  # as jit keeps what it has compiled: engines of one shape share their programs
-_USERS: dict[Hashable, "weakref.WeakSet[Programs]"] = {}  # of each, those that have not dropped it
-_AWAKE: "weakref.WeakSet[Programs]" = weakref.WeakSet()
-
-
-def _lowered(programs: Programs, state: State, function: Callable, arguments: tuple, options: dict, result: Any) -> Callable[[], Callable]:
-    """What compiles `function`, a jitted one that writes over the state, for arguments like these; or has done so before."""
-    leaves, tree = jax.tree.flatten(arguments)
-    values = tuple((x.shape, x.dtype, x.sharding) if isinstance(x, jax.Array) else x for x in leaves)
-    key = (function, tree, values, *options.items(), lowered.flags(), dispatch.pretending())
-    _USERS.setdefault(key, weakref.WeakSet()).add(programs)
-    if (known := _COMPILED.get(key)) is not None:
-        return lambda: known
-    compile = lowered.lower(function, arguments, options, donated=state, result=result)
-    return lambda: _COMPILED.setdefault(key, compile())

@@ -13,7 +13,7 @@ from on_meshes import answers, model
 import pytest
 from small_model import small_model
 
-from gptoss_jax.engine.device import decode, lowered, programs
+from gptoss_jax.engine.device import decode, lowered, shared
 from gptoss_jax.engine.engine import Engine
 from pallas_kernels import hopper
 
@@ -23,7 +23,7 @@ def kept(tmp_path, monkeypatch, keep_lowered) -> Path:
     """The folder of a user's cache, which nobody has made yet."""
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "cache"))
-    monkeypatch.setattr(programs, "_COMPILED", {})
+    monkeypatch.setattr(shared, "_COMPILED", {})
     yield tmp_path / "cache" / "lowered"
     jax.config.update("jax_compilation_cache_dir", before)
 
@@ -33,7 +33,7 @@ def another_start(monkeypatch):
     """What a new process would not know: every compiled and traced program."""
 
     def start():
-        monkeypatch.setattr(programs, "_COMPILED", {})
+        monkeypatch.setattr(shared, "_COMPILED", {})
         jax.clear_caches()
 
     return start
