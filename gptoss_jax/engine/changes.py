@@ -79,10 +79,9 @@ class Changes:
 
 
 def _version(given: Any) -> int | str | None:
-    if isinstance(given, numbers.Integral) and not isinstance(given, bool):
+    if isinstance(given, numbers.Integral) and not isinstance(given, bool) and abs(int(given)) < 2**63:
         return int(given)
     if given is not None and not (isinstance(given, str) and 0 < len(given) <= LONGEST):
-        raise ValueError(
-            f"version must be a whole number or a string of 1 to {LONGEST} characters; got {quoted(given)}; leave it out to count."
-        )
+        what = f"a whole number below 2**63 or a string of 1 to {LONGEST} characters"
+        raise ValueError(f"version must be {what}; got {quoted(given)}; leave it out to count.")
     return given

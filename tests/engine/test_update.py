@@ -252,6 +252,10 @@ BAD = {
     "another form": (lambda p: small_model(experts="packed").params, "'stacked'; got 'packed'; load with experts='stacked'"),
     "an adapter": (attached, "this LLM has none; merge it, or make an LLM"),
     "another geometry": (lambda p: p.replace(embedding=p.embedding[:-1]), "embedding must have the shape"),
+    "no layers": (lambda p: p.replace(layers=None), "weights must have 2 layers; got 0"),
+    "a layer that is none": (lambda p: p.replace(layers=(p.layers[0], None)), "weights must have 2 layers; got 1"),
+    "no experts": (lambda p: p.replace(layers=(p.layers[0].replace(moe=None), p.layers[1])), r"layers\.0\.moe\.\w+ is missing"),
+    "nothing in it": (lambda p: jax.tree.map(lambda _: None, p), "weights must have 2 layers; got 0"),
     "an array that is none": (lambda p: p.replace(norm=None), "norm is missing"),
 }  # fmt: skip
 
@@ -270,7 +274,8 @@ def test_what_is_refused_says_so_in_one_sentence_and_disturbs_nothing(engine, ca
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"version": True}, "version must be a whole number or a string of 1 to 256 characters; got True"),
+        ({"version": True}, r"version must be a whole number below 2\*\*63 or a string of 1 to 256 characters; got True"),
+        ({"version": -(10**5000)}, "version must be"),
         ({"version": 1.5}, "version must be"),
         ({"version": ""}, "version must be"),
         ({"version": "x" * 257}, "version must be"),

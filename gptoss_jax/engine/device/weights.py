@@ -54,19 +54,24 @@ def _by_name(given: Any, params: Params, own: Mapping[str, jax.Array]) -> dict[s
 
 def _all_of(given: Params, params: Params, own: Mapping[str, jax.Array]) -> dict[str, Any]:
     """Parameters by name. Raises ValueError where their names are not those of the engine's."""
-    if len(given.layers) != len(params.layers):
-        raise ValueError(f"weights must have {len(params.layers)} layers; got {len(given.layers)}; make an LLM of the other model.")
+    new = named.select(given, "*") if jax.tree.leaves(given) else {}
+    if new.keys() == own.keys():
+        return new
+    layers, others = _layers(own), _layers(new)
+    if layers != others:
+        raise ValueError(f"weights must have {layers} layers; got {others}; make an LLM of the other model.")
     if has_adapter(given) != has_adapter(params):
         does = "has an adapter beside its weights" if has_adapter(params) else "has none"
         raise ValueError(f"weights must have an adapter beside them where the LLM's have one; this LLM {does}; merge it, or make an LLM.")
-    if form_of(given) != form_of(params):
-        wanted = form_of(params)
+    if any(name.startswith("layers.0.moe.gate_up") for name in new) and form_of(given) != (wanted := form_of(params)):
         raise ValueError(f"weights must hold experts as the LLM's do, '{wanted}'; got '{form_of(given)}'; load with experts='{wanted}'.")
-    new = named.select(given, "*")
-    if differ := sorted(new.keys() ^ own.keys()):
-        has = "is missing" if differ[0] in own else "is not among them"
-        raise ValueError(f"weights must have the names that the LLM's have; {differ[0]} {has}; make an LLM of the other model.")
-    return new
+    differ = min(new.keys() ^ own.keys())
+    has = "is missing" if differ in own else "is not among them"
+    raise ValueError(f"weights must have the names that the LLM's have; {differ} {has}; make an LLM of the other model.")
+
+
+def _layers(weights: Mapping[str, Any]) -> int:
+    return len({name.split(".")[1] for name in weights if name.startswith("layers.")})
 
 
 def _check(name: str, array: Any, own: jax.Array) -> None:
