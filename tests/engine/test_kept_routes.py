@@ -109,6 +109,9 @@ def test_what_is_lost_and_found_again_did_happen():
     for (_, one), (tokens, routes, reason) in zip(asked, run(engine, asked), strict=True):
         check(one, tokens, routes, reason)
     assert engine.stats.reused > 200 and engine.stats.preemptions > 0 and reason == "length"
+    blocks = engine.scheduler.pages[0]._blocks.values()
+    assert any(block.full is None for block in blocks), "what is left of some is their page of sliding layers"
+    assert all((block.full is None) == (block.routes is None) for block in blocks)
 
 
 @pytest.mark.parametrize("restart", [True, False])

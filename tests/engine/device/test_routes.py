@@ -11,6 +11,8 @@ from small_model import DIRECTORY, small_model
 import gptoss_jax as gj
 from gptoss_jax.engine.device.routes import routes_dtype
 from gptoss_jax.engine.requests import Request
+from gptoss_jax.model.hooks import force_experts
+from gptoss_jax.research.lenses import token_logprobs
 
 CONTEXT = 192
 OPTIONS = {"slots": 4, "context": CONTEXT, "chunk": 128, "routed_experts": True}
@@ -183,7 +185,7 @@ def test_the_dtype_holds_every_expert(experts, dtype):
 @pytest.mark.thorough
 def test_a_turn_whose_prompt_s_beginning_is_known_tells_the_rest():
     llm, asked, options = nano(), "What is 27 + 58?", {"reasoning_effort": "low", "instructions": "Answer with a number. " * 9}
-    greedy = gj.Sampling(temperature=0, max_tokens=200)
+    greedy = gj.Sampling(temperature=0, max_tokens=200, logprobs=0)
     prompt, reply = llm.render(asked, **options), llm.chat(asked, greedy, **options)
     further = [{"role": "user", "content": asked}, *reply.messages, {"role": "user", "content": "And 3 + 4?"}]
     known = next(i for i, (a, b) in enumerate(zip(prompt + list(reply.tokens), llm.render(further, **options), strict=False)) if a != b)
@@ -193,6 +195,10 @@ def test_a_turn_whose_prompt_s_beginning_is_known_tells_the_rest():
         assert later == whole and llm.engine.stats.reused > 0
         np.testing.assert_array_equal(later.routed_experts, whole.routed_experts[start:])
     np.testing.assert_array_equal(whole.routed_experts[:known], reply.routed_experts[:known])
+    ids = np.array([[*llm.render(further, **options), *whole.tokens[:-1]]], np.int32)
+    forward = gj.patch(gj.forward, force_experts(whole.routed_experts))
+    logprobs = token_logprobs(jax.jit(forward, static_argnums=1)(llm.model.params, llm.model.config, ids), ids)
+    np.testing.assert_allclose(logprobs[0, 1 - len(whole.tokens) :], whole.logprobs[:-1], atol=1e-4)
     stream = llm.stream(further, greedy, routed_experts_from=known, **options)
     list(stream)
     np.testing.assert_array_equal(stream.reply.routed_experts, whole.routed_experts[known:])
