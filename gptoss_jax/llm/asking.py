@@ -1,6 +1,7 @@
 """What is asked of an LLM beside new text: the ids of a prompt, and log-probabilities of given tokens."""
 
 from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
 
@@ -120,6 +121,12 @@ class Asking:
         prompts, tokens = ([prompt], [tokens]) if single else (prompt, tokens)
         found = replays.replay(self, prompts, tokens, top_logprobs, sampling, adapter)
         return found[0] if single else found
+
+    @overload
+    def render(self, messages: Messages, *, train_on: None = None, **options) -> list[int]: ...
+
+    @overload
+    def render(self, messages: Messages, *, train_on: harmony.TrainOn, **options) -> harmony.Rendered: ...
 
     @door(*FURTHER, "reasoning_effort", "tools")
     def render(self, messages: Messages, *, train_on: harmony.TrainOn | None = None, **options) -> list[int] | harmony.Rendered:
