@@ -115,7 +115,11 @@ def test_metrics_of_several_tokens_and_of_ones_own():
     own = grid(sites, metric=lambda logits: jnp.max(logits), **asked)
     assert own.measured.shape == (2, 1, 1, 1) and own.axes == ("site", "layer", "position")
     assert own.corrupt == pytest.approx(logits[:, -1].max(), abs=2e-5)
-    with pytest.raises(ValueError, match=r"a metric must give a number, or one for each of the 2 rows; got float32\(2, \d+\)"):
+    with pytest.raises(ValueError, match=r"answer must be one id for each of the logits, \(2,\); got \(3,\)"):
+        grid("moe.out", metric=patching.log_probability([1, 2, 3]), **asked)
+    with pytest.raises(ValueError, match=r"logit_difference takes the logits behind one token; got \(2, 2, \d+\)"):
+        grid("moe.out", at=(-2, -1), **asked)
+    with pytest.raises(ValueError, match=r"a metric must give a real number, or one for each of the 2 rows; got float32\(2, \d+\)"):
         grid("moe.out", metric=lambda logits: logits, **asked)
 
 
@@ -168,15 +172,16 @@ def test_estimates_agree_with_patches_on_nano():
         (dict(by=["head"]), r"by must be 'position'"),
         (dict(by="head"), r"residual_post has no heads; by='head' takes attention\.q, attention\.k, .*; pass one"),
         (dict(by="head", site=["attention.q", "attention.k"]), r"sites of a grid by head must have as many heads; got \[10, 2\]"),
-        (dict(layers=[2]), r"layers must be whole numbers below 2; got \[2\]; pass None for all"),
-        (dict(layers=1), r"layers must be whole numbers below 2; got 1"),
+        (dict(layers=[2]), r"layers must be whole numbers from -2 to 1; got \[2\]; pass None for all"),
+        (dict(layers=1), r"layers must be whole numbers from -2 to 1; got 1"),
         (dict(layers=[0, -2]), r"layers must be one at least, each once; got \[0, -2\]"),
         (dict(positions=[]), r"positions must be one at least|positions must be whole numbers"),
-        (dict(positions=[-10]), r"positions must be whole numbers below 9"),
-        (dict(positions=[0.5]), r"positions must be whole numbers below 9"),
-        (dict(at=9), r"at must be a position of the 9 tokens, or several; got 9"),
-        (dict(at=True), r"at must be a position"),
-        (dict(at=[]), r"at must be a position"),
+        (dict(positions=[-10]), r"positions must be whole numbers from -9 to 8"),
+        (dict(positions=[0.5]), r"positions must be whole numbers from -9 to 8"),
+        (dict(at=9), r"at must be whole numbers from -9 to 8; got \[9\]; pass -1 for the last token"),
+        (dict(at=True), r"at must be whole numbers from -9 to 8; got True"),
+        (dict(at=None), r"at must be whole numbers from -9 to 8; got None; pass -1"),
+        (dict(at=[]), r"at must be "),
         (dict(into="both"), r"into must be 'corrupt' or 'clean'; got 'both'"),
         (dict(into=[]), r"into must be 'corrupt' or 'clean'"),
         (dict(batch=0), r"batch must be a whole number of cells from 1 on; got 0"),
@@ -184,8 +189,6 @@ def test_estimates_agree_with_patches_on_nano():
         (dict(metric=None), r"metric must be a function of logits; got None; pass logit_difference"),
         (dict(metric=patching.logit_difference(10**6, 0)), r"a metric's ids must lie in 0 \.\.\. .*; got 1,000,000"),
         (dict(metric=patching.log_probability(-1)), r"a metric's ids must lie in 0"),
-        (dict(metric=patching.log_probability([1, 2, 3]), layers=[0]), r"answer must be one id for each of the logits, \(2,\); got \(3,\)"),
-        (dict(at=(-2, -1), layers=[0]), r"logit_difference takes the logits behind one token; got \(2, 2, \d+\)"),
     ],
 )  # fmt: skip
 def test_what_is_no_grid_is_refused(change, message):

@@ -92,7 +92,8 @@ def check_fits(what: str, kept: Rows, start: int, array: np.ndarray) -> None:
     if start != kept.start + kept.rows:
         raise ValueError(
             f"{what} has tokens {kept.start} to {kept.start + kept.rows}, and the next row is that of {kept.start + kept.rows}; "
-            f"got start {start}; write rows in their order, each once."
+            f"got start {start}; write rows in their order, each once, or those of another "
+            "request under its own key."
         )
 
 

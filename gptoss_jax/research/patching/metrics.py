@@ -47,11 +47,11 @@ def as_partial(metric: Metric, config: Config) -> jax.tree_util.Partial:
 
 def measured(metric: Metric, logits: jax.Array) -> jax.Array:  # [B] or [1] float32
     """The metric of one run's logits. Raises ValueError where it is of another shape."""
-    value = jnp.asarray(metric(logits))
-    if value.shape not in ((), logits.shape[:1]) or not jnp.issubdtype(value.dtype, jnp.floating):
-        raise ValueError(
-            f"a metric must give a number, or one for each of the {len(logits)} rows; got {value.dtype}{value.shape}; take its mean, say."
-        )
+    value = metric(logits)
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape not in ((), logits.shape[:1]) or not jnp.issubdtype(dtype, jnp.floating):
+        got = quoted(value, 60) if dtype is None else f"{dtype}{shape}"
+        raise ValueError(f"a metric must give a real number, or one for each of the {len(logits)} rows; got {got}; take its mean, say.")
     return jnp.atleast_1d(value).astype(jnp.float32)
 
 

@@ -77,6 +77,8 @@ def plan(
     positions: object,
 ) -> Plan:
     """Raises ValueError where it is no grid."""
+    if not isinstance(params, Params):
+        raise ValueError(f"params must be Params; got {type(params).__name__}; pass model.params, and behind them model.config.")
     clean, corrupt = _prompts("clean", clean), _prompts("corrupt", corrupt)
     if clean.shape != corrupt.shape:
         raise ValueError(
@@ -88,10 +90,12 @@ def plan(
     if (clean == corrupt).all():
         raise ValueError("clean and corrupt must differ in a token; got the same twice; pass a prompt with another word, say.")
     if by not in By.__args__:
-        raise ValueError(f"by must be {', '.join(map(quoted, By.__args__))}; got {quoted(by)}; pass one of these.")
+        raise ValueError(f"by must be {', '.join(map(quoted, By.__args__))}; got {quoted(by, 60)}; pass one of these.")
     sites = _sites(site)
-    layers = _indices("layers", layers, config.num_hidden_layers)
-    positions = _indices("positions", positions, clean.shape[1])
+    layers, positions = (
+        tuple(range(count)) if some is None else indices(name, some, count)
+        for name, some, count in (("layers", layers, config.num_hidden_layers), ("positions", positions, clean.shape[1]))
+    )
     heads = range(_heads(config, sites)) if "head" in by else (-1,)
     return Plan(clean, corrupt, sites, not isinstance(site, str), layers, positions, tuple(heads), by)
 
@@ -125,19 +129,17 @@ def _sites(site: object) -> tuple[str, ...]:
     return sites
 
 
-def _indices(name: str, values: object, count: int) -> tuple[int, ...]:
+def indices(name: str, values: object, count: int, instead: str = "None for all") -> tuple[int, ...]:
     """Different ones of so many; negative ones count from the end."""
-    if values is None:
-        return tuple(range(count))
     try:
         found = np.asarray(list(values))
     except Exception:  # no iterable, or a ragged one
         found = np.asarray(None)
     if found.dtype.kind not in "iu" or found.ndim != 1 or (found < -count).any() or (found >= count).any():
-        raise ValueError(f"{name} must be whole numbers below {count}; got {quoted(values, 60)}; pass None for all.")
+        raise ValueError(f"{name} must be whole numbers from {-count} to {count - 1}; got {quoted(values, 60)}; pass {instead}.")
     found = tuple(int(one) % count for one in found)
     if not found or len(set(found)) < len(found):
-        raise ValueError(f"{name} must be one at least, each once; got {quoted(values, 60)}; pass None for all.")
+        raise ValueError(f"{name} must be one at least, each once; got {quoted(values, 60)}; pass {instead}.")
     return found
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import functools
 import itertools
+import numbers
 from typing import Literal
 
 import jax
@@ -16,7 +17,7 @@ from gptoss_jax.model.transformer import forward, unembed
 from gptoss_jax.quoting import quoted
 from gptoss_jax.research.patching.effects import Effects
 from gptoss_jax.research.patching.metrics import Metric, as_partial, measured
-from gptoss_jax.research.patching.plan import By, Cell, Plan, plan
+from gptoss_jax.research.patching.plan import By, Cell, Plan, indices, plan
 
 Into = Literal["corrupt", "clean"]
 
@@ -55,8 +56,8 @@ def grid(
       ValueError: prompts of different lengths or without a difference, or what is no site, layer, position, metric or batch.
     """
     one, metric, at = _door(params, config, clean, corrupt, metric, site, by, layers, positions, at, into)
-    if type(batch) is not int or not 1 <= batch <= 2**20:
-        raise ValueError(f"batch must be a whole number of cells from 1 on; got {quoted(batch)}; pass 1 for the least memory.")
+    if not isinstance(batch, numbers.Integral) or isinstance(batch, bool) or batch < 1:
+        raise ValueError(f"batch must be a whole number of cells from 1 on; got {quoted(batch, 60)}; pass 1 for the least memory.")
     source, run = (one.clean, one.corrupt) if into == "corrupt" else (one.corrupt, one.clean)
     _, values = _look(params, config, source, metric, names=one.names, at=at)
     values = tuple(values[name] for name in one.names)
@@ -65,6 +66,7 @@ def grid(
     todo = [i for i, cell in enumerate(cells) if cell.places.any()]
     nowhere = Cell(-1, np.zeros(run.shape, bool))
     runs = [(one.clean, nowhere), (one.corrupt, nowhere), *((run, cells[i]) for i in todo)]
+    batch = min(int(batch), 1 << (len(runs) - 1).bit_length())  # few cells need no more rows, and few sizes are few programs
     patched = functools.partial(_patched, names=one.names, at=at, heads="head" in by)
     found = []
     for some in itertools.batched(runs, batch):
@@ -114,14 +116,11 @@ def estimate(
 
 def _door(params, config, clean, corrupt, metric, site, by, layers, positions, at, into) -> tuple[Plan, Metric, int | tuple[int, ...]]:
     one = plan(params, config, clean, corrupt, site, by, layers, positions)
-    T = one.clean.shape[1]
-    places = (at,) if type(at) is int else tuple(at) if isinstance(at, Sequence) and not isinstance(at, str) else ()
-    if not places or not all(type(place) is int and -T <= place < T for place in places):
-        raise ValueError(f"at must be a position of the {T} tokens, or several; got {quoted(at, 60)}; pass -1 for the last one.")
     if into not in Into.__args__:
-        raise ValueError(f"into must be 'corrupt' or 'clean'; got {quoted(into)}; pass the run that is patched.")
-    places = tuple(place % T for place in places)
-    return one, as_partial(metric, config), places[0] if type(at) is int else places
+        raise ValueError(f"into must be 'corrupt' or 'clean'; got {quoted(into, 60)}; pass the run that is patched.")
+    single = isinstance(at, numbers.Integral) and not isinstance(at, bool)
+    places = indices("at", [at] if single else at, one.clean.shape[1], "-1 for the last token")
+    return one, as_partial(metric, config), places[0] if single else places
 
 
 def _logits(params: Params, config: Config, tokens: jax.Array, at: int | tuple[int, ...], changes: dict, names: Sequence[str] = ()):
