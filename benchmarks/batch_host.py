@@ -23,6 +23,7 @@ from gptoss_jax.batch.job import Job
 from gptoss_jax.batch.shards import Shard
 from gptoss_jax.harmony import Message
 from gptoss_jax.openai.asked import Defaults
+from gptoss_jax.turns.builder import SAID
 from gptoss_jax.turns.task import Outcome, Task
 
 _REQUESTS = flags.DEFINE_integer("requests", 100_000, "Lines of the input.", lower_bound=20)
@@ -45,7 +46,7 @@ class Instant:
         )
         said = {"text": text, "reasoning": thought, "tool_calls": (), "finish_reason": "stop", "said": messages, "error": None}
         parsed = SimpleNamespace(messages=messages, commentary="")
-        self._answer = SimpleNamespace(**said, tokens=tuple(range(count)), logprobs=None, top_logprobs=None, parsed=parsed)
+        self._answer = SimpleNamespace(**said, **dict.fromkeys(SAID), tokens=tuple(range(count)), parsed=parsed)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         waiting: list[Task] = []

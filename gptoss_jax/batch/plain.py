@@ -21,7 +21,7 @@ TABLE = Table(
     Field("instructions", TEXT, "options.instructions"),
     sampling.option("max_tokens"),
     *sampling.SAMPLING,
-    sampling.option("logprobs"),
+    *(sampling.option(name) for name in ("logprobs", "logprob_token_ids", "processed_logprobs")),
     sampling.N,
     Field("tools", Kind("a list of function definitions", LIST.fits), "task.tools"),
     Field("tool_choice", CHOICE, "task.tool_choice"),

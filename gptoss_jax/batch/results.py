@@ -9,6 +9,7 @@ from gptoss_jax.openai import errors, writing
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.told import Told
 from gptoss_jax.openai.writing import spelling, usage
+from gptoss_jax.turns.builder import SAID
 
 
 def answered(request: Request, outcomes: Sequence, tokenizer) -> bytes:
@@ -56,11 +57,12 @@ def _answer(request: Request, answer) -> dict:
     out["finish_reason"] = answer.finish_reason
     if request.body.get("return_tokens"):
         out["tokens"] = list(answer.tokens)
-    if answer.logprobs is not None:
-        out["logprobs"] = [spelling.finite(value) for value in answer.logprobs]
-    if answer.top_logprobs is not None:
-        out["top_logprobs"] = [{str(token): spelling.finite(value) for token, value in top.items()} for top in answer.top_logprobs]
-    return out
+    said = {name: values for name in SAID if (values := getattr(answer, name)) is not None}
+    return out | {name: [_finite(value) for value in values] for name, values in said.items()}
+
+
+def _finite(said: float | Mapping[int, float]) -> float | dict[str, float]:
+    return {str(token): spelling.finite(x) for token, x in said.items()} if isinstance(said, Mapping) else spelling.finite(said)
 
 
 def _digest(line: Line) -> str:

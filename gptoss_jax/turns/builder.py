@@ -7,17 +7,15 @@ from gptoss_jax.quoting import said
 from gptoss_jax.sampling.options import Sampling
 from gptoss_jax.turns.captured import Captured
 
+SAID = ("logprobs", "top_logprobs", "given_logprobs", "processed_logprobs", "top_processed_logprobs")
+"""What may be said of each token, by the names that it has in a piece and in what is made of pieces."""
+
 
 def asked_for(sampling: Sampling) -> list[str]:
-    """What is to be said of each token, by the names that it has in a piece and in what is made of pieces."""
-    asked = {
-        "logprobs": sampling.logprobs is not None,
-        "top_logprobs": sampling.logprobs,
-        "given_logprobs": sampling.logprob_token_ids,
-        "processed_logprobs": sampling.processed_logprobs is not None,
-        "top_processed_logprobs": sampling.processed_logprobs,
-    }
-    return [name for name, wanted in asked.items() if wanted]
+    """Which of `SAID` a request asks for."""
+    raw, processed = sampling.logprobs, sampling.processed_logprobs
+    wanted = (raw is not None, raw, sampling.logprob_token_ids, processed is not None, processed)
+    return [name for name, asked in zip(SAID, wanted, strict=True) if asked]
 
 
 class Builder:

@@ -1,6 +1,7 @@
 """A stand-in for `LLM` that batch jobs can be run with: its answers depend on the request alone and come in a shuffled order."""
 
 from collections.abc import Iterable, Iterator, Mapping
+import math
 from pathlib import Path
 import random
 import resource
@@ -108,6 +109,9 @@ class FakeLLM:
             tokens=tuple(tokens),
             logprobs=None if how.logprobs is None else logprobs,
             top_logprobs=[{token: x, 65: x - 1} for token, x in zip(tokens, logprobs, strict=True)] if how.logprobs else None,
+            given_logprobs=[{token: x - 2 for token in how.logprob_token_ids} for x in logprobs] if how.logprob_token_ids else None,
+            processed_logprobs=None if how.processed_logprobs is None else [x / 2 if x > -9 else -math.inf for x in logprobs],
+            top_processed_logprobs=[{65: x / 3} for x in logprobs] if how.processed_logprobs else None,
             finish_reason="tool_calls" if calls else "length" if cut else "stop",
             parsed=SimpleNamespace(messages=messages),
             said=tuple(messages),

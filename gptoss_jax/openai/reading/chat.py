@@ -7,7 +7,19 @@ from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.reading import conversations, forms, tools
 from gptoss_jax.openai.reading.fields import ANY, CHOICE, LIST, NOTHING, TRUTH, Field, Kind, Table, Taken, of_words, only
 from gptoss_jax.openai.reading.messages import messages
-from gptoss_jax.openai.reading.sampling import OTHERS, PRIORITY, SAMPLING, STREAMING, WITHOUT_EFFECT, N, option, sampling, scheduling
+from gptoss_jax.openai.reading.sampling import (
+    GIVEN,
+    OTHERS,
+    PRIORITY,
+    SAMPLING,
+    STREAMING,
+    WITHOUT_EFFECT,
+    N,
+    check_given,
+    option,
+    sampling,
+    scheduling,
+)
 from gptoss_jax.turns.task import Task
 
 TABLE = Table(
@@ -16,6 +28,7 @@ TABLE = Table(
     *SAMPLING,
     Field("logprobs", Kind("true or false", TRUTH.fits, "their number is top_logprobs"), about="of the answer's tokens"),
     option("logprobs", "top_logprobs"),
+    GIVEN,
     N,
     Field("tools", Kind("a list of function definitions", LIST.fits), "task.tools"),
     Field("tool_choice", CHOICE, "task.tool_choice"),
@@ -71,4 +84,5 @@ def _logprobs(fields: Mapping) -> int | None:
     wanted, top = fields.get("logprobs", False), fields.get("top_logprobs")
     if top and not wanted:
         raise Refused("top_logprobs needs logprobs to be true; set it, or remove top_logprobs.", field="top_logprobs")
+    check_given(fields, wanted)
     return (top or 0) if wanted else None

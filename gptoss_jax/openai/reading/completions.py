@@ -6,7 +6,19 @@ from gptoss_jax.openai.asked import Asked
 from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.reading import forms
 from gptoss_jax.openai.reading.fields import TRUTH, UNSUPPORTED, Field, Kind, Table, Taken, only, whole, whole_number
-from gptoss_jax.openai.reading.sampling import OTHERS, PRIORITY, SAMPLING, STREAMING, WITHOUT_EFFECT, N, option, sampling, scheduling
+from gptoss_jax.openai.reading.sampling import (
+    GIVEN,
+    OTHERS,
+    PRIORITY,
+    SAMPLING,
+    STREAMING,
+    WITHOUT_EFFECT,
+    N,
+    check_given,
+    option,
+    sampling,
+    scheduling,
+)
 from gptoss_jax.quoting import quoted
 from gptoss_jax.turns.prompts import Prompt
 from gptoss_jax.turns.task import Task
@@ -21,6 +33,7 @@ TABLE = Table(
     option("max_tokens", about=f"{MAX_TOKENS} if left out; 0 beside echo: nothing is drawn"),
     *SAMPLING,
     Field("logprobs", whole_number(0, 5), "sampling.logprobs"),
+    GIVEN,
     N,
     Field("echo", TRUTH, about="the prompt comes back before its continuation", files=only(False)),
     forms.RESPONSE_FORMAT,
@@ -45,6 +58,7 @@ def read(body: Mapping, fields: Mapping, taken: Taken, name: str) -> Asked:
         )
     limit = fields.get("max_tokens", MAX_TOKENS if taken.reading.defaults.max_tokens is None else None)
     nothing = whole(limit) and limit == 0 and fields.get("echo", False)
+    check_given(fields, "logprobs" in fields)
     form = forms.response_format(fields, taken)
     wanted = {"max_tokens": 1 if nothing else limit, "logprobs": fields.get("logprobs")}
     tasks = [

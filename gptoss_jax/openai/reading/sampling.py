@@ -8,7 +8,7 @@ from gptoss_jax.openai.errors import Refused
 from gptoss_jax.openai.reading.fields import ANY, NOTHING, OBJECT, TEXT, TRUTH, UNSUPPORTED, Field, Kind, Table, only, whole_number
 from gptoss_jax.openai.reading.words import in_json
 from gptoss_jax.quoting import quoted
-from gptoss_jax.sampling.options import MAX_STOPS, REAL, WHOLE, OptionError, Sampling
+from gptoss_jax.sampling.options import MAX_GIVEN, MAX_STOPS, REAL, WHOLE, OptionError, Sampling
 from gptoss_jax.turns.task import LONGEST, PRIORITIES
 
 MOST_ANSWERS = 128  # to one request, as in OpenAI's API
@@ -16,6 +16,7 @@ _OTHERS = {
     "logit_bias": "an object of token ids and numbers, -100 to 100",
     "stop": f"a string or a list of at most {MAX_STOPS}",
     "stop_token_ids": "a list of token ids",
+    "logprob_token_ids": f"a list of at most {MAX_GIVEN} token ids",
     "ignore_eos": "true or false",
 }
 
@@ -41,6 +42,7 @@ SAMPLING = tuple(
         *("logit_bias", "seed", "stop", "stop_token_ids", "ignore_eos"),
     )
 )
+GIVEN = option("logprob_token_ids", about="beside the most probable ones in top_logprobs; needs logprobs")
 N = Field("n", whole_number(1, MOST_ANSWERS), "task.n")
 PRIORITY = Field(
     "priority",
@@ -100,6 +102,7 @@ def sampling(
         name: of the request, of which its seed is made where it has none; `index` counts the prompts of one.
     """
     options: dict[str, Any] = {field.name: body[field.name] for field in SAMPLING if field.name in body}
+    options |= {name: body[name] for name in ("logprob_token_ids", "processed_logprobs") if name in body}
     options.setdefault("temperature", reading.defaults.temperature)
     options.setdefault("seed", reading.defaults.seed_of(f"{name} {index}" if index else name))
     if isinstance(options.get("logit_bias"), Mapping):
@@ -109,6 +112,12 @@ def sampling(
     except OptionError as error:
         called = table.called(f"sampling.{error.option}", body)
         raise Refused(called + in_json(error.says), field=called if called in body else None) from None
+
+
+def check_given(fields: Mapping, listed: bool) -> None:
+    """Raises Refused where log-probabilities of given ids are asked for, and the list that they stand in is not."""
+    if fields.get("logprob_token_ids") and not listed:
+        raise Refused("logprob_token_ids needs logprobs; ask for them, or remove logprob_token_ids.", field="logprob_token_ids")
 
 
 def scheduling(body: Mapping, reading: Reading) -> dict:

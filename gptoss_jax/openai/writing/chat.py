@@ -14,7 +14,7 @@ from gptoss_jax.openai.events import Event
 from gptoss_jax.openai.told import Told
 from gptoss_jax.openai.writing import usage
 from gptoss_jax.openai.writing.shown import CUT, Shown
-from gptoss_jax.openai.writing.spelling import entries
+from gptoss_jax.openai.writing.spelling import beside, entries
 from gptoss_jax.tokenizer import Tokenizer
 from gptoss_jax.turns.reply import Reply, ReplyPiece
 from gptoss_jax.turns.task import Outcome
@@ -148,7 +148,8 @@ def _text(pieces: Sequence[ReplyPiece]) -> str:
 
 
 def _logprobs(pieces: Sequence[ReplyPiece], tokenizer: Tokenizer) -> dict:
-    listed = [entry for one in pieces for entry in entries(one.tokens, one.logprobs, one.top_logprobs, tokenizer)]
+    tops = (beside(one.top_logprobs, one.given_logprobs) for one in pieces)
+    listed = [entry for one, top in zip(pieces, tops, strict=True) for entry in entries(one.tokens, one.logprobs, top, tokenizer)]
     return {"content": listed, "refusal": None}
 
 

@@ -4,8 +4,9 @@ import codecs
 from collections.abc import Mapping, Sequence
 
 from gptoss_jax.openai.echoed import Echoed
-from gptoss_jax.openai.writing.spelling import finite
+from gptoss_jax.openai.writing.spelling import beside, finite
 from gptoss_jax.tokenizer import Tokenizer
+from gptoss_jax.turns.builder import SAID
 from gptoss_jax.turns.completion import Completion, CompletionPiece
 from gptoss_jax.turns.prompts import Prompt
 
@@ -60,14 +61,16 @@ class Parts:
         self._came[1] += len(piece.tokens)
         lists = None
         if self.listed and piece.tokens:
-            lists = self._lists(piece.tokens, piece.logprobs, piece.top_logprobs, self._begins + self._came[0])
+            others = beside(piece.top_logprobs, piece.given_logprobs)
+            lists = self._lists(piece.tokens, piece.logprobs, others, self._begins + self._came[0])
         return [(piece.text, lists)] if piece.text or lists else []
 
     def rest(self, answer: Completion) -> list[Part]:
         """What the whole answer has beside the pieces that came."""
         characters, tokens = self._came
         cut = lambda values: None if values is None else values[tokens:]
-        return self.add(CompletionPiece(answer.text[characters:], answer.tokens[tokens:], cut(answer.logprobs), cut(answer.top_logprobs)))
+        said = {name: cut(getattr(answer, name)) for name in SAID}
+        return self.add(CompletionPiece(answer.text[characters:], answer.tokens[tokens:], **said))
 
     def _lists(
         self, tokens: Sequence[int], logprobs: Sequence[float | None], tops: Sequence[Mapping[int, float] | None] | None, end: int

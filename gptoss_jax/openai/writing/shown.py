@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from gptoss_jax.harmony import Message
+from gptoss_jax.turns.builder import SAID
 from gptoss_jax.turns.reply import Reply, ReplyPiece
 
 CUT = ("length", "timeout", "cancelled")  # finish reasons of answers that are not whole
@@ -43,8 +44,7 @@ class Shown:
                 begins=index not in self._came,
                 ends=True,
                 tokens=reply.tokens[begin:end],
-                logprobs=None if reply.logprobs is None else reply.logprobs[begin:end],
-                top_logprobs=None if reply.top_logprobs is None else reply.top_logprobs[begin:end],
+                **{name: None if (said := getattr(reply, name)) is None else said[begin:end] for name in SAID},
             )
 
 

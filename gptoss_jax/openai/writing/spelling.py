@@ -12,6 +12,14 @@ def finite(value: float) -> float:
     return value if math.isfinite(value) else _LEAST
 
 
+def beside(top: Sequence[Mapping[int, float]] | None, given: Sequence[Mapping[int, float]] | None) -> Sequence[Mapping[int, float]] | None:
+    """What stands beside each token: the most probable ones, then the given ones that are none of them; None where none was asked for."""
+    if given is None:
+        return top
+    tops = [{}] * len(given) if top is None else top
+    return [one | {token: value for token, value in other.items() if token not in one} for one, other in zip(tops, given, strict=True)]
+
+
 def entries(
     tokens: Sequence[int], logprobs: Iterable[float], tops: Iterable[Mapping[int, float]] | None, tokenizer: Tokenizer
 ) -> list[dict]:

@@ -11,6 +11,7 @@ from typing import Any
 from gptoss_jax.openai import reading
 from gptoss_jax.openai.asked import Asked
 from gptoss_jax.openai.echoed import Echoed
+from gptoss_jax.openai.writing.spelling import beside
 from gptoss_jax.serve.service import Service
 from gptoss_jax.turns.prompts import ids_of
 
@@ -28,12 +29,14 @@ def _echoed(llm: Any, asked: Asked) -> list[Echoed]:
     prompts = [ids_of(llm, task.prompt) for task in asked.tasks]
     for ids in prompts:
         llm.engine.check(ids, room=int(asked.draws))
-    top = asked.given.get("logprobs")
+    top, sampling = asked.given.get("logprobs"), asked.tasks[0].sampling
+    sampling.validate_for(llm.engine.config.vocab_size)
     if top is None:
         return [Echoed(ids) for ids in prompts]
-    return [_with_logprobs(ids, found) for ids, found in zip(prompts, llm.prompt_logprobs(prompts, top), strict=True)]
+    told = llm.prompt_logprobs(prompts, top, token_ids=sampling.logprob_token_ids)
+    return [_with_logprobs(ids, found) for ids, found in zip(prompts, told, strict=True)]
 
 
 def _with_logprobs(ids: Sequence[int], found) -> Echoed:
-    most = None if found.top_logprobs is None else [None, *found.top_logprobs]
-    return Echoed(ids, [None, *map(float, found.logprobs)], most)
+    most = beside(found.top_logprobs, found.given_logprobs)
+    return Echoed(ids, [None, *map(float, found.logprobs)], None if most is None else [None, *most])

@@ -36,9 +36,10 @@ def test_what_fields_become_is_there(name):
 
 @every_table
 def test_every_option_of_sampling_can_be_said(name):
-    assert {become.partition(".")[2] for become in TABLES[name].becoming if become.startswith("sampling.")} == {
-        *Sampling.__dataclass_fields__
-    }
+    """But for what the protocol has no word for: log-probabilities that are processed, and in Responses those of given ids."""
+    unsaid = {"plain": set(), "responses": {"processed_logprobs", "logprob_token_ids"}}.get(name, {"processed_logprobs"})
+    said = {become.partition(".")[2] for become in TABLES[name].becoming if become.startswith("sampling.")}
+    assert said == {*Sampling.__dataclass_fields__} - unsaid
 
 
 @pytest.mark.parametrize("name", [*REAL, *WHOLE])
@@ -49,7 +50,7 @@ def test_the_ends_of_a_range_are_taken_and_what_lies_beyond_is_not(name):
         with pytest.raises(ValueError, match=f"^{name} must be") as error:
             Sampling(**{name: beyond})
         assert error.value.option == name
-    assert name in {field.name for field in SAMPLING} | {"max_tokens", "logprobs"}
+    assert name in {field.name for field in SAMPLING} | {"max_tokens", "logprobs", "processed_logprobs"}
 
 
 def test_names_that_cannot_be_printed_are_quoted():
