@@ -107,6 +107,10 @@ def test_plain_results():
     assert out["id"] == 7 and out["text"] == "Hello" and out["finish_reason"] == "length" and out["error"] is None
     assert out["tokens"] == [*map(ord, "Hello")] and len(out["logprobs"]) == len(out["top_logprobs"]) == 5
     assert out["usage"] == {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10} and "reasoning" not in out
+    asked = {"logprob_token_ids": [9, 5], "processed_logprobs": 1}
+    out = json.loads(line({"id": 7, "prompt": "Hello", "max_tokens": 5, **asked}))
+    assert [list(one) for one in out["given_logprobs"]] == [["9", "5"]] * 5 and "logprobs" not in out
+    assert len(out["processed_logprobs"]) == len(out["top_processed_logprobs"]) == 5 and min(out["processed_logprobs"]) >= -9999
     out = json.loads(line({"id": "a", "messages": HELLO, "tools": [WEATHER]}))
     assert out["reasoning"] == "hm" and out["tool_calls"][0]["name"] == "get_weather" and out["finish_reason"] == "tool_calls"
     assert not out.keys() & {"tokens", "logprobs", "top_logprobs"}

@@ -13,6 +13,7 @@ from small_vocabulary import small_vocabulary
 from gptoss_jax.engine.requests import Piece, Request
 from gptoss_jax.harmony import continued, parse
 from gptoss_jax.sampling.options import Sampling
+from gptoss_jax.turns.builder import SAID
 from gptoss_jax.turns.completion import CompletionBuilder
 from gptoss_jax.turns.reply import ReplyBuilder
 
@@ -33,14 +34,17 @@ def fed(builder, request, parts, reason):
     for i, part in enumerate(parts):
         numbers = [-float(next(count)) for _ in part]  # tell tokens apart
         last = reason if i == len(parts) - 1 else None
-        out += builder.add(Piece(request, part, numbers, [{token: x} for token, x in zip(part, numbers, strict=True)], last))
+        top, given_ones, best = ([{token: x / by} for token, x in zip(part, numbers, strict=True)] for by in (1, 2, 4))
+        beside = {"given_logprobs": given_ones, "processed_logprobs": [x / 3 for x in numbers], "top_processed_logprobs": best}
+        out += builder.add(Piece(request, part, numbers, top, last, **beside))
         if request.cancelled:
             break
     return out
 
 
 def of_turn(tokenizer, tokens, places, *, stop=(), begun=None, reason="stop", logprobs=1):
-    request = Request([1], Sampling(stop=stop, logprobs=logprobs))
+    beside = {"processed_logprobs": logprobs, "logprob_token_ids": [5] if logprobs else None}
+    request = Request([1], Sampling(stop=stop, logprobs=logprobs, **beside))
     builder = ReplyBuilder(request, tokenizer, begun)
     return fed(builder, request, cut(tokens, places), reason), builder.result()
 
@@ -60,7 +64,7 @@ def check_turn(pieces, reply):
         }
         assert "".join(piece.text for piece in of_it) == message.text
         content = slice(*message.content)
-        for name in ("tokens", "logprobs", "top_logprobs"):
+        for name in ("tokens", *SAID):
             whole = getattr(reply, name)
             joined = [getattr(piece, name) for piece in of_it]
             assert joined == [None] * len(joined) if whole is None else sum(joined, ()) == whole[content]
@@ -115,12 +119,12 @@ def test_pieces_of_any_turn_add_up_to_its_reply(turn, places, stop, begun, reaso
 @given(turns(), PLACES, STOPS, st.sampled_from(["stop", "length"]))
 def test_pieces_of_any_continuation_add_up_to_it(turn, places, stop, reason):
     tokenizer, tokens = turn
-    request = Request([1], Sampling(stop=stop, logprobs=1))
+    request = Request([1], Sampling(stop=stop, logprobs=1, processed_logprobs=1, logprob_token_ids=[5]))
     builder = CompletionBuilder(request, tokenizer)
     *parts, last = [part for part in cut(tokens, places) if part] or [[65]]  # a stop token comes with the reason
     pieces, done = fed(builder, request, [*parts, [], last], reason), builder.result()
     assert "".join(piece.text for piece in pieces) == done.text
-    for name in ("tokens", "logprobs", "top_logprobs"):
+    for name in ("tokens", *SAID):
         assert sum((getattr(piece, name) for piece in pieces), ()) == getattr(done, name)
     read = done.tokens[: -1 if reason == "stop" and not request.cancelled else None]
     whole = tokenizer.decode_bytes(read).decode(errors="replace")

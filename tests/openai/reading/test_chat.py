@@ -108,6 +108,7 @@ def test_further_options():
     assert task.options == {"model_identity": "You are it."} and task.sampling == Sampling(top_k=5, min_p=0.1, max_tokens=7, seed=3)
     assert read().tasks[0].sampling.seed is None
     assert read(Reading(LIVE.defaults, live=True, time_limit=9)).tasks[0].time_limit == 9
+    assert read(logprobs=True, logprob_token_ids=[7, 5]).tasks[0].sampling == Sampling(logprobs=0, logprob_token_ids=[7, 5])
     form = read(structured_outputs={"choice": ["yes", "no"]}).tasks[0].response_format
     assert form == {"type": "choice", "choices": ["yes", "no"]}
     form = read(structured_outputs={"json": {"type": "object"}}).tasks[0].response_format
@@ -132,6 +133,9 @@ def test_further_options():
         ({"temperature": None, "top_p": 2}, "top_p", "top_p must be a number from 0 to 1; got 2"),
         ({"logprobs": 3}, "logprobs", "logprobs must be true or false; got 3; their number is top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "top_logprobs must be a whole number, 0 to 20; got 21"),
+        ({"logprobs": True, "logprob_token_ids": [5, 5]}, "logprob_token_ids", "logprob_token_ids must name each token once; got"),
+        ({"logprobs": True, "logprob_token_ids": "5"}, "logprob_token_ids", "logprob_token_ids must be a sequence of token ids; got '5'"),
+        ({"logprob_token_ids": [5]}, "logprob_token_ids", "logprob_token_ids needs logprobs; ask for them, or remove"),
         ({"reasoning_effort": "none"}, "reasoning_effort", "reasoning_effort must be .*; got 'none'; gpt-oss .* always reasons"),
         ({"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "high"}}, "reasoning_effort", "must be said once"),
         ({"tools": "all"}, "tools", "tools must be a list of function definitions; got 'all'"),

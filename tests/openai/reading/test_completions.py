@@ -74,6 +74,13 @@ def test_what_cannot_be_done_is_refused_by_name(body, field):
     assert refused.value.field == field
 
 
+def test_given_ids_stand_in_the_list_of_log_probabilities():
+    assert read(logprobs=0, logprob_token_ids=[7]).tasks[0].sampling.logprob_token_ids == (7,)
+    assert read(logprob_token_ids=[]).tasks[0].sampling.logprob_token_ids == ()
+    with pytest.raises(Refused, match="logprob_token_ids needs logprobs"):
+        read(logprob_token_ids=[7])
+
+
 def test_forms_and_names():
     assert read(n=2, best_of=2, suffix="", structured_outputs={"regex": "[0-9]+"}).tasks[0].response_format == {
         "type": "regex",

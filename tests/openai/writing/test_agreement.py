@@ -23,6 +23,7 @@ from gptoss_jax.turns.task import Outcome, Task
 
 TOLD = Told("0f", created=5, completed=9, model="m", cached=True)
 REASONS = ("stop", "length", "timeout", "cancelled")
+GIVEN = (66, 67)  # ids whose log-probabilities are asked for
 sizes = st.lists(st.integers(1, 5), min_size=1, max_size=8)
 
 
@@ -39,14 +40,16 @@ def run(builder, request, tokens, cuts, reason) -> tuple:
         at, i = at + len(part), i + 1
         numbers = [-((token % 7) + at) / 8 for token in part]
         tops = [{65: value - 1.0, token: value} for token, value in zip(part, numbers, strict=True)]
-        pieces += builder.add(Piece(request, part, numbers, tops, reason if at >= len(tokens) else None))
+        others = [{other: value - 2.0 for other in (GIVEN[0], token)} for token, value in zip(part, numbers, strict=True)]
+        given_ids = {"given_logprobs": others} if request.sampling.logprob_token_ids else {}
+        pieces += builder.add(Piece(request, part, numbers, tops, reason if at >= len(tokens) else None, **given_ids))
         if request.cancelled:
             break
     return pieces, builder.result()
 
 
-def turn(tokens, cuts, *, reason="stop", logprobs=1, stop=()) -> tuple:
-    request = Request([1], Sampling(logprobs=logprobs, stop=stop))
+def turn(tokens, cuts, *, reason="stop", logprobs=1, stop=(), given_ids=()) -> tuple:
+    request = Request([1], Sampling(logprobs=logprobs, stop=stop, logprob_token_ids=given_ids))
     return run(ReplyBuilder(request, small_vocabulary()), request, tokens, cuts, reason)
 
 
@@ -68,10 +71,13 @@ def told(asked, answers, outcomes, **more) -> list:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.tuples(streams(), sizes, st.sampled_from(REASONS)), min_size=1, max_size=3), st.sampled_from([None, 0, 1]), st.booleans()
+    st.lists(st.tuples(streams(), sizes, st.sampled_from(REASONS)), min_size=1, max_size=3),
+    st.sampled_from([None, 0, 1]),
+    st.sampled_from([(), GIVEN]),
+    st.booleans(),
 )
-def test_chat(turns, logprobs, include_usage):
-    answers = [turn(tokens, cuts, reason=reason, logprobs=logprobs) for tokens, cuts, reason in turns]
+def test_chat(turns, logprobs, given_ids, include_usage):
+    answers = [turn(tokens, cuts, reason=reason, logprobs=logprobs, given_ids=given_ids) for tokens, cuts, reason in turns]
     task = Task(messages="", n=len(answers), sampling=Sampling(logprobs=logprobs))
     outcome = Outcome(task, tuple(whole for _, whole in answers), 7, cached_tokens=3)
     asked = Asked("chat", (task,), {"stream": True, "stream_options": {"include_usage": include_usage}})
@@ -80,6 +86,9 @@ def test_chat(turns, logprobs, include_usage):
     if not include_usage:
         assert streamed.pop("usage") is None and whole.pop("usage")
     assert streamed == json.loads(json.dumps(whole))
+    beside = 2 * (logprobs or 0) + (0 if logprobs is None or not given_ids else 2 - (logprobs or 0))  # each token once, but of two numbers
+    entries = [entry for choice in whole["choices"] if choice["logprobs"] for entry in choice["logprobs"]["content"]]
+    assert all(len(entry["top_logprobs"]) <= beside and bool(entry["top_logprobs"]) == bool(beside) for entry in entries)
 
 
 @settings(max_examples=60, deadline=None)
@@ -122,8 +131,8 @@ def test_stop_strings(text, stop, cuts, endpoint):
         assert whole["choices"][0]["message"]["content"] == reply.text
 
 
-def continuation(tokens, cuts, *, reason="length", logprobs=1, stop=()) -> tuple:
-    request = Request([1], Sampling(logprobs=logprobs, stop=stop))
+def continuation(tokens, cuts, *, reason="length", logprobs=1, given_ids=()) -> tuple:
+    request = Request([1], Sampling(logprobs=logprobs, logprob_token_ids=given_ids))
     return run(CompletionBuilder(request, small_vocabulary()), request, tokens, cuts, reason)
 
 
@@ -131,11 +140,18 @@ ids = st.lists(st.integers(0, 399), max_size=12)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(ids, ids, sizes), min_size=1, max_size=3), st.sampled_from([None, 0, 1]), st.booleans(), st.integers(1, 2))
-def test_completions(prompts, logprobs, echo, n):
+@given(
+    st.lists(st.tuples(ids, ids, sizes), min_size=1, max_size=3),
+    st.sampled_from([None, 0, 1]),
+    st.booleans(),
+    st.integers(1, 2),
+    st.booleans(),
+)
+def test_completions(prompts, logprobs, echo, n, others):
+    given_ids = GIVEN if others else ()
     sampling = Sampling(logprobs=logprobs)
     tasks = tuple(Task(prompt=[1, *prompt], n=n, sampling=sampling) for prompt, _, _ in prompts)
-    answers = [continuation(tokens, cuts, logprobs=logprobs) for _, tokens, cuts in prompts for _ in range(n)]
+    answers = [continuation(tokens, cuts, logprobs=logprobs, given_ids=given_ids) for _, tokens, cuts in prompts for _ in range(n)]
     wholes = [whole for _, whole in answers]
     outcomes = [Outcome(task, tuple(wholes[i * n : i * n + n]), len(task.prompt)) for i, task in enumerate(tasks)]
     asked = Asked("completions", tasks, {"echo": echo, "stream_options": {"include_usage": True}})
