@@ -7,12 +7,14 @@ given, and how memory grew between the first and the last tenth of the requests.
 """
 
 import time
+from typing import Any
 
 from absl import app, flags
 import numpy as np
 
 from benchmarks import child
 import gptoss_jax as gj
+from gptoss_jax.engine.device.programs import Programs
 from gptoss_jax.engine.device.state import Chunk
 from gptoss_jax.engine.sizes import STEPS
 from gptoss_jax.sampling.draw import Sampled
@@ -20,9 +22,10 @@ from gptoss_jax.sampling.options import MAX_LOGPROBS
 
 
 class NoDevice:
-    """Stands in for `Programs`: every token is the same, and rows end when their budget does."""
+    """Stands in for an engine's `Programs`, which are never compiled: every token is the same, and rows end when their budget does."""
 
-    def __init__(self, slots: int):
+    def __init__(self, programs: Programs, slots: int):
+        self._programs = programs
         self._left = np.zeros(slots, np.int64)
         self.eos_token_ids = ()
         shape = (slots, STEPS)
@@ -32,6 +35,9 @@ class NoDevice:
             top_tokens=np.zeros((*shape, MAX_LOGPROBS), np.int32),
             top_logprobs=np.zeros((*shape, MAX_LOGPROBS), np.float32),
         )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._programs, name)
 
     ready = True
 
@@ -66,7 +72,7 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     llm = gj.LLM("nano", slots=given.slots, context=1024)
-    llm.engine.programs = llm.engine._rounds.programs = llm.engine._rounds._steps.programs = NoDevice(given.slots)
+    llm.engine.programs = llm.engine._rounds.programs = llm.engine._rounds._steps.programs = NoDevice(llm.engine.programs, given.slots)
     sampling = gj.Sampling(max_tokens=given.tokens, seed=1, ignore_eos=True)
     rng = np.random.default_rng(0)
     questions = (f"What is {a} + {b}?" for a, b in rng.integers(10, 99, (given.requests, 2)).tolist())
