@@ -119,6 +119,11 @@ def check_type(adapter: Adapter) -> None:
     if not isinstance(adapter, Mapping) or not all(isinstance(name, str) and isinstance(one, Factors) for name, one in adapter.items()):
         got = f"a {type(adapter).__name__}"
         raise ValueError(f"an adapter must be a dictionary of names and Factors; got {got}; make it with adapters.load or adapters.init.")
+    for name, factors in adapter.items():
+        for side, array in (("a", factors.a), ("b", factors.b)):
+            if getattr(array, "ndim", 0) not in (2, 3):
+                got = f"{side} of {quoted(name)} is {quoted(array, 40)}"
+                raise ValueError(f"an adapter's factors must be arrays of two dimensions, or three for experts; {got}; see Factors.")
 
 
 def check(config: Config, adapter: Adapter, what: str = "the adapter") -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptoss_jax.adapters.attaching import terms
-from gptoss_jax.adapters.factors import Adapter, Factors, check
+from gptoss_jax.adapters.factors import MOST_ALPHA, Adapter, Factors, check
 from gptoss_jax.config import Config
 from gptoss_jax.model import beside
 from gptoss_jax.model.beside import Terms
@@ -47,7 +47,8 @@ def fitted(params: Params, config: Config, adapter: Adapter, *, rank: int, targe
         there, got = ", ".join(targets), ", ".join(sorted(outside))
         raise ValueError(f"an adapter must be on matrices that have room, {there}; got {got}; make the LLM with these in adapter_targets.")
     shapes = beside.room(params, config, adapters=1, rank=rank, targets=targets)
-    found = terms(config, host, params.layers[0].moe.gate_up_bias.shape[1] // 2, np)
+    with np.errstate(all="ignore"):  # what overflows is infinite, as on a device
+        found = terms(config, host, params.layers[0].moe.gate_up_bias.shape[1] // 2, np)
     layers = []
     for layer, room in zip(found, shapes, strict=True):
         pairs = {name: zip(layer.get(name, (None, None)), specs, strict=True) for name, specs in room.items()}
@@ -64,8 +65,10 @@ def _on_host(name: str, factors: Factors) -> Factors:
         arrays[side] = np.asarray(array)
         if not jnp.issubdtype(arrays[side].dtype, jnp.floating):
             raise ValueError(f"an adapter's factors must be floating-point; {side} of {name} is {arrays[side].dtype}; convert it.")
-    if isinstance(factors.scale, bool) or not isinstance(factors.scale, int | float | np.number):
-        raise ValueError(f"an adapter's scale must be a number; that of {name} is {quoted(factors.scale)}; pass alpha / rank.")
+    number = isinstance(factors.scale, int | float | np.number) and not isinstance(factors.scale, bool)
+    if not number or not abs(factors.scale) <= MOST_ALPHA:
+        most = f"{MOST_ALPHA:g} at most"
+        raise ValueError(f"an adapter's scale must be a number, {most}; that of {name} is {quoted(factors.scale)}; pass alpha / rank.")
     return factors.replace(**arrays)
 
 

@@ -208,7 +208,9 @@ class Engine:
         So no two threads dispatch, and a long work stands in nobody's way. What it raises is raised here. To be compiled before.
         """
         self.check_awake()
-        job = Job(dispatches)
+        return self._work(Job(dispatches))
+
+    def _work(self, job: Job) -> Any:
         if self._several:  # in step with the other processes
             while not job.advance():
                 pass
@@ -240,13 +242,14 @@ class Engine:
         self._between_rounds(lambda: self._adapters.detach(name))
 
     def _between_rounds(self, do: Callable[[], Any]) -> Any:
-        """What comes of a call in the engine's thread."""
+        """What comes of a call in the engine's thread, also while it sleeps."""
 
         def once() -> Generator[None, None, Any]:
             yield from ()
             return do()
 
-        return self.work(once())
+        self._thread.check_process()
+        return self._work(Job(once()))
 
     def terms_of(self, name: str | None) -> int | None:
         """Which of the terms beside `programs.joined` are an adapter's: -1 for no name; None where there is no room for any.

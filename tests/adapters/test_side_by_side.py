@@ -252,7 +252,11 @@ def test_what_does_not_fit_is_refused_and_disturbs_nothing():
         (None, "an adapter must be a dictionary of names and Factors; got a NoneType"),
         ([1], "an adapter must be a dictionary of names and Factors; got a list"),
         (whole, "an adapter's factors must be floating-point; a of layers.0.q_proj is int32"),
-        ({name: f.replace(scale="x") for name, f in fits.items()}, "an adapter's scale must be a number; that of layers.0.q_proj is 'x'"),
+        ({name: f.replace(scale="x") for name, f in fits.items()}, "scale must be a number, 1e.09 at most; that of layers.0.q_proj is 'x'"),
+        ({name: f.replace(scale=10**400) for name, f in fits.items()}, "scale must be a number, .* is a whole number of some 401 digits"),
+        ({name: f.replace(scale=float("nan")) for name, f in fits.items()}, "an adapter's scale must be a number, .* is nan"),
+        ({"layers.0.q_proj": adapters.Factors([[1.0]], None)}, "factors must be arrays of two dimensions, .*; a of 'layers.0.q_proj' is"),
+        ({"layers.0.q_proj": adapters.Factors(np.zeros(3), np.zeros((3, 3)))}, "factors must be arrays of two dimensions"),
     ):
         with pytest.raises(ValueError, match=words) as error:
             llm.attach("b", adapter)

@@ -64,7 +64,7 @@ class Programs:
         self._number = 0  # of updates, or the last version that was one
         self.partition, self._place = params.partition, sharding.home(params.partition, params)
         self.cache_dtype = pages_dtype(cache_dtype, params.embedding.dtype)
-        self.room, self._joined = room, None
+        self.room = room
         self._state: State | None = None
         self._compiled: dict[str, Callable] = {}
         self._constants: dict[str, jax.Array] = {}
@@ -85,12 +85,7 @@ class Programs:
     @property
     def joined(self) -> Params:
         """The params as programs take them: with the terms of adapters beside them where there is room for any."""
-        if self.room is None:
-            return self.params
-        params, writes = self.params, self.room.writes  # before what is made of them: others than the engine's thread may ask, too
-        if self._joined is None or self._joined[0] is not params or self._joined[1] != writes:
-            self._joined = params, writes, self.room.beside(params)
-        return self._joined[2]
+        return self.params if self.room is None else self.room.beside(self.params)
 
     def like(self) -> dict[str, tuple]:
         """What the programs that read and draw are called with, without the numbers."""
@@ -131,7 +126,9 @@ class Programs:
         """
         params = named.substitute(self.params, new)
         self._number = version if isinstance(version, int) else self._number + 1
-        self.params, self.version, self._joined = params, self._number if version is None else version, None
+        self.params, self.version = params, self._number if version is None else version
+        if self.room is not None:
+            self.room.forget()
         return self.version
 
     def renew(self) -> None:

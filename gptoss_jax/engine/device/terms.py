@@ -41,7 +41,8 @@ class Room:
         self._specs, self._tree = jax.tree.flatten(room, is_leaf=is_spec)
         self._arrays: list[jax.Array] = []
         self._compiled: dict[tuple, Callable] = {}
-        self.writes = 0  # so far
+        self._writes = 0  # so far
+        self._joined: tuple[Params, int, Params] | None = None  # what was asked for last
 
     @classmethod
     def of(cls, params: Params, config: Config, adapters: int, rank: int, targets: Collection[str] | None) -> "Room | None":
@@ -74,7 +75,14 @@ class Room:
 
     def beside(self, params: Params) -> Params:
         """The params with the terms beside them; which of them a row of a batch takes is for a program to say, see `beside.take`."""
-        return beside.join(params, self.terms)
+        writes, joined = self._writes, self._joined  # before what is made of them: any thread may ask, in the middle of a change too
+        if joined is None or joined[0] is not params or joined[1] != writes:
+            self._joined = joined = params, writes, beside.join(params, self.terms)
+        return joined[2]
+
+    def forget(self) -> None:
+        """Lets go of the params that terms were put beside."""
+        self._joined = None
 
     @property
     def terms(self) -> Terms:
@@ -83,6 +91,7 @@ class Room:
     def write(self, place: int, terms: Terms) -> None:
         """Puts an adapter's terms, NumPy arrays like one place of the room's, into a place that no row takes."""
         at = sharding.put(np.int32(place), self._home)
+        self.forget()
         try:
             for i, (spec, new) in enumerate(zip(self._specs, jax.tree.leaves(terms), strict=True)):
                 own = sharding.put(new.astype(spec.dtype), self._home, spec.axes[1:])
@@ -90,7 +99,7 @@ class Room:
                 self._arrays[i] = self._write_of(array, spec)(array, own, at)  # one at a time: there is never twice the room
                 del array
         finally:
-            self.writes += 1
+            self._writes += 1
 
     def _write_of(self, array: jax.Array, spec: Spec) -> Callable:
         key = spec.shape, spec.axes
