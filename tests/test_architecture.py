@@ -43,8 +43,9 @@ KERNELS = {"model", "engine", "weights", "adapters", "plan"}  # wings that may c
 JAX = {"jax", "jaxlib", "flax", "chex", "optax", "orbax"}
 NO_JAX = (
     "quoting", "keywords", "strict_json", "config", "tokenizer", "sampling.options", "sampling.ids", "engine.requests", "engine.pages",
-    "engine.live", "engine.prompt_routes", "engine.metrics", "engine.adapters", "engine.hooks", "weights.locate", "weights.safetensors", "schemas",
-    "harmony", "grammar", "turns", "openai", "serve.app", "serve.endpoints", "serve.connections", "model_flags",
+    "engine.live", "engine.prompt_routes", "engine.metrics", "engine.adapters", "engine.hooks", "model.sites",
+    "weights.locate", "weights.safetensors", "schemas", "harmony", "grammar", "turns", "openai", "serve.app", "serve.endpoints",
+    "serve.connections", "model_flags",
 )  # fmt: skip
 SEE_MESSAGES_AND_ARRAYS = {"llm", "llm.llm", "llm.asking", "llm.adapting", "llm.living", "chat", "batch.__main__", "serve.__main__"}
 JITS = {

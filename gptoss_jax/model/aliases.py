@@ -107,6 +107,11 @@ def here(name: str, value: Any) -> Any:
     return value.transpose([axes.index(i) for i in range(len(axes))])
 
 
+def reorders(name: str) -> bool:
+    """Whether axes have another order under a name."""
+    return _split(name)[0] in AXES
+
+
 def why_absent(name: str) -> str:
     """Why a name or a pattern of TransformerLens is no site here; "" where it is none of its names."""
     return next((why for absent, why in ABSENT.items() if fnmatch.fnmatchcase(name, absent)), "") if is_alias(name) else ""

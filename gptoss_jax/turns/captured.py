@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gptoss_jax.engine.hooks.hook import Capturing, Hook, Sink, means
+from gptoss_jax.engine.hooks.hook import Capturing, Hook, Sink
 
 
 class Captured:
@@ -24,7 +24,7 @@ class Captured:
         """Takes what comes next, up to a position. Raises what a sink raises."""
         for name, (start, array) in new.items():
             array = array[: max(0, end - start)]
-            one = next(one for one in self._hook.captures if any(means(pattern, name) for pattern in one.names))
+            one = next(inside.kept[name][1] for inside in self._hook.found.values() if name in inside.kept)
             if one.to is None:
                 self._arrays.setdefault(name, []).append(array)
             elif len(array):

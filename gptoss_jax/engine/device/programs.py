@@ -158,9 +158,8 @@ class Programs:
 
     def read_hooked(self, blocks: tuple[np.ndarray, ...], hook: OfHook, given: tuple) -> tuple[jax.Array | None, dict[str, jax.Array]]:
         """As `read`, with a hook, of which the rows are `given` something (`hooked.Given`); also what it keeps of every token."""
-        arguments = self._blocks(*blocks), self._put(Given(*given), given_axes(given))
-        self._state, routes, kept = hook.read(self.joined, self._state, *arguments)
-        return routes, kept
+        self._state, *told = hook.read(self.joined, self._state, self._blocks(*blocks), self._put(Given(*given), given_axes(given)))
+        return tuple(told)
 
     def place(
         self,
@@ -196,8 +195,7 @@ class Programs:
 
         With a `hook` those that have it, which are `given` something (`hooked.Given`), and all others are held.
         """
-        columns = ("batch", None)
-        flags = {"dropped": dropped, "held": held, "resumed": resumed, "single": single, "masked": masked}
+        flags, columns = {"dropped": dropped, "held": held, "resumed": resumed, "single": single, "masked": masked}, ("batch", None)
         cache = self._state.cache.replace(full_table=self._put(full_table, columns), ring_table=self._put(ring_table, columns))
         orders = Orders(
             limit=self._put(np.int32(limit)),
@@ -206,10 +204,8 @@ class Programs:
             forced=self._constants["forced"] if forced is None else self._put(forced, columns),
         )
         arguments = self.joined, self._state.replace(cache=cache), orders
-        if hook is None:
-            self._state, chunk = self._compiled["decode"](*arguments)
-        else:
-            self._state, chunk = hook.decode(*arguments, self._put(Given(*given), given_axes(given)))
+        run, more = (self._compiled["decode"], ()) if hook is None else (hook.decode, (self._put(Given(*given), given_axes(given)),))
+        self._state, chunk = run(*arguments, *more)
         return chunk
 
     def fetch(self, results: Any) -> Any:

@@ -9,14 +9,12 @@ Which sites, and functions by their identity, make other programs (`kinds.Kind`)
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
-import fnmatch
 import itertools
 import numbers
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from gptoss_jax.model.sites import site_of
 from gptoss_jax.quoting import quoted
 
 Tokens = Literal["all", "prompt", "generated"] | int
@@ -172,12 +170,6 @@ def hook_of(hook: object) -> Hook | None:
             "forward: pass patching({name: function})."
         )
     return hook if hook.captures or hook.changes else None
-
-
-def means(pattern: str, name: str) -> bool:
-    """Whether a name or a pattern means this site; one that is computed on request is meant by its own last word only."""
-    own = lambda name: name.rpartition(".")[2]
-    return fnmatch.fnmatchcase(name, pattern) and (not site_of(name).on_request or own(name) == own(pattern))
 
 
 def span(tokens: Tokens, prompt: int) -> tuple[int, int]:

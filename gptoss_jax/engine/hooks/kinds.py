@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from gptoss_jax.config import Config
-from gptoss_jax.engine.hooks.hook import END, Capturing, Changing, Hook, Tokens, means, span
-from gptoss_jax.model.sites import AFTER, SITES, site_of, sites
+from gptoss_jax.engine.hooks.hook import END, Capturing, Changing, Hook, Tokens, span
+from gptoss_jax.model import aliases
+from gptoss_jax.model.sites import AFTER, site_of, sites
 from gptoss_jax.quoting import quoted, said
 
 Change = Callable[[Any], Any]
@@ -57,23 +58,26 @@ class Inside:
       kind: which programs.
       data: of each step, the new values that a row has.
       changed: of each step, which tokens.
-      kept: of each site that is kept, which tokens.
-      written: whether some of that goes anywhere but into the result.
+      kept: of each name that was asked for, which may be one of TransformerLens', its site and who asked.
     """
 
     kind: Kind
     data: tuple[np.ndarray | None, ...]
     changed: tuple[Tokens, ...]
-    kept: dict[str, Tokens]
-    written: bool
+    kept: dict[str, tuple[str, Capturing]]
+
+    @property
+    def written(self) -> bool:
+        """Whether some of what is kept goes anywhere but into the result."""
+        return any(one.to is not None for _, one in self.kept.values())
 
     def spans(self, prompt: int) -> np.ndarray:  # [steps, 2] int32
         """From which position on each step changes tokens, and before which, where the prompt has so many."""
         return np.array([span(tokens, prompt) for tokens in self.changed], np.int32).reshape(-1, 2)
 
     def ranges(self, prompt: int) -> dict[str, tuple[int, int]]:
-        """Which positions of each site are kept."""
-        return {name: span(tokens, prompt) for name, tokens in self.kept.items()}
+        """Which positions are kept, by the name that was asked for."""
+        return {name: span(one.tokens, prompt) for name, (_, one) in self.kept.items()}
 
     def digest(self, prompt: int) -> bytes:
         """Of all values that a row has: equal ones change a token in the same way."""
@@ -112,19 +116,19 @@ def inside_of(hook: Hook, config: Config, context: int) -> Inside:
 
 def _inside(hook: Hook, config: Config, context: int) -> Inside:
     names = sites(config, on_request=True)
-    kept: dict[str, Capturing] = {}
+    kept: dict[str, tuple[str, Capturing]] = {}
     for one in hook.captures:
         for pattern in one.names:
-            for name in _matching(names, pattern):
-                before = kept.setdefault(name, one)
-                if before is not one:
+            for name, site in _matching(names, pattern):
+                before = kept.setdefault(name, (site, one))
+                if before[1] is not one:
                     raise ValueError(f"a site can be captured once; got {name} in two captures; leave one out, or widen its tokens.")
     steps = [_step(one, _matching(names, one.name), config, context) for one in hook.changes]
-    captures = tuple(name for name in names if name in kept)
+    sites_kept = {site for site, _ in kept.values()}
+    captures = tuple(name for name in names if name in sites_kept)
     data = tuple(_data(one, step) for one, step in zip(hook.changes, steps, strict=True))
     changed = tuple(one.tokens for one in hook.changes)
-    tokens, written = {name: kept[name].tokens for name in captures}, any(one.to is not None for one in hook.captures)
-    return Inside(Kind(captures, tuple(steps)), data, changed, tokens, written)
+    return Inside(Kind(captures, tuple(steps)), data, changed, kept)
 
 
 def touches(span: tuple[int, int], first: int, last: int) -> bool:
@@ -132,17 +136,23 @@ def touches(span: tuple[int, int], first: int, last: int) -> bool:
     return max(span[0], first) < min(span[1], last, END)
 
 
-def _matching(names: list[str], pattern: str) -> tuple[str, ...]:
-    found = [name for name in names if means(pattern, name)]
-    if not found:
-        known = list(dict.fromkeys([*names, *(site.replace("{i}", "0") for site in SITES)]))
-        near = ", ".join(difflib.get_close_matches(pattern[:100], known, n=3, cutoff=0))
-        raise ValueError(f"no site is named {quoted(pattern, 60)}; similar names are {near}; sites(config) lists all.")
-    return tuple(found)
+def _matching(names: list[str], pattern: str) -> list[tuple[str, str]]:
+    """Names that a pattern means, and the site of each."""
+    found = [(one, name) for name in names for one in aliases.meant(pattern, name, named=site_of(name).on_request)]
+    if found:
+        return found
+    if why := aliases.why_absent(pattern):
+        raise ValueError(f"a name of TransformerLens must be that of a site; got {quoted(pattern)}; {why}.")
+    known = [*names, *(site.replace("{i}", "0") for site in aliases.TRANSFORMER_LENS)]
+    near = ", ".join(difflib.get_close_matches(pattern, known, n=3, cutoff=0))
+    raise ValueError(f"no site is named {quoted(pattern)}; similar names are {near}; sites(config) lists all.")
 
 
-def _step(one: Changing, names: tuple[str, ...], config: Config, context: int) -> Step:
-    for name in names:
+def _step(one: Changing, found: list[tuple[str, str]], config: Config, context: int) -> Step:
+    names = tuple(dict.fromkeys(site for _, site in found))
+    for asked, name in found:
+        if aliases.reorders(asked):
+            raise ValueError(f"{asked} has its axes in another order, which changes of one token have not; pass {name}.")
         if site_of(name).fixed:
             raise ValueError(f"{name} can be looked at, not patched; patch attention.sink_mass or attention.pattern instead.")
         if one.operation != "call":

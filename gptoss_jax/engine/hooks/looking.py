@@ -66,7 +66,8 @@ class Looking:
             a = max(first, begin)
             b = max(a, min(end, until))
             if a < b or all_names:
-                found[name] = (a, values[name][a - start : b - start].copy())  # the whole of a dispatch is let go
+                site, _ = self.inside.kept[name]
+                found[name] = (a, values[site][a - start : b - start].copy())  # the whole of a dispatch is let go
         return found or None
 
 
