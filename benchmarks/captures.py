@@ -2,10 +2,15 @@
 
     python -m benchmarks.captures --checkpoint=DIR --batch=1,4 --tokens=256
     python -m benchmarks.captures --preset=gpt-oss-20b --layers=4      # random weights
+    python -m benchmarks.captures --checkpoint=DIR --batch=1,8 --tokens=64 --generate=128
 
-A site that the model computes anyway costs what its copy costs; one on request is computed beside it. Ratios are medians of pairs.
+With --generate it is a generation of so many tokens after prompts of --tokens, whose requests have a hook (`gptoss_jax.capturing`), beside
+one whose requests have none; programs are compiled before. A site that the model computes anyway costs what its copy costs; one on request
+is computed beside it. Ratios are medians of pairs.
 """
 
+from collections.abc import Callable, Iterator
+import itertools
 import json
 import statistics
 import time
@@ -17,8 +22,11 @@ import numpy as np
 
 from benchmarks import device, random_model
 from checkpoints.synthesize import PRESETS
+from gptoss_jax.engine.hooks.hook import Hook, capturing
+from gptoss_jax.llm.llm import LLM
 from gptoss_jax.model.hooks import capture
 from gptoss_jax.model.transformer import forward
+from gptoss_jax.sampling.options import Sampling
 from gptoss_jax.weights import loading
 
 KEPT = {
@@ -43,6 +51,23 @@ def ratio(plain, looking, *args, pairs: int) -> float:
     return statistics.median(seconds(looking) / seconds(plain) for _ in range(pairs))
 
 
+DRAWN = {
+    "residual streams": capturing("layers.*.residual_post"),
+    "residual streams of what is drawn": capturing("layers.*.residual_post", tokens="generated"),
+    "residuals, routers, experts": capturing(KEPT["residuals, routers, experts"]),
+}
+
+
+def generating(llm: LLM, tokens: np.ndarray, count: int, first: Iterator[int], hook: Hook | None) -> Callable[[], None]:
+    """A generation of `count` tokens after each row of tokens, which has another first id each time: no kept prefix is met."""
+
+    def run() -> None:
+        prompts = [[next(first) % llm.model.config.vocab_size, *row] for row in tokens[:, 1:].tolist()]
+        llm.generate(prompts, Sampling(temperature=0, max_tokens=count, ignore_eos=True), hook=hook)
+
+    return run
+
+
 def define_flags(to: flags.FlagValues) -> None:
     """Adds this program's flags to a set of them."""
     flags.DEFINE_string("checkpoint", None, "A checkpoint directory, or 'nano'.", to)
@@ -50,6 +75,7 @@ def define_flags(to: flags.FlagValues) -> None:
     flags.DEFINE_integer("layers", 4, "With --preset: so many of its layers.", lower_bound=1, flag_values=to)
     flags.DEFINE_list("batch", ["1"], "Numbers of rows.", to)
     flags.DEFINE_integer("tokens", 256, "Tokens of a row.", lower_bound=1, flag_values=to)
+    flags.DEFINE_integer("generate", 0, "Tokens to draw; 0 for a forward pass.", lower_bound=0, flag_values=to)
     flags.DEFINE_integer("pairs", 7, "Pairs of runs.", lower_bound=1, flag_values=to)
 
 
@@ -65,15 +91,24 @@ def main(argv: list[str], given: flags.FlagValues = flags.FLAGS) -> int:
         model = loading.load(given.checkpoint, progress=False)
         config, params = model.config, model.params
     call = lambda fn: jax.jit(lambda params, tokens: fn(params, config, tokens))
-    results = []
-    print("time of a pass that keeps sites, in times of one that keeps none")
+    results, first = [], itertools.count()
+    print(f"time of a {'generation' if given.generate else 'pass'} that keeps sites, in times of one that keeps none")
     for batch in map(int, given.batch):
-        tokens = jnp.asarray(np.random.default_rng(0).integers(0, config.vocab_size, (batch, given.tokens), np.int32))
-        plain = call(forward)
-        for name, sites in KEPT.items():
-            times = ratio(plain, call(capture(forward, sites)), params, tokens, pairs=given.pairs)
-            print(f"batch {batch:3}  {name:28} {times:.3f}", flush=True)
-            results.append({"batch": batch, "tokens": given.tokens, "kept": name, "ratio": times} | device.about())
+        tokens = np.random.default_rng(0).integers(0, config.vocab_size, (batch, given.tokens), np.int32)
+        if given.generate:
+            llm = LLM(loading.Model(config, params, None), slots=batch, context=given.tokens + given.generate)
+            run = lambda hook, llm=llm, tokens=tokens: generating(llm, tokens, given.generate, first, hook)
+            pairs, arguments = {name: (run(None), run(hook)) for name, hook in DRAWN.items()}, ()
+        else:
+            pairs, arguments = (
+                {name: (call(forward), call(capture(forward, sites))) for name, sites in KEPT.items()},
+                (params, jnp.asarray(tokens)),
+            )
+        for name, pair in pairs.items():
+            times = ratio(*pair, *arguments, pairs=given.pairs)
+            print(f"batch {batch:3}  {name:34} {times:.3f}", flush=True)
+            asked = {"batch": batch, "tokens": given.tokens, "generate": given.generate}
+            results.append(asked | {"kept": name, "ratio": times} | device.about())
     for result in results:
         print(json.dumps(result))
     return 0

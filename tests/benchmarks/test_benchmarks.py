@@ -206,5 +206,7 @@ def test_the_cost_of_looking_is_told_for_every_kind_of_site(smallest, capsys):
     assert run(captures, "--preset=tiny", "--layers=2", "--tokens=8", "--pairs=1") == 0
     told = results(capsys)
     assert [one["kept"] for one in told] == list(captures.KEPT) and all(one["ratio"] > 0 for one in told)
+    assert run(captures, "--preset=tiny", "--layers=2", "--tokens=8", "--generate=3", "--pairs=1") == 0
+    assert [one["kept"] for one in results(capsys)] == list(captures.DRAWN)
     with pytest.raises(app.UsageError, match="either --checkpoint or --preset"):
         run(captures)

@@ -20,7 +20,7 @@ from gptoss_jax.engine.device.state import COLUMNS, ROW, Blocks, Chunk, Orders, 
 from gptoss_jax.engine.hooks.kinds import Kind
 from gptoss_jax.model import beside
 from gptoss_jax.model.params import Params
-from gptoss_jax.model.transformer import decode_step
+from gptoss_jax.model.transformer import decode_step, extend
 from gptoss_jax.parallel.sharding import Partition, constrain
 from gptoss_jax.sampling import reported
 from gptoss_jax.sampling import state as sampling_state
@@ -47,7 +47,7 @@ def read(
     params = beside.take(params, blocks.adapter)
     view = state.cache.replace(full_table=blocks.full_table, ring_table=blocks.ring_table, length=blocks.start)
     recorder = Recorder(config, routed)
-    run, logits = hooked.reading(kind)
+    run, logits = hooked.reading(kind, extend)
     positions = blocks.start[:, None] + jnp.arange(blocks.tokens.shape[1], dtype=jnp.int32)[None, :]
     run = hooked.looking(run, kind, given, positions, logits=logits)
     (_, view), kept = run(params, config, view, blocks.tokens, blocks.count, hook=recorder.hook)

@@ -16,7 +16,7 @@ from gptoss_jax.engine.hooks.kinds import LAST_ONLY, Kind, Step, dtype_of, shape
 from gptoss_jax.model import hooks
 from gptoss_jax.model.cache import Cache
 from gptoss_jax.model.params import Params
-from gptoss_jax.model.transformer import extend, unembed
+from gptoss_jax.model.transformer import unembed
 from gptoss_jax.quoting import said
 
 
@@ -48,17 +48,17 @@ def looking(fn: Callable, kind: Kind | None, given: Given | None, positions: jax
     return hooks.capture(fn, kind.captures) if kind.captures else lambda *args, **options: (fn(*args, **options), {})
 
 
-def reading(kind: Kind | None) -> tuple[Callable, bool]:
+def reading(kind: Kind | None, extend: Callable) -> tuple[Callable, bool]:
     """What reads a prompt: `extend`, or for a kind that keeps the last norm or the logits what goes as far; and whether it does."""
     if kind is None or not set(LAST_ONLY) & set(kind.captures):
         return extend, False
-    return _to_the_logits, True
 
+    def to_the_logits(params: Params, config: Config, *args, hook: hooks.Hook | None = None) -> tuple[jax.Array, Cache]:
+        x, cache = extend(params, config, *args, hook=hook)
+        unembed(params, config, x, hook=hook)
+        return x, cache
 
-def _to_the_logits(params: Params, config: Config, *args, hook=None) -> tuple[jax.Array, Cache]:
-    x, cache = extend(params, config, *args, hook=hook)
-    unembed(params, config, x, hook=hook)
-    return x, cache
+    return to_the_logits, True
 
 
 def empty(kind: Kind | None, config: Config, cache: Cache, rows: int, steps: int) -> dict[str, jax.Array]:

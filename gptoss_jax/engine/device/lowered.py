@@ -41,7 +41,9 @@ _NO_MATTER = (  # a program is traced for the device that its arrays lie on
     "jax_default_device",
 )  # fmt: skip
 
-_MAKERS = ("config", "model", "sampling", "parallel.sharding", "engine.device.decode", "engine.device.state", "engine.device.routes")
+_MAKERS = (
+    "config", "model", "sampling", "parallel.sharding", *(f"engine.device.{name}" for name in ("decode", "hooked", "routes", "state")),
+)  # fmt: skip
 _log = logging.getLogger(__name__)
 
 
