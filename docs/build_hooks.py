@@ -9,6 +9,7 @@ import re
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 
+from gptoss_jax.model.aliases import TRANSFORMER_LENS, names_of
 from gptoss_jax.model.sites import SITES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +39,7 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     markdown = markdown.replace("```python\n>>>", "```pycon\n>>>")
     markdown = markdown.replace("<!-- table of sites -->", sites_table())
+    markdown = markdown.replace("<!-- table of aliases -->", aliases_table())
     markdown = markdown.replace("<!-- list of notebooks -->", _notebooks(page, files))
     return _relinked(markdown, page, files)
 
@@ -52,6 +54,14 @@ def sites_table() -> str:
     for name, site in SITES.items():
         notes = ["on request"] * site.on_request + ["not patched"] * site.fixed
         rows.append(f"| `{name}` | `{site.shape}` | {site.meaning} | {', '.join(notes)} |")
+    return "\n".join(rows)
+
+
+def aliases_table() -> str:
+    """The table of TransformerLens' names, as Markdown."""
+    rows = ["| in TransformerLens | here |", "|---|---|"]
+    for site in dict.fromkeys(TRANSFORMER_LENS.values()):
+        rows.append(f"| {', '.join(f'`{name}`' for name in names_of(site))} | `{site}` |")
     return "\n".join(rows)
 
 

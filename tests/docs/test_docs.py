@@ -24,7 +24,7 @@ from checkpoints.nano_evaluation import table
 import gptoss_jax as gj
 from gptoss_jax import adapters, harmony
 from gptoss_jax.model import hooks, sites, transformer
-from gptoss_jax.research import activations, display, lenses, patching, plots
+from gptoss_jax.research import activations, display, lenses, patching, plots, sae
 import pallas_kernels.attention
 import pallas_kernels.moe
 
@@ -42,7 +42,8 @@ SHOWN = {
     "functions": (gj.forward, transformer.extend, transformer.prefill, transformer.decode_step),
     "hooks": (gj.capture, gj.patch, gj.select, gj.substitute, hooks.add, hooks.force_experts, hooks.layers_of, sites.Site),
     "adapters": (adapters.init, adapters.attach, adapters.merge, adapters.load, adapters.save, adapters.Factors),
-    "lenses": (lenses.logit_lens, lenses.expert_load, lenses.sink_mass_by_head),
+    "lenses": (lenses.logit_lens, lenses.expert_load, lenses.sink_mass_by_head, lenses.direct_logit_attribution, lenses.Attribution),
+    "sae": (sae.SAE, sae.load, sae.save, sae.encode, sae.clamp, sae.steer),
     "patching": (patching.grid, patching.estimate, patching.Effects, patching.logit_difference),
     "activations": (activations.Folder, activations.Writer, activations.read, activations.save),
     "plots": (plots.plot_logit_lens, plots.plot_patching, plots.token_strip, plots.TokenStrip, display.treescope),
