@@ -1,4 +1,6 @@
-"""What a researcher asks of the model beside generation: log-probabilities of given tokens, lenses on captured values, plots.
+"""What a researcher asks of the model beside generation, a room or a file for each: log-probabilities of given tokens (`scoring`, which
+drives the engine's programs), lenses on captured values, patches over a grid (`patching`), sparse autoencoders (`sae`).
 
-Imports `model` and the engine's programs; `plots` takes host arrays. Knows token ids, no messages.
+Knows token ids, no messages. `plots` draws host arrays, `activations` keeps them on a disk, `display` shows trees in notebooks; what these
+need (Matplotlib, Treescope) is imported where it is used.
 """

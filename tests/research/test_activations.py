@@ -225,6 +225,20 @@ def test_folders_that_are_none(tmp_path):
     assert (tmp_path / "other/file").read_text() == "mine"
 
 
+def test_files_that_were_removed_are_not_written_to_nowhere(tmp_path):
+    with Folder(tmp_path) as folder:
+        folder.write("x", 0, ROWS)
+        (tmp_path / "0/x.npy").unlink()
+        with pytest.raises(FileNotFoundError, match=r"x of request 0 must be written to .* was removed"):
+            folder.write("x", 7, ROWS)
+
+
+@pytest.mark.parametrize("key", [True, 10**5000, 1.0, -(2**70)], ids=["bool", "huge", "float", "low"])
+def test_keys_that_are_no_number_of_a_request(tmp_path, key):
+    with Folder(tmp_path) as folder, pytest.raises(ValueError, match="a request's key must be a file's name"):
+        folder.request(key)
+
+
 def test_one_writer_at_a_time_and_none_when_it_is_closed(tmp_path):
     folder = Folder(tmp_path)
     with pytest.raises(ValueError, match="one writer"):
@@ -284,6 +298,10 @@ def test_files_and_values_that_are_none(tmp_path):
             save(tmp_path / "x.npz", values)
     with pytest.raises(ValueError, match=r"x must hold numbers .*; got 'object'"):
         save(tmp_path / "x.npz", {"x": np.array([None])})
+    with pytest.raises(ValueError, match=r"x must be an array; got \[\[1\], \[2, 3\]\]"):
+        save(tmp_path / "x.npz", {"x": [[1], [2, 3]]})
+    with pytest.raises(ValueError, match=r"path must name a file or a folder; got 'a"):
+        load("a\0b")
     with pytest.raises(ValueError, match=r"path must end with \.npz; got '.*x\.npy'"):
         save(tmp_path / "x.npy", {"x": ROWS})
     (tmp_path / "no.npz").write_bytes(b"PK\3\4 and no more")

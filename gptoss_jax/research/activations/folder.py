@@ -2,8 +2,11 @@
 
 from collections import OrderedDict
 import dataclasses
+import errno
 import fcntl
 import json
+import math
+import numbers
 import os
 from pathlib import Path
 import threading
@@ -56,7 +59,8 @@ class Folder:
 
     def request(self, key: str | int) -> "Writer":
         """What takes the rows of one request; `key` names its folder."""
-        return Writer(self, layout.named("a request's key", str(key) if type(key) is int else key))
+        number = isinstance(key, numbers.Integral) and not isinstance(key, bool) and -(2**63) <= key < 2**63
+        return Writer(self, layout.named("a request's key", str(key) if number else key))
 
     def write(self, name: str, start: int, array: np.ndarray) -> None:
         """`Writer.write` of a request "0", where there is but one."""
@@ -111,8 +115,8 @@ class Folder:
     def _append(self, kept: layout.Rows, array: np.ndarray) -> None:
         """Rows first, then the header that counts them; a fault in between leaves the old count."""
         descriptor, header = self._descriptor(kept), kept.header(kept.rows + len(array))
-        data = memoryview(np.ascontiguousarray(array)).cast("B") if array.size else b""
-        layout.write_all(descriptor, data, len(header) + kept.rows * kept.dtype.itemsize * int(np.prod(kept.shape, dtype=np.int64)))
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        layout.write_all(descriptor, data, len(header) + kept.rows * kept.dtype.itemsize * math.prod(kept.shape))
         layout.write_all(descriptor, header, 0)
         kept.rows += len(array)
 
@@ -123,7 +127,10 @@ class Folder:
                 os.close(self._open.popitem(last=False)[1])
             self._open[kept.path] = os.open(kept.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o666)
         self._open.move_to_end(kept.path)
-        return self._open[kept.path]
+        descriptor = self._open[kept.path]
+        if not os.fstat(descriptor).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, f"{kept.path} was removed")
+        return descriptor
 
 
 @dataclasses.dataclass(frozen=True)

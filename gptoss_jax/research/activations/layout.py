@@ -38,7 +38,7 @@ class Rows:
 
 
 def path_of(path: object) -> Path:
-    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in str(path):
         raise ValueError(f"path must name a file or a folder; got {quoted(path)}; pass a string or a Path.")
     return Path(path)
 
@@ -64,11 +64,15 @@ def token_of(start: object) -> int:
     return first
 
 
-def checked(name: str, array: object) -> np.ndarray:
+def array_of(name: str, array: object) -> np.ndarray:
     try:
-        array = np.asarray(array)
+        return np.asarray(array)
     except Exception as error:  # of a list that is none, or of a device
-        raise ValueError(f"{name} must be an array [rows, ...]; got {quoted(array, 60)} ({said(error)}); pass NumPy's.") from error
+        raise ValueError(f"{name} must be an array; got {quoted(array, 60)} ({said(error)}); pass NumPy's.") from error
+
+
+def checked(name: str, array: object) -> np.ndarray:
+    array = array_of(name, array)
     check_kind(name, array.dtype)
     if array.ndim == 0:
         raise ValueError(f"{name} must be an array [rows, ...]; got one number; pass array[None] for a row.")

@@ -26,7 +26,7 @@ def save(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
         raise ValueError(f"values must be arrays by name, one at least; got {quoted(values, 60)}; pass what capture returned.")
     for name, value in values.items():
         layout.named("a name", name)
-        layout.check_kind(name, getattr(value, "dtype", None) or np.asarray(value).dtype)
+        layout.check_kind(name, value.dtype if hasattr(value, "dtype") else layout.array_of(name, value).dtype)
     temporary = path.with_name(f".{path.name[: layout.LONGEST]}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
