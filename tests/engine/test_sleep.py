@@ -238,6 +238,7 @@ def test_cache_and_programs_are_given_back_and_the_bits_are_the_same_afterwards(
 
 @pytest.mark.thorough
 def test_programs_that_another_engine_runs_stay():
+    gc.collect()  # of engines of other tests
     one, other = make(), make()
     wanted = everything(one, fresh())
     assert everything(other, fresh()) == wanted

@@ -489,14 +489,14 @@ def test_an_llm_answers_scores_and_replays_with_the_weights_that_it_shows():
     assert asyncio.run(llm.aupdate(before.params)) == 2 and ask(llm) == first
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_weights_from_one_device_go_to_a_mesh():
     model = gj.load(DIRECTORY, dtype="float32", experts="stacked", mesh=gj.mesh(2, 2), progress=False)
     engine = gj.LLM(model, slots=4, context=96, chunk=32).engine
     first = everything(engine, fresh()[:6])
-    new = {name: 1.5 * np.asarray(array) for name, array in gj.select(model.params, "layers.*.attention.*").items()}
+    new = {name: jnp.asarray(1.5 * np.asarray(array)) for name, array in gj.select(model.params, "layers.*.attention.*").items()}
     with compilations() as compiled:
-        engine.changes.update({name: jnp.asarray(array) for name, array in new.items()})
+        engine.changes.update(new)
         changed = everything(engine, fresh()[:6])
         engine.changes.update(model.params)
         assert everything(engine, fresh()[:6]) == first != changed
