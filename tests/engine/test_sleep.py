@@ -19,8 +19,6 @@ from gptoss_jax.engine.readers import Change
 from gptoss_jax.engine.requests import Request
 from gptoss_jax.engine.rounds import ASLEEP, Rounds
 from gptoss_jax.sampling.options import Sampling
-from gptoss_jax.serve.service import Service
-from gptoss_jax.serve.settings import Settings
 
 SLEEPS = r"an LLM must be awake to be asked anything; this one sleeps, or is about to; call its wake\(\)\."
 
@@ -173,23 +171,6 @@ def test_who_is_interrupted_while_it_falls_asleep_has_it_awake(engine):
     reader.join(60)
     assert engine.wait_idle() and not engine.asleep and engine.programs.ready
     assert all(right(request, tokens(piece for piece in got if piece.request is request)) for request in asked)
-
-
-def test_a_server_s_health_says_that_its_model_sleeps(engine):
-    class Asleep:
-        pass
-
-    llm = Asleep()
-    llm.engine = engine
-
-    async def ready():
-        return Service(Settings("nano"), llm).ready()
-
-    assert asyncio.run(ready()) is llm
-    engine.changes.sleep()
-    with pytest.raises(ValueError, match="the model sleeps; try again once it is awake") as refused:
-        asyncio.run(ready())
-    assert refused.value.status == 503
 
 
 def test_an_llm_sleeps_in_a_block_and_refuses_meanwhile_whatever_it_is_asked(monkeypatch):

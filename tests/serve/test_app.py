@@ -86,6 +86,13 @@ def with_llm(**settings) -> Service:
     return Service(Settings("nano", **settings), SimpleNamespace(tokenizer=ByteTokenizer(), engine=engine))
 
 
+def test_while_the_model_sleeps_it_says_so_and_takes_nothing():
+    service = with_llm()
+    service.llm.engine.asleep = True
+    for answer in (TestClient(app(service)).get("/health"), TestClient(app(service)).post("/v1/chat/completions", json={"messages": []})):
+        assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0 and error_of(answer)["code"] == "asleep"
+
+
 def test_each_token_is_spelled_once(monkeypatch):
     spelled, spell = [], ByteTokenizer.decode_bytes
     monkeypatch.setattr(ByteTokenizer, "decode_bytes", lambda self, ids: spelled.append(ids) or spell(self, ids))

@@ -38,7 +38,7 @@ class Counted:
                 tally.told(live, Piece(request, new, [0.0] * len(new), [{}] * len(new), end))
         pages = Pages((0, 8), (0, 4), window_blocks=1, reuse=True)
         pages.take_full(), pages.take_full(), pages.take_ring(), pages.take_ring()
-        return tally.metrics(Stats(preemptions=3), running=2, waiting=5, pages=[pages])
+        return tally.metrics(Stats(preemptions=3), asleep=True, running=2, waiting=5, pages=[pages])
 
 
 def ask(llm, accept: str = "*/*", method: str = "GET") -> httpx.Response:
@@ -72,6 +72,7 @@ def test_numbers_are_read_back(accept):
         "num_requests_waiting": 5,
         "kv_cache_usage_perc": 0.5,  # of the scarcer kind
     }
+    assert found["gptoss_jax:asleep",] == 1
     counters = ("prompt_tokens", "generation_tokens", "prefix_cache_queries", "prefix_cache_hits", "num_preemptions")
     assert [found[f"vllm:{name}_total",] for name in counters] == [15, 9, 15, 6, 3]
     reasons = {"stop": 1, "length": 1, "abort": 1, "error": 0, "timeout": 0}
