@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "openai": "strict_json tokenizer sampling harmony turns",
     "llm": "tokenizer model sampling engine weights adapters research harmony turns",
     "batch": "strict_json bars compile_cache model_flags parallel sampling weights turns openai llm",
-    "serve": "strict_json compile_cache model_flags parallel sampling weights engine turns openai llm",
+    "serve": "strict_json compile_cache model_flags parallel sampling weights adapters engine turns openai llm",
     "chat": "strict_json compile_cache model_flags parallel sampling weights harmony turns llm",
     "plan": "config parallel model sampling engine",
 }

@@ -12,6 +12,6 @@ Source: LoRA (arXiv:2106.09685), rank stabilised scaling (arXiv:2312.03732), PEF
 from gptoss_jax.adapters.attaching import attach, merge
 from gptoss_jax.adapters.factors import TARGETS, Adapter, Factors, init
 from gptoss_jax.adapters.files import load, save
-from gptoss_jax.adapters.fitting import fitted
+from gptoss_jax.adapters.fitting import fitted, room_for
 
-__all__ = ["TARGETS", "Adapter", "Factors", "attach", "fitted", "init", "load", "merge", "save"]
+__all__ = ["TARGETS", "Adapter", "Factors", "attach", "fitted", "init", "load", "merge", "room_for", "save"]

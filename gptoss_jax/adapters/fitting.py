@@ -1,13 +1,15 @@
 """An adapter for a place among several that lie side by side: its terms on the host, filled up with zeros to the room that there is."""
 
+from collections.abc import Iterable
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gptoss_jax.adapters.attaching import terms
-from gptoss_jax.adapters.factors import MOST_ALPHA, Adapter, Factors, check
+from gptoss_jax.adapters.factors import MOST_ALPHA, TARGETS, Adapter, Factors, check
 from gptoss_jax.config import Config
 from gptoss_jax.model import beside
 from gptoss_jax.model.beside import Terms
@@ -54,6 +56,16 @@ def fitted(params: Params, config: Config, adapter: Adapter, *, rank: int, targe
         pairs = {name: zip(layer.get(name, (None, None)), specs, strict=True) for name, specs in room.items()}
         layers.append({name: tuple(_filled(x, spec.shape[1:]) for x, spec in pair) for name, pair in pairs.items()})
     return Fitted(tuple(layers), most, tuple(name for name in targets if name in own))
+
+
+def room_for(adapters: Iterable[Adapter]) -> dict[str, Any]:
+    """The keywords of an LLM that has room for these side by side, and no more."""
+    found = list(adapters)
+    if not found:
+        return {}
+    targets = {name.rpartition(".")[2] for one in found for name in one}
+    rank = max(factors.rank for one in found for factors in one.values())
+    return {"adapters": len(found), "adapter_rank": rank, "adapter_targets": [name for name in TARGETS if name in targets]}
 
 
 def _on_host(name: str, factors: Factors) -> Factors:

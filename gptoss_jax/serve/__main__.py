@@ -39,6 +39,7 @@ def define_flags(to: flags.FlagValues) -> None:
     whole("port", 8000, "Port to listen on; 0 for any that is free.", 0, 65535, flag_values=to)
     text("api_key_file", None, "File of keys, one a line; clients must give one of them.", to)
     flags.DEFINE_bool("public_without_key", False, "Let other machines ask without a key.", to)
+    flags.DEFINE_list("adapters", [], "Adapters that clients ask for as models: name=directory of PEFT's files,...", flag_values=to)
     flags.DEFINE_list("cors_origins", [], "Web pages that may ask, such as https://chat.example.org; * for all.", flag_values=to)
     flags.DEFINE_float("timeout", None, "Most seconds of a request, then it ends with what it has; default none.", 0, flag_values=to)
     whole("max_waiting", Settings.max_waiting, "Answers that may wait for a slot; who comes then gets 429.", lower_bound=0, flag_values=to)
@@ -77,6 +78,7 @@ def _serve(given: flags.FlagValues) -> None:
     if given.mesh is not None:
         launch.shape(given.mesh)
     settings = _settings(given)
+    beside = _adapters(given.adapters, settings.name)
     from gptoss_jax.serve import draining
     from gptoss_jax.serve.connections import listening
 
@@ -90,7 +92,7 @@ def _serve(given: flags.FlagValues) -> None:
         )
     address = listening.address_of(at)
     ready = lambda: _say(_banner(settings.name, address, given.api_key_file if settings.keys else None, public))
-    asyncio.run(draining.serve(settings, at, lambda: _llm(given), ready, drain_seconds=given.drain_seconds))
+    asyncio.run(draining.serve(settings, at, lambda: _llm(given, beside), ready, drain_seconds=given.drain_seconds))
 
 
 def _settings(given: flags.FlagValues) -> Settings:
@@ -130,17 +132,31 @@ def _keys(path: str) -> tuple[str, ...]:
     return keys
 
 
-def _llm(given: flags.FlagValues) -> "LLM":
+def _adapters(given: list[str], served: str) -> dict[str, str]:
+    """Directories by name."""
+    found: dict[str, str] = {}
+    for one in given:
+        name, _, directory = (part.strip() for part in one.partition("="))
+        if not 0 < len(name) <= NAME_MOST or not name.isprintable() or not directory or name in (served, *found):
+            raise ValueError(f"--adapters must be name=directory,... with each name once, and not the model's; got {quoted(one)}.")
+        found[name] = directory
+    return found
+
+
+def _llm(given: flags.FlagValues, beside: dict[str, str]) -> "LLM":
     gc.disable()  # until all is ready: what is made until then stays
     try:
-        from gptoss_jax import compile_cache
+        from gptoss_jax import adapters, compile_cache
         from gptoss_jax.llm import LLM
         from gptoss_jax.weights.loading import load
 
         compile_cache.enable(given.compilation_cache)
         shown = _on_terminal()
         model = load(given.checkpoint, mesh=launch.start(given), **model_flags.of_load(given), progress=shown)
-        llm = LLM(model, **model_flags.of_llm(given))
+        loaded = {name: adapters.load(directory, model.config) for name, directory in beside.items()}
+        llm = LLM(model, **model_flags.of_llm(given), **adapters.room_for(loaded.values()))
+        for name, one in loaded.items():
+            llm.attach(name, one)
         _ = llm.tokenizer  # raises where there is none
         llm.prepare(progress=shown)
         gc.freeze()

@@ -71,17 +71,22 @@ class Service:
         """Raises Refused for another model's name where that is strict; else it is logged, and this model answers."""
         if not isinstance(name, str | None):
             raise Refused(f"model must be a string; got {quoted(name, json=True)}; pass {quoted(self.settings.name)}.", field="model")
-        if name and name != self.settings.name:
+        if name and name != self.settings.name and self.adapter(name) is None:
             if self.settings.strict:
                 raise self.no_such_model(name)
             self.notice(f"model {quoted(name)} is asked for; {self.settings.name} answers")
+
+    def adapter(self, name: str | None) -> str | None:
+        """The adapter that a model's name means, which is attached now; None where it means the model without any."""
+        return name if name and name != self.settings.name and self.llm is not None and name in self.llm.adapters else None
 
     def called(self, name: str | None) -> str:
         """What the model is called in an answer: as its client calls it, if that is no more than a name."""
         return name if name and len(name) <= NAME_MOST else self.settings.name
 
     def no_such_model(self, name: str) -> Refused:
-        text = f"model must be one that is served here; got {quoted(name)}; pass {quoted(self.settings.name)}."
+        there = " or ".join(map(quoted, (self.settings.name, *(() if self.llm is None else self.llm.adapters))))
+        text = f"model must be one that is served here; got {quoted(name)}; pass {there}."
         return Refused(text, "model_not_found", "model", status=404)
 
     def notice(self, what: str) -> None:

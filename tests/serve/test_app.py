@@ -83,7 +83,7 @@ def test_what_is_no_json_object_is_refused(body):
 def with_llm(**settings) -> Service:
     """A service over no more of an LLM than its tokenizer."""
     engine = SimpleNamespace(slots=1, context=64, asleep=False)
-    return Service(Settings("nano", **settings), SimpleNamespace(tokenizer=ByteTokenizer(), engine=engine))
+    return Service(Settings("nano", **settings), SimpleNamespace(tokenizer=ByteTokenizer(), engine=engine, adapters={}))
 
 
 def test_while_the_model_sleeps_it_says_so_and_takes_nothing():

@@ -162,14 +162,7 @@ class Programs:
         return tuple(told)
 
     def place(
-        self,
-        slot: int,
-        sampling: Sampling,
-        seed: int,
-        prompt: np.ndarray,
-        pauses: tuple[int, ...] | None,
-        remaining: int,
-        adapter: int = -1,
+        self, slot: int, sampling: Sampling, seed: int, prompt: np.ndarray, pauses: tuple[int, ...] | None, remaining: int, adapter: int
     ) -> None:
         """Gives a slot to a request whose prompt, but for the last token, is in the cache."""
         row = self._row(sampling, seed, prompt, len(prompt) - 1, int(prompt[-1]), remaining, pauses, adapter)

@@ -63,7 +63,10 @@ class Answering:
         asked = reading.read(self._endpoint, value, name=name, reading=self._service.reading, earlier=self._service.stored)
         for ignored in asked.ignored[:100]:
             self._service.notice(f"{self._endpoint}: field {ignored} is ignored")
-        return asked
+        adapter = self._service.adapter(asked.given.get("model"))
+        if adapter is None:
+            return asked
+        return dataclasses.replace(asked, tasks=tuple(dataclasses.replace(task, adapter=adapter) for task in asked.tasks))
 
 
 @dataclasses.dataclass

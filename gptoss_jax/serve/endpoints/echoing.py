@@ -33,7 +33,7 @@ def _echoed(llm: Any, asked: Asked) -> list[Echoed]:
     sampling.validate_for(llm.engine.config.vocab_size)
     if top is None:
         return [Echoed(ids) for ids in prompts]
-    told = llm.prompt_logprobs(prompts, top, token_ids=sampling.logprob_token_ids)
+    told = llm.prompt_logprobs(prompts, top, token_ids=sampling.logprob_token_ids, adapter=asked.tasks[0].adapter)
     return [_with_logprobs(ids, found) for ids, found in zip(prompts, told, strict=True)]
 
 
