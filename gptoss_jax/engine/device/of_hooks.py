@@ -108,7 +108,7 @@ class OfHooks:
     def __init__(self, make: Callable[[Kind], OfHook]):
         self._make = make
         self._kept: OrderedDict[Kind, OfHook] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._compiling = threading.Lock(), threading.Lock()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -119,19 +119,28 @@ class OfHooks:
         return found is not None and found.decode is not None and (found.read is not None or not reads)
 
     def get(self, kind: Kind, *, reads: bool) -> OfHook:
-        """A kind's programs, compiled if they are not: one caller does, others wait. The longest unused goes, once nobody runs in it.
+        """A kind's programs, compiled if they are not: one caller does, and those of other new kinds wait. The longest unused goes, once
+        nobody runs in it.
 
         Raises:
           ValueError: as `OfHook.compile`; then nothing is kept.
         """
-        with self._lock:
-            found = self._kept.get(kind) or self._make(kind)
-            found.compile(reads=reads)
-            self._kept[kind] = found
-            self._kept.move_to_end(kind)
-            while len(self._kept) > MOST:
-                self._kept.popitem(last=False)
-            return found
+        if not self.has(kind, reads=reads):
+            with self._compiling:
+                found = self._kept.get(kind) or self._make(kind)
+                found.compile(reads=reads)
+                self._keep(kind, found)
+                return found
+        return self._keep(kind, self._kept.get(kind)) or self.get(kind, reads=reads)  # it may have gone meanwhile
+
+    def _keep(self, kind: Kind, found: OfHook | None) -> OfHook | None:
+        if found is not None:
+            with self._lock:
+                self._kept[kind] = found
+                self._kept.move_to_end(kind)
+                while len(self._kept) > MOST:
+                    self._kept.popitem(last=False)
+        return found
 
     def forget(self) -> None:
         """Lets go of all programs but for those that requests run in."""

@@ -148,7 +148,7 @@ def steering(vectors: Mapping[str, Any], *, scale: float = 1.0, tokens: Tokens =
     """
     if not isinstance(vectors, Mapping):
         raise ValueError(f"vectors must be a dict of names and vectors; got {quoted(vectors, 60)}; pass {{name: vector}}.")
-    if isinstance(scale, bool) or not isinstance(scale, numbers.Real | np.number) or not np.isfinite(scale):
+    if isinstance(scale, bool) or not isinstance(scale, numbers.Real) or not abs(scale) < 1e30:
         raise ValueError(f"scale must be a finite number; got {quoted(scale)}; pass 1 for the vectors as they are.")
     tokens, found = _checked(tokens), []
     for name, vector in vectors.items():

@@ -104,6 +104,8 @@ REFUSED = {
     "no number": (lambda: gj.patching({POST: object()}), "takes numbers that are known"),
     "ragged": (lambda: gj.patching({POST: [[1], [1, 2]]}), "takes numbers that are known"),
     "a scale that is none": (lambda: gj.steering({POST: VECTOR}, scale=float("nan")), "scale must be a finite number"),
+    "a scale beyond all numbers": (lambda: gj.steering({POST: VECTOR}, scale=10**400), "scale must be a finite number"),
+    "a complex scale": (lambda: gj.steering({POST: VECTOR}, scale=np.complex64(1)), "scale must be a finite number"),
     "a scale of text": (lambda: gj.steering({POST: VECTOR}, scale="2"), "scale must be a finite number"),
     "tokens of no kind": (lambda: gj.capturing(POST, tokens="answer"), 'tokens must be "all"'),
     "tokens before the first": (lambda: gj.capturing(POST, tokens=-1), 'tokens must be "all"'),

@@ -223,6 +223,31 @@ def test_of_many_kinds_the_longest_unused_goes_and_one_that_cannot_be_made_leave
     assert len(kept) == MOST and kept.get("first", reads=False) is first and not kept.has(0, reads=False)
 
 
+def test_who_has_programs_waits_for_nobody_s_compilation():
+    compiling, go_on = threading.Event(), threading.Event()
+
+    class Made:
+        decode = read = None
+
+        def __init__(self, kind):
+            self.kind = kind
+
+        def compile(self, *, reads):
+            if self.kind == "new":
+                compiling.set()
+                assert go_on.wait(60)
+            self.decode = True
+
+    kept = OfHooks(Made)
+    first = kept.get("first", reads=False)
+    thread = threading.Thread(target=lambda: kept.get("new", reads=False))
+    thread.start()
+    assert compiling.wait(60) and kept.get("first", reads=False) is first and not kept.has("new", reads=False)
+    go_on.set()
+    thread.join()
+    assert kept.has("new", reads=False) and not kept.has("new", reads=True)
+
+
 @pytest.mark.thorough
 def test_others_go_on_while_a_kind_is_compiled_and_threads_ask_for_the_same(engine, monkeypatch):
     """Four threads ask for one new kind: it is compiled once, while a plain request runs from its beginning to its end."""
@@ -231,7 +256,7 @@ def test_others_go_on_while_a_kind_is_compiled_and_threads_ask_for_the_same(engi
     def slow(self, *args):
         compiled.append(args[0])
         compiling.set()
-        assert go_on.wait(60)
+        assert go_on.wait(300)
         return compile_(self, *args)
 
     monkeypatch.setattr(OfHook, "_compiled", slow)
@@ -239,7 +264,7 @@ def test_others_go_on_while_a_kind_is_compiled_and_threads_ask_for_the_same(engi
     threads = [threading.Thread(target=lambda: got.append(run(engine, [Request(prompt(9), GREEDY, hook=hook)])[0])) for _ in range(4)]
     for thread in threads:
         thread.start()
-    assert compiling.wait(60)
+    assert compiling.wait(300)
     [plain] = run(engine, [Request(prompt(9), GREEDY)])
     go_on.set()
     for thread in threads:
