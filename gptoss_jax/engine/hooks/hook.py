@@ -29,7 +29,7 @@ FOR_SEVERAL = "pass a Folder, which has a place for each, or None"
 class Sink(Protocol):
     """What takes the captures of one request while it runs; `gptoss_jax.research.activations.Writer` is one.
 
-    Its `close()`, if it has one, is called when the request has ended. It is called by who reads the answer. What it raises ends that
+    Its `close()`, if it has one, is called where the answer was read to its end. Both are called by who reads it. What they raise ends that
     answer with "error", and touches no other.
     """
 
