@@ -295,14 +295,17 @@ def test_on_an_event_loop_and_where_it_is_left_in_the_middle(engine):
 
 @pytest.mark.thorough
 def test_kept_prefixes_are_those_of_one_hook_and_its_values(engine):
-    asked = lambda hook: Request(SHARED + [1], GREEDY, hook=hook)
-    run(engine, [asked(None)])
-    for hook, saved in ((steer(7.0), 0), (steer(7.0), 48), (steer(8.0), 0), (LOOK(), 0), (steer(9.0, tokens="generated"), 48)):
+    asked, seen = lambda hook: Request(SHARED + [1], GREEDY, hook=hook), {}
+    for name, hook, shares in (
+        ("plain", None, None),
+        ("steered", steer(7.0), False),
+        ("steered", steer(7.0), True),
+        ("otherwise", steer(8.0), False),
+        ("looked at", LOOK(), False),
+        ("plain", None, None),  # the cache is small
+        ("steered later", steer(9.0, tokens="generated"), True),
+    ):
         before, [got] = engine.stats.reused, run(engine, [asked(hook)])
-        assert engine.stats.reused - before == saved
-        same(got, run(make_alone(), [asked(hook)])[0]) if saved else None
-
-
-@functools.cache
-def make_alone():
-    return make(prefix_reuse=False)
+        assert shares is None or (engine.stats.reused > before) == shares, name
+        same(got, seen.setdefault(name, got))
+    assert seen["looked at"][:2] == seen["plain"][:2] and seen["steered"][0] != seen["plain"][0]
