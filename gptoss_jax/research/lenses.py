@@ -59,6 +59,8 @@ class Attribution:
 
 def attributed_sites(config: Config) -> list[str]:
     """The names that `direct_logit_attribution` needs of a capture."""
+    if not isinstance(config, Config):
+        raise ValueError(f"config must be a Config; got a {type(config).__name__}; pass model.config.")
     return ["embedding", *(f"layers.*.{site}" for site in ATTRIBUTED), f"layers.{config.num_hidden_layers - 1}.residual_post"]
 
 
@@ -83,6 +85,11 @@ def direct_logit_attribution(
       positions: which of the captured ones, such as `np.s_[-4:]` or -1; T of the other arguments and of the result is their number.
     """
     wanted = attributed_sites(config)
+    if not isinstance(params, Params) or not isinstance(values, Mapping):
+        got = f"{type(params).__name__} and {type(values).__name__}"
+        raise ValueError(
+            f"params must be Params, and values those of a capture, by name; got {got}; pass model.params and the second result."
+        )
     missing = [name for name in wanted if any(name.replace("*", str(i)) not in values for i in range(config.num_hidden_layers))]
     if missing:
         raise ValueError(f"values must be those of attributed_sites(config); {', '.join(missing)} absent; capture these names.")

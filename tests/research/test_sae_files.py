@@ -67,6 +67,18 @@ def test_a_folder_that_is_there_is_not_written_over(directory, tmp_path):
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
     with pytest.raises(ValueError, match="sae must be a sparse autoencoder; got a dict"):
         sae.save({}, tmp_path / "other")
+    with pytest.raises(ValueError, match="model_name must be a text; got 3"):
+        sae.save(sae.load(directory / "topk"), tmp_path / "other", model_name=3)
+    with pytest.raises(ValueError, match="weights of an SAE must be float32 or .*; got float64"):
+        own = sae.load(directory / "topk")
+        sae.save(own.replace(w_enc=np.asarray(own.w_enc, np.float64)), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    for dtype in ("int7", "int32", np.int8, 3, jnp.float64):
+        with pytest.raises(ValueError, match="dtype must be float32 or bfloat16 or float16; got"):
+            sae.load(directory / "topk", dtype=dtype)
+    assert (
+        sae.load(directory / "topk", dtype=jnp.bfloat16).w_enc.dtype == sae.load(directory / "topk", dtype=np.dtype("bfloat16")).w_enc.dtype
+    )
 
 
 def test_files_of_before_version_6(copy):

@@ -17,6 +17,9 @@ from gptoss_jax.quoting import quoted
 
 ARCHITECTURES = ("standard", "gated", "jumprelu", "topk")
 NORMALISATIONS = ("none", "constant_norm_rescale", "layer_norm")
+OWN = {"standard": ("b_enc",), "topk": ("b_enc",), "jumprelu": ("b_enc", "threshold"), "gated": ("b_enc", "r_mag", "b_mag")}
+"""Weights of each architecture beside `w_enc`, `w_dec` and `b_dec`."""
+
 _EPS = 1e-5  # of layer_norm, beside the standard deviation
 _AT_ONCE = 1 << 24  # activations of features that are held while values are encoded
 
@@ -75,6 +78,7 @@ def encode(
       x: values of the site that it is for; [..., N, H] where it reads all heads.
       only: features, whose activations alone are computed (of a topk picked), [..., len(only)] in this order; None for all.
     """
+    check(sae)
     only = None if only is None else features_of(sae, only)
     return _in_blocks(lambda rows: _encoded(sae, rows, only), sae, flat(sae, x))
 
@@ -89,6 +93,7 @@ def decode(
     Args:
       x: what was encoded, where the SAE normalises: its norm, or mean and deviation, are put back. Its shape is that of the result.
     """
+    check(sae)
     if getattr(features, "ndim", 0) < 1 or features.shape[-1] != sae.d_sae:
         got = getattr(features, "shape", type(features).__name__)
         raise ValueError(f"features must be [..., {sae.d_sae}]; got {got}; pass what encode of this SAE returned.")
@@ -103,8 +108,29 @@ def reconstruct(
     x: jax.Array,  # [..., d_in] float32
 ) -> jax.Array:  # [..., d_in] float32
     """What the SAE makes of a value: `decode` of `encode`, some positions at a time, so that features of all never exist together."""
+    check(sae)
     made = lambda rows: _kept(sae, rows) if sae.architecture == "topk" else _product(_weighed(sae, _encoded(sae, rows)), sae.w_dec)
     return _written(sae, _in_blocks(made, sae, flat(sae, x)), x)
+
+
+def check(sae: SAE) -> None:
+    """Raises ValueError where it is no SAE, or one whose weights are not those of its architecture."""
+    if not isinstance(sae, SAE):
+        raise ValueError(f"sae must be a sparse autoencoder; got a {type(sae).__name__}; pass what sae.load returned.")
+    for name, given, known in (
+        ("architecture", sae.architecture, ARCHITECTURES),
+        ("normalisation", sae.normalisation, NORMALISATIONS),
+    ):
+        if given not in known:
+            raise ValueError(f"the {name} of an SAE must be {', '.join(known)}; got {quoted(given, 60)}; make it of one of these.")
+    of = lambda name: tuple(getattr(getattr(sae, name), "shape", ())) or quoted(getattr(sae, name), 20)
+    D, F = (*of("w_enc"), 0, 0)[:2] if isinstance(of("w_enc"), tuple) else (0, 0)
+    wanted = {"w_enc": (D, F), "w_dec": (F, D), "b_dec": (D,)} | {name: (F,) for name in OWN[sae.architecture]}
+    if wrong := [f"{name} {of(name)}" for name, shape in wanted.items() if of(name) != shape]:
+        must = "w_enc [d_in, d_sae], w_dec [d_sae, d_in], b_dec [d_in], and [d_sae] " + ", ".join(OWN[sae.architecture])
+        raise ValueError(f"a {sae.architecture} SAE must have {must}; got {', '.join(wrong)}; make it of such arrays.")
+    if sae.architecture == "topk" and not (type(sae.k) is int and 1 <= sae.k <= F):
+        raise ValueError(f"k of a topk SAE must be a number of features, 1 ... {F:,}; got {quoted(sae.k, 60)}; give such a one.")
 
 
 def directions(sae: SAE, features: np.ndarray | jax.Array) -> jax.Array:  # [n, d_in] float32

@@ -22,7 +22,7 @@ def spliced(sae: SAE, change: Callable[[jax.Array], jax.Array] | None = None, *,
 
     `change` is given the features of all positions at once. Of an SAE of many, `clamp` and `steer` hold those they name.
     """
-    _check(sae)
+    autoencoder.check(sae)
     if change is not None and not callable(change):
         raise ValueError(f"change must be a function of features; got {quoted(change, 60)}; see clamp for a constant.")
 
@@ -78,7 +78,7 @@ def steer(sae: SAE, features: int | Sequence[int], by: jax.typing.ArrayLike, *, 
 
 def _asked(sae: SAE, features: int | Sequence[int], amount: jax.typing.ArrayLike, name: str) -> tuple[np.ndarray, jax.Array]:
     """Ids, and an amount for each."""
-    _check(sae)
+    autoencoder.check(sae)
     ids = autoencoder.features_of(sae, features)
     if len(set(ids.tolist())) < len(ids):
         raise ValueError(f"features must be named once each; got {quoted(ids.tolist(), 60)}; pass one amount for each.")
@@ -92,11 +92,6 @@ def _asked(sae: SAE, features: int | Sequence[int], amount: jax.typing.ArrayLike
         must = f"{name} must be a finite activation, or one for each of {len(ids)} features"
         raise ValueError(f"{must}; got {quoted(amount, 60)}; pass a number.") from error
     return ids, amount
-
-
-def _check(sae: SAE) -> None:
-    if not isinstance(sae, SAE):
-        raise ValueError(f"sae must be a sparse autoencoder; got a {type(sae).__name__}; pass what sae.load returned.")
 
 
 def _beside(amount: jax.Array, value: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ from safetensors.flax import save_file
 
 from gptoss_jax.config.fields import Field, Flag, Many, Text, Whole, read_json, take
 from gptoss_jax.quoting import quoted
-from gptoss_jax.research.sae.autoencoder import ARCHITECTURES, NORMALISATIONS, SAE
+from gptoss_jax.research.sae.autoencoder import ARCHITECTURES, NORMALISATIONS, SAE, check
 from gptoss_jax.weights import foreign, headers, safetensors
 from gptoss_jax.weights.headers import Stored
 from gptoss_jax.weights.orbax.whole import appearing
@@ -25,6 +25,7 @@ CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 _MOST = 1 << 30  # of any size
 _VERSION = "6.0.0"  # from which on files have this layout
 _DTYPES = safetensors.FLOATS | {"F16": np.float32}  # as which a dtype of the files is held
+_FLOATS = ("float32", "bfloat16", "float16")  # as SAELens calls them
 _READ = {
     "d_in": Whole(1, _MOST),
     "d_sae": Whole(1, _MOST),
@@ -67,6 +68,8 @@ def load(directory: str | os.PathLike, *, dtype=None) -> SAE:
         ValueError: it asks for what is not computed here, tensors are missing, of another shape or not finite, or a file is damaged.
     """
     directory = foreign.path_of(directory, "a sparse autoencoder")
+    if dtype is not None and str(getattr(dtype, "dtype", getattr(dtype, "__name__", dtype))) not in _FLOATS:
+        raise ValueError(f"dtype must be {' or '.join(_FLOATS)}; got {quoted(dtype, 60)}; leave it out for the files' own.")
     _check_files(directory)
     settings = _settings(directory / CONFIG)
     path = directory / WEIGHTS
@@ -97,8 +100,11 @@ def save(sae: SAE, directory: str | os.PathLike, *, model_name: str | None = Non
         directory: what to make; there must be nothing of that name, or an empty directory.
         model_name: what the files shall name as the model that it was trained on.
     """
-    if not isinstance(sae, SAE):
-        raise ValueError(f"sae must be a sparse autoencoder; got a {type(sae).__name__}; pass an SAE.")
+    check(sae)
+    if not isinstance(model_name, str | None):
+        raise ValueError(f"model_name must be a text; got {quoted(model_name, 60)}; leave it out for none.")
+    if str(sae.w_enc.dtype) not in _FLOATS:
+        raise ValueError(f"the weights of an SAE must be {' or '.join(_FLOATS)}; got {sae.w_enc.dtype}; convert them.")
     names = _TENSORS | _OWN[sae.architecture]
     settings = {
         "architecture": sae.architecture,
@@ -114,7 +120,7 @@ def save(sae: SAE, directory: str | os.PathLike, *, model_name: str | None = Non
     if sae.architecture == "topk":
         settings |= {"k": sae.k, "rescale_acts_by_decoder_norm": sae.by_decoder_norm}
     with appearing(directory) as partial:
-        save_file({name: jnp.asarray(getattr(sae, own)) for name, own in names.items()}, partial / WEIGHTS)
+        save_file({name: jnp.asarray(getattr(sae, own), sae.w_enc.dtype) for name, own in names.items()}, partial / WEIGHTS)
         (partial / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
