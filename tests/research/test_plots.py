@@ -141,6 +141,14 @@ def test_patching(small):
         plots.plot_patching(np.stack([effects, effects]))
     with pytest.raises(ValueError, match=r"rows must be one name for each of the 2 rows; got 1"):
         plots.plot_patching(effects, rows=["a"])
+    for most in (0, -1, np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"most must be an effect above 0; got .*; leave it out for 1"):
+            plots.plot_patching(effects, most=most)
+    for none in (effects * 1j, effects.astype(str)):
+        with pytest.raises(ValueError, match=r"effects must be real numbers \[layers, columns\]"):
+            plots.plot_patching(none)
+    with pytest.raises(ValueError, match=r"effects must be \[layers, columns\], of one site; .*; got \[\[1\], \[2, 3\]\]"):
+        plots.plot_patching([[1], [2, 3]])
     with pytest.raises(ValueError, match=r"effects must have a layer and a column; got \(0, 4\)"):
         plots.plot_patching(effects[:0])
 

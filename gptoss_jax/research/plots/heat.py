@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gptoss_jax.quoting import quoted, said
 from gptoss_jax.research.plots import canvas
 from gptoss_jax.research.plots.texts import short, token_texts
 from gptoss_jax.tokenizer import Tokenizer
@@ -151,13 +152,15 @@ def plot_patching(
         raise ValueError(f"effects must have a layer and a column; got {effects.shape}; pass patching.Effects.normalised.")
     if rows is not None and len(rows) != len(effects):
         raise ValueError(f"rows must be one name for each of the {len(effects)} rows; got {len(rows)}.")
+    if most is not None and not 0 < most < np.inf:
+        raise ValueError(f"most must be an effect above 0; got {quoted(most, 40)}; leave it out for 1.")
     if most is None:
         most = max(1.0, float(np.max(np.abs(effects), where=np.isfinite(effects), initial=0)))
     ax = _heat(ax, np.ma.masked_invalid(effects), "effect", cmap="RdBu", vmin=-most, vmax=most, wide=0.24)
     _number(ax.yaxis, "layer", len(effects))
     if rows is not None:
         ax.set_ylabel("")
-        _label(ax.yaxis, rows, 8)
+        _label(ax.yaxis, [str(row) for row in rows], 8)
     if tokens is None:
         _number(ax.xaxis, columns, effects.shape[1])
     else:
@@ -166,9 +169,14 @@ def plot_patching(
 
 
 def _checked(name: str, values, ndim: int, shape: str) -> np.ndarray:
-    values = np.asarray(values)
+    try:
+        values = np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name} must be {shape}; got {quoted(values, 60)} ({said(error)}).") from error
     if values.ndim != ndim:
         raise ValueError(f"{name} must be {shape}; got {values.shape}.")
+    if not np.can_cast(values.dtype, np.float64, "same_kind"):
+        raise ValueError(f"{name} must be real numbers {shape}; got {values.dtype}.")
     return values
 
 
