@@ -6,6 +6,8 @@ optimizer take it as it is, while the weights, MXFP4 among them, stay as they ar
     adapter = adapters.init(key, model.config, rank=8)
     grads = jax.grad(lambda adapter: loss(adapters.attach(model.params, model.config, adapter)))(adapter)
 
+An LLM that lives has several side by side: `LLM.attach`.
+
 Source: LoRA (arXiv:2106.09685), rank stabilised scaling (arXiv:2312.03732), PEFT's files of version 0.17 and later.
 """
 

@@ -112,6 +112,28 @@ def test_the_bits_are_those_of_weights_with_the_adapter_beside_them(llm):
 
 
 @pytest.mark.slow
+def test_hooks_and_routes_beside_adapters():
+    """What a hook keeps and the experts that are told are those of the adapter, in one batch with others, and after a prefix is kept."""
+    model = small_model()
+    llm = gj.LLM(model, adapters=2, adapter_rank=RANK, routed_experts=True, **SIZES)
+    for name in "ab":
+        llm.attach(name, ADAPTERS[name])
+    site, look = "layers.1.residual_post", gj.capturing("layers.1.residual_post")
+    kinds = [(name, hook) for name in ("a", "b", None) for hook in (None, look)]
+    tasks = [gj.Task(key=i, prompt=prompt(3), sampling=sampling(1), adapter=name, hook=hook) for i, (name, hook) in enumerate(kinds)]
+    for _ in range(2):
+        found = {outcome.task.key: outcome.answers[0] for outcome in llm.run(tasks)}
+        for i in (0, 2, 4):
+            plain, seen = found[i], found[i + 1]
+            assert told(plain) == told(seen) and np.array_equal(plain.routed_experts, seen.routed_experts)
+            params = model.params if kinds[i][0] is None else adapters.attach(model.params, model.config, ADAPTERS[kinds[i][0]])
+            tokens = np.array([[*prompt(3), *plain.tokens[:-1]]], np.int32)
+            _, wanted = gj.capture(gj.forward, site)(params, model.config, tokens)
+            np.testing.assert_allclose(seen.captured[site], wanted[site][0], atol=1e-3)
+            assert np.array_equal(llm.replay(prompt(3), plain.tokens, adapter=kinds[i][0]).routed_experts, plain.routed_experts)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 2), (2, 4)], ids=str)
 def test_on_a_mesh(tiny, shape):
     """Experts may be wider there than they are, and rows of one replica take other adapters than those of the next."""
