@@ -15,6 +15,7 @@ SYNONYMS = {
     **dict.fromkeys(("temp", "do_sample"), "temperature"),
     **dict.fromkeys(("random_seed", "rng", "key_seed"), "seed"),
     **dict.fromkeys(("top_logprobs", "num_logprobs"), "logprobs"),
+    **dict.fromkeys(("token_ids_logprob",), "logprob_token_ids"),
     **dict.fromkeys(("repeat_penalty",), "repetition_penalty"),
     **dict.fromkeys(("functions",), "tools"),
     **dict.fromkeys(("function_call",), "tool_choice"),
