@@ -42,10 +42,10 @@ EVERY_WING_MAY = {"quoting"}  # errors quote the caller's values everywhere; it 
 KERNELS = {"model", "engine", "weights", "adapters", "plan"}  # wings that may call them
 JAX = {"jax", "jaxlib", "flax", "chex", "optax", "orbax"}
 NO_JAX = (
-    "quoting", "keywords", "strict_json", "config", "tokenizer", "sampling.options", "sampling.ids", "engine.requests", "engine.pages",
-    "engine.live", "engine.prompt_routes", "engine.metrics", "engine.adapters", "engine.hooks", "model.sites",
-    "weights.locate", "weights.safetensors", "schemas", "harmony", "grammar", "turns", "openai", "serve.app", "serve.endpoints",
-    "serve.connections", "model_flags",
+    "quoting", "keywords", "strict_json", "config", "tokenizer", "sampling.options", "sampling.ids", "engine.requests",
+    "engine.scheduling.live", "engine.scheduling.pages", "engine.scheduling.adapters", "engine.scheduling.prompt_routes",
+    "engine.scheduling.turns", "engine.metrics", "engine.hooks", "model.sites", "weights.locate", "weights.safetensors", "schemas",
+    "harmony", "grammar", "turns", "openai", "serve.app", "serve.endpoints", "serve.connections", "model_flags",
 )  # fmt: skip
 SEE_MESSAGES_AND_ARRAYS = {"llm", "llm.llm", "llm.asking", "llm.adapting", "llm.living", "chat", "batch.__main__", "serve.__main__"}
 JITS = {

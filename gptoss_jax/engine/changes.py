@@ -12,7 +12,7 @@ from typing import Any, Literal
 from gptoss_jax.engine.device import weights
 from gptoss_jax.engine.device.programs import Programs
 from gptoss_jax.engine.readers import Change
-from gptoss_jax.engine.rounds import ASLEEP, Rounds
+from gptoss_jax.engine.stepping.rounds import ASLEEP, Rounds
 from gptoss_jax.engine.thread import EngineThread
 from gptoss_jax.model.params import Params
 from gptoss_jax.parallel import processes

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from gptoss_jax.config import Config
-from gptoss_jax.engine.adapters import Adapters, Attached
 from gptoss_jax.engine.changes import Changes
 from gptoss_jax.engine.device import room
 from gptoss_jax.engine.device.programs import ROOM, Programs
@@ -19,14 +18,15 @@ from gptoss_jax.engine.device.terms import Room
 from gptoss_jax.engine.hooks.hook import hook_of
 from gptoss_jax.engine.hooks.kinds import inside_of
 from gptoss_jax.engine.hooks.looking import Looking, reads
-from gptoss_jax.engine.live import Live
 from gptoss_jax.engine.metrics import Metrics
 from gptoss_jax.engine.readers import AsyncReader, Job, Outlet, Reader
 from gptoss_jax.engine.requests import Piece, Request, Stats, check_forced, check_offset, check_prompt
-from gptoss_jax.engine.rounds import Rounds
-from gptoss_jax.engine.scheduler import Scheduler
+from gptoss_jax.engine.scheduling.adapters import Adapters, Attached
+from gptoss_jax.engine.scheduling.live import Live
+from gptoss_jax.engine.scheduling.scheduler import Scheduler
 from gptoss_jax.engine.sizes import CHUNK, CHUNK_CPU, sizes
 from gptoss_jax.engine.source import Source
+from gptoss_jax.engine.stepping.rounds import Rounds
 from gptoss_jax.engine.thread import EngineThread
 from gptoss_jax.model.beside import Terms
 from gptoss_jax.model.cache import pages_dtype

@@ -13,9 +13,9 @@ import time
 from types import MappingProxyType
 from typing import get_args
 
-from gptoss_jax.engine.live import Live
-from gptoss_jax.engine.pages import Pages
 from gptoss_jax.engine.requests import FinishReason, Piece, Stats
+from gptoss_jax.engine.scheduling.live import Live
+from gptoss_jax.engine.scheduling.pages import Pages
 from gptoss_jax.quoting import quoted
 
 # Bounds of ranges, those that vLLM has, so that its dashboards show ours beside its own.

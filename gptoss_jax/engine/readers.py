@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gptoss_jax.engine.requests import Piece
 
 if TYPE_CHECKING:
-    from gptoss_jax.engine.live import Live
+    from gptoss_jax.engine.scheduling.live import Live
 
 
 class Inbox(Protocol):

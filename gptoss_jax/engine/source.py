@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 import time
 
-from gptoss_jax.engine.live import Live
 from gptoss_jax.engine.readers import Outlet, Reader
 from gptoss_jax.engine.requests import Request
+from gptoss_jax.engine.scheduling.live import Live
 
 _GATHERED_SECONDS = 0.02  # how long requests out of an iterable are gathered before they are handed over
 

@@ -11,9 +11,9 @@ from queue import Empty, SimpleQueue
 import threading
 import weakref
 
-from gptoss_jax.engine.live import Live
 from gptoss_jax.engine.readers import Change, Job, Outlet, deliver
-from gptoss_jax.engine.rounds import Rounds
+from gptoss_jax.engine.scheduling.live import Live
+from gptoss_jax.engine.stepping.rounds import Rounds
 
 Order = Callable[[Rounds], None]
 _EXIT_SECONDS = 30  # how long the end of the interpreter waits for a round

@@ -5,8 +5,8 @@ import os
 
 from gptoss_jax import adapters
 from gptoss_jax.adapters import Adapter
-from gptoss_jax.engine.adapters import Attached, check_name
 from gptoss_jax.engine.engine import Engine
+from gptoss_jax.engine.scheduling.adapters import Attached, check_name
 from gptoss_jax.turns.doors import door
 from gptoss_jax.weights.loading import Model
 

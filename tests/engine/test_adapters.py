@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 import pytest
 
-from gptoss_jax.engine.adapters import Adapters, check_name
+from gptoss_jax.engine.scheduling.adapters import Adapters, check_name
 
 PLACES, NAMES = 3, ["a", "b", "c", "d"]
 

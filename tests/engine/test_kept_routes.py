@@ -10,12 +10,12 @@ import pytest
 from remembering import VOCABULARY, Remembering, experts_of, following
 
 import gptoss_jax as gj
-from gptoss_jax.engine.live import Live
-from gptoss_jax.engine.pages import Pages
 from gptoss_jax.engine.readers import Change, Outlet
 from gptoss_jax.engine.requests import Request, check_offset
-from gptoss_jax.engine.rounds import Rounds
+from gptoss_jax.engine.scheduling.live import Live
+from gptoss_jax.engine.scheduling.pages import Pages
 from gptoss_jax.engine.sizes import sizes
+from gptoss_jax.engine.stepping.rounds import Rounds
 
 PAGE, CONTEXT, WINDOW = 4, 40, 6
 CONFIG = dataclasses.replace(gj.TINY, sliding_window=WINDOW)

@@ -7,7 +7,7 @@ from mixed_requests import SLOTS, everything, make, nothing_is_held, prompt, sam
 import pytest
 
 from gptoss_jax.engine.requests import Request
-from gptoss_jax.engine.stride import PACE
+from gptoss_jax.engine.stepping.stride import PACE
 from gptoss_jax.sampling.options import Sampling
 
 AHEAD = 3 * PACE[0]  # tokens of one that was just begun

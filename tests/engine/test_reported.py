@@ -10,10 +10,10 @@ from sampling_oracles import adjusted, drawn_from, log_softmax
 from small_model import small_model
 
 import gptoss_jax as gj
-from gptoss_jax.engine import exchange
 from gptoss_jax.engine.device.state import Chunk
-from gptoss_jax.engine.live import Live
 from gptoss_jax.engine.requests import Request
+from gptoss_jax.engine.scheduling.live import Live
+from gptoss_jax.engine.stepping import exchange
 from gptoss_jax.sampling.reported import Processed, Sampled
 
 CONTEXT = 192

@@ -17,7 +17,7 @@ from gptoss_jax.engine import engine as engines
 from gptoss_jax.engine.device import shared
 from gptoss_jax.engine.readers import Change
 from gptoss_jax.engine.requests import Request
-from gptoss_jax.engine.rounds import ASLEEP, Rounds
+from gptoss_jax.engine.stepping.rounds import ASLEEP, Rounds
 from gptoss_jax.sampling.options import Sampling
 
 SLEEPS = r"an LLM must be awake to be asked anything; this one sleeps, or is about to; call its wake\(\)\."

@@ -20,9 +20,9 @@ from small_model import DIRECTORY, small_model
 
 import gptoss_jax as gj
 from gptoss_jax.engine.engine import Engine
-from gptoss_jax.engine.pages import Pages, digests
 from gptoss_jax.engine.readers import Change
 from gptoss_jax.engine.requests import Piece, Request
+from gptoss_jax.engine.scheduling.pages import Pages, digests
 from gptoss_jax.model.params import init_params
 from gptoss_jax.sampling.options import Sampling
 from gptoss_jax.turns.completion import CompletionBuilder

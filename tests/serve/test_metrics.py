@@ -12,10 +12,10 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from gptoss_jax.engine.live import Live
 from gptoss_jax.engine.metrics import Metrics, Tally
-from gptoss_jax.engine.pages import Pages
 from gptoss_jax.engine.requests import Piece, Request, Stats
+from gptoss_jax.engine.scheduling.live import Live
+from gptoss_jax.engine.scheduling.pages import Pages
 from gptoss_jax.sampling.options import Sampling
 from gptoss_jax.serve import metrics
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from gptoss_jax.engine.hooks.looking import Looking
-from gptoss_jax.engine.pages import Block, Pages, digests
-from gptoss_jax.engine.prompt_routes import PromptRoutes
+from gptoss_jax.engine.scheduling.pages import Block, Pages, digests
+from gptoss_jax.engine.scheduling.prompt_routes import PromptRoutes
 
 
 @dataclasses.dataclass(frozen=True)

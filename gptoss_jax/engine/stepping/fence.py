@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gptoss_jax.engine.live import Live
+from gptoss_jax.engine.scheduling.live import Live
 from gptoss_jax.quoting import MOST, said
 
 

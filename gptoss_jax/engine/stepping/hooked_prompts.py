@@ -4,9 +4,9 @@ from typing import Any
 
 from gptoss_jax.engine.device.programs import Programs
 from gptoss_jax.engine.hooks import looking
-from gptoss_jax.engine.live import Live, Rows
 from gptoss_jax.engine.requests import Piece
-from gptoss_jax.engine.scheduler import Reading
+from gptoss_jax.engine.scheduling.live import Live, Rows
+from gptoss_jax.engine.scheduling.scheduler import Reading
 
 
 class HookedPrompts:

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from gptoss_jax.engine.live import Live, Rows
-from gptoss_jax.engine.pages import Pages
+from gptoss_jax.engine.scheduling.live import Live, Rows
+from gptoss_jax.engine.scheduling.pages import Pages
+from gptoss_jax.engine.scheduling.turns import Turns
 from gptoss_jax.engine.sizes import Sizes, ahead
-from gptoss_jax.engine.turns import Turns
 
 
 @dataclasses.dataclass(frozen=True)

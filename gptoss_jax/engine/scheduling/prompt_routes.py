@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gptoss_jax.engine.pages import Block
+from gptoss_jax.engine.scheduling.pages import Block
 
 
 class PromptRoutes:

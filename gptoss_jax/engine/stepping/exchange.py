@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from gptoss_jax.engine.device.state import Chunk
-from gptoss_jax.engine.live import Live, Rows
 from gptoss_jax.engine.requests import FinishReason, Piece
+from gptoss_jax.engine.scheduling.live import Live, Rows
 from gptoss_jax.engine.sizes import STEPS
 from gptoss_jax.sampling.reported import Processed, Sampled
 

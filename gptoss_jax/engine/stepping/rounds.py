@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from gptoss_jax.engine.adapters import Adapters
 from gptoss_jax.engine.device.programs import Programs
-from gptoss_jax.engine.live import Live
 from gptoss_jax.engine.metrics import Metrics, Tally
 from gptoss_jax.engine.readers import Change, Job, Outlet
 from gptoss_jax.engine.requests import FinishReason, Piece, Stats
-from gptoss_jax.engine.scheduler import Scheduler
+from gptoss_jax.engine.scheduling.adapters import Adapters
+from gptoss_jax.engine.scheduling.live import Live
+from gptoss_jax.engine.scheduling.scheduler import Scheduler
 from gptoss_jax.engine.sizes import Sizes
-from gptoss_jax.engine.steps import Steps
+from gptoss_jax.engine.stepping.steps import Steps
 from gptoss_jax.parallel import processes
 from gptoss_jax.quoting import said
 

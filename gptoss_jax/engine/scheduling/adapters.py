@@ -9,7 +9,7 @@ from collections.abc import Callable
 import itertools
 import types
 
-from gptoss_jax.engine.live import Attached, Live
+from gptoss_jax.engine.scheduling.live import Attached, Live
 from gptoss_jax.quoting import quoted
 
 MOST_NAME = 256  # characters

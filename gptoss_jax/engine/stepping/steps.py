@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from gptoss_jax.engine import exchange, fence
-from gptoss_jax.engine.adapters import Adapters
 from gptoss_jax.engine.device.programs import Programs
 from gptoss_jax.engine.device.state import Chunk
-from gptoss_jax.engine.exchange import Asked, Routes
-from gptoss_jax.engine.hooked_prompts import HookedPrompts
 from gptoss_jax.engine.hooks import looking
-from gptoss_jax.engine.live import Live
 from gptoss_jax.engine.requests import FinishReason, Piece, Stats
-from gptoss_jax.engine.scheduler import Scheduler
+from gptoss_jax.engine.scheduling.adapters import Adapters
+from gptoss_jax.engine.scheduling.live import Live
+from gptoss_jax.engine.scheduling.scheduler import Scheduler
+from gptoss_jax.engine.scheduling.turns import Turns
 from gptoss_jax.engine.sizes import Sizes
-from gptoss_jax.engine.stride import Stride
-from gptoss_jax.engine.turns import Turns
+from gptoss_jax.engine.stepping import exchange, fence
+from gptoss_jax.engine.stepping.exchange import Asked, Routes
+from gptoss_jax.engine.stepping.hooked_prompts import HookedPrompts
+from gptoss_jax.engine.stepping.stride import Stride
 
 GRACE = 2.0  # seconds that it may stand still in its slot while others wait: on a busy machine a good reader is late too
 READS = 8  # most dispatches of prompts between two of decode steps, while all slots want for requests

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from gptoss_jax.engine.device.programs import Programs
-from gptoss_jax.engine.exchange import Asked
-from gptoss_jax.engine.live import Live
+from gptoss_jax.engine.scheduling.live import Live
 from gptoss_jax.engine.sizes import STEPS
+from gptoss_jax.engine.stepping.exchange import Asked
 from gptoss_jax.parallel import processes
 
 BUSY_STEPS = 8  # most decode steps a dispatch while somebody waits for a slot
