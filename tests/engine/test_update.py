@@ -149,10 +149,17 @@ def test_what_has_been_taken_up_ends_on_the_old_weights_and_what_waits_gets_the_
 def test_a_restart_begins_anew_whom_nobody_has_seen_and_lets_streams_end(engine):
     asked = [Request(prompt(5, i), sampling(i, max_tokens=60), paced=i == 1, seconds_per_piece=0.0) for i in range(SLOTS)]
     pieces, builders = engine.run(asked), {request: CompletionBuilder(request, None) for request in asked}
+    engine.programs.stand_after = 9
     while not all(builders[request].result().tokens for request in asked):
         piece = next(pieces)
         builders[piece.request].add(piece)
-    engine.changes.update(weights_of(1), version="new", running="restart")
+    assert engine.programs.stands.wait(60)
+    before = engine._thread._inbox.qsize()
+    update = threading.Thread(target=lambda: engine.changes.update(weights_of(1), version="new", running="restart"))
+    update.start()
+    arrived(engine, before + 1)
+    engine.programs.going.set()
+    update.join(60)
     anew = set()
     for piece in pieces:
         anew |= {piece.request} if piece.anew else set()

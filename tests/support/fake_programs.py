@@ -27,6 +27,7 @@ class FakePrograms(Programs):
         self.compiled = 0
         self.going, self.stands = threading.Event(), threading.Event()  # whether draws go on; whether one stands still
         self.going.set()
+        self.stand_after: int | None = None  # so many draws
         self._mark = mark(self.params)
 
     @property
@@ -58,6 +59,10 @@ class FakePrograms(Programs):
         self._state["rows"][slot] = row
 
     def draw(self, limit, full_table, ring_table, *, dropped, held, resumed, single, masked, allowed=None, forced=None):
+        if self.stand_after is not None:
+            if self.stand_after == 0:
+                self.going.clear()
+            self.stand_after = self.stand_after - 1 if self.stand_after else None
         if not self.going.is_set():
             self.stands.set()
             self.going.wait(60)
