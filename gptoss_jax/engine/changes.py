@@ -62,14 +62,13 @@ class Changes:
         """Gives back the memory of cache and programs, once all that was asked for is done. See `LLM.sleep`."""
         self._thread.check_process()
         with self._sleeping:
-            if not self.asleep:
-                self._made(Change(Rounds.sleep, last=True))
+            self._made(Change(Rounds.sleep, last=True))  # also where it is refusing already: who asked for that may have been interrupted
 
     def wake(self, *, progress: bool = False) -> None:
         """Takes that memory again. See `LLM.wake`."""
         self._thread.check_process()
         with self._sleeping:
-            if self.asleep:
+            while self.asleep:
                 self._programs.prepare(progress=progress, again=True)
                 self._made(Change(Rounds.wake))
 

@@ -173,6 +173,55 @@ def test_who_is_interrupted_while_it_falls_asleep_has_it_awake(engine):
     assert all(right(request, tokens(piece for piece in got if piece.request is request)) for request in asked)
 
 
+@pytest.mark.parametrize("how", ["where another was interrupted", "where it slept", "where waking was interrupted"])
+def test_it_sleeps_where_it_is_told_to_whatever_became_of_others_who_told_it(engine, how):
+    engine.prepare()
+    if how == "where another was interrupted":
+        engine.programs.going.clear()
+        reader = threading.Thread(target=lambda: list(engine.run(requests(1))))
+        reader.start()
+        assert engine.programs.stands.wait(60)
+        other = Change(Rounds.sleep, last=True)
+        other.left = True
+        engine._thread.change(other)
+    else:
+        engine.changes.sleep()
+        if how == "where it slept":
+            other = Change(Rounds.sleep, last=True)
+            other.left = True
+            engine._thread.change(other)
+        else:
+            engine.programs.prepare(again=True)
+    sleeper = threading.Thread(target=engine.changes.sleep)
+    sleeper.start()
+    while not engine.programs.going.is_set() and engine._thread._inbox.qsize() < 2:
+        time.sleep(0.001)
+    engine.programs.going.set()
+    sleeper.join(60)
+    assert engine.wait_idle() and engine.asleep and not engine.programs.ready
+    with pytest.raises(RuntimeError, match=SLEEPS):
+        engine.check_awake()
+    engine.changes.wake()
+    [request] = requests(1)
+    assert right(request, tokens(engine.run([request])))
+
+
+def test_a_sleep_that_is_made_while_it_wakes_is_slept_out(engine, monkeypatch):
+    engine.changes.sleep()
+    prepare, drops = engine.programs.prepare, [engine.programs.drop]
+
+    def between(**options):
+        prepare(**options)
+        if drops:  # that of one who was interrupted while he waited, too late to be dropped
+            drops.pop()()
+
+    monkeypatch.setattr(engine.programs, "prepare", between)
+    engine.changes.wake()
+    assert not engine.asleep and engine.programs.ready
+    [request] = requests(1)
+    assert right(request, tokens(engine.run([request])))
+
+
 def test_an_llm_sleeps_in_a_block_and_refuses_meanwhile_whatever_it_is_asked(monkeypatch):
     monkeypatch.setattr(engines, "Programs", FakePrograms)
     llm = gj.LLM("nano", slots=2, context=256)

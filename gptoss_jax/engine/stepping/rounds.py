@@ -49,7 +49,7 @@ class Rounds:
         self._out: dict[Outlet, list[Piece]] = {}
         self._jobs: deque[Job] = deque()
         self._changes: deque[Change] = deque()
-        self.asleep = False
+        self.asleep = self._slept = False
         self._waiters: list[Callable[[], None]] = []
         self._count = 0
         self.adapters = Adapters(0) if adapters is None else adapters
@@ -115,12 +115,13 @@ class Rounds:
 
     def sleep(self) -> None:
         """Gives back what programs and state take. For a `Change`."""
+        self._slept = True
         self.programs.drop()
         self._steps, self._stale = self._make(), False
 
     def wake(self) -> None:
-        """Takes requests again; programs and state are there. For a `Change`."""
-        self.asleep = False
+        """Takes requests again, if programs and state are there: a sleep may have come between. For a `Change`."""
+        self.asleep = self._slept = not self.programs.ready
 
     def close(self, outlet: Outlet) -> None:
         """Nobody reads there any more: its requests end, without a last piece."""
@@ -190,7 +191,7 @@ class Rounds:
             change = self._changes[0]
             if change.left and not self._several:  # the other processes go on with it
                 self._changes.popleft()
-                self.asleep &= not change.last
+                self.asleep = self._slept or any(other.last for other in self._changes)
                 continue
             if change.restart:
                 change.restart = False
