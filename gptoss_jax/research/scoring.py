@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from gptoss_jax.config import Config
-from gptoss_jax.engine.device import scored
+from gptoss_jax.engine.device import scored, weights
 from gptoss_jax.engine.device.state import Blocks
 from gptoss_jax.engine.engine import Engine
 from gptoss_jax.engine.sizes import Sizes
@@ -72,6 +72,7 @@ def run(
 
     Raises:
       ValueError: token ids that `requests.check_prompt` refuses; no adapter of that name is attached.
+      RuntimeError: a weight is no more, which it names; or what a dispatch raises.
     """
     engine.check_awake()
     engine.terms_of(adapter)
@@ -87,8 +88,13 @@ def run(
 
 def _now(engine: Engine, sequences: Sequence[Sequence[int]], adapter: str | None, told: Mapping[str, Any]) -> Generator:
     """`dispatches` with the weights and the adapter that there are when they begin."""
-    which = engine.terms_of(adapter)  # it may be gone by now
-    return (yield from dispatches(engine.programs.joined, engine.config, sequences, **told, adapter=which))
+    which, params = engine.terms_of(adapter), engine.params  # it may be gone by now
+    try:
+        return (yield from dispatches(engine.programs.joined, engine.config, sequences, **told, adapter=which))
+    except RuntimeError as error:
+        if (why := weights.lost(params)) is None:
+            raise
+        raise RuntimeError(f"a score failed: {why}, and ask again.") from error
 
 
 def compile(

@@ -494,6 +494,16 @@ def test_an_llm_answers_scores_and_replays_with_the_weights_that_it_shows():
     reply = llm.chat("What is 40 + 45?", gj.Sampling(temperature=0))
     assert reply.weights_version == "warmer"
     assert asyncio.run(llm.aupdate(before.params)) == 2 and ask(llm) == first
+    gone = jnp.array(before.params.norm)
+    llm.update({"norm": gone})
+    gone.delete()
+    words = "its weight norm was given to a program to write over; update it with one that stays"
+    assert words in llm.generate("What is 4").error
+    for score in (lambda: llm.score("What is", " it"), lambda: llm.prompt_logprobs("What is it", token_ids=[5])):
+        with pytest.raises(RuntimeError, match=f"^a score failed: {words}, and ask again.$"):
+            score()
+    llm.update({"norm": before.params.norm})
+    assert ask(llm) == first
 
 
 @pytest.mark.slow

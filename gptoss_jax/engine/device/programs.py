@@ -78,11 +78,6 @@ class Programs:
         return bool(self._compiled)
 
     @property
-    def lost(self) -> str | None:
-        """The name of a weight that is no more, if there is one."""
-        return next((name for name, array in named.select(self.params, "*").items() if array.is_deleted()), None)
-
-    @property
     def joined(self) -> Params:
         """The params as programs take them: with the terms of adapters beside them where there is room for any."""
         return self.params if self.room is None else self.room.beside(self.params)

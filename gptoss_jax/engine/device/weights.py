@@ -23,6 +23,12 @@ def held(params: Params) -> Params:
     return jax.tree.map(lambda x: _bound(x, x.sharding) if isinstance(x, jax.Array) and not x.is_deleted() else x, params)
 
 
+def lost(params: Params) -> str | None:
+    """What to say of a weight that is no more; None where there is none such."""
+    name = next((name for name, array in named.select(params, "*").items() if array.is_deleted()), None)
+    return None if name is None else f"its weight {name} was given to a program to write over; update it with one that stays"
+
+
 def prepared(given: Params | Mapping[str, Any], params: Params) -> dict[str, jax.Array]:
     """The given weights by name, each where the parameters' own lies, and there already; buffers that lie there are not copied.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gptoss_jax.engine.device import weights
 from gptoss_jax.engine.device.programs import Programs
 from gptoss_jax.engine.metrics import Metrics, Tally
 from gptoss_jax.engine.readers import Change, Job, Outlet
@@ -178,8 +179,7 @@ class Rounds:
             self._forget(live)
 
     def _said(self, error: BaseException) -> str:
-        lost = self.programs.lost
-        return said(error) if lost is None else f"its weight {lost} was given to a program to write over; update it with one that stays"
+        return weights.lost(self.programs.params) or said(error)
 
     def _do_job(self) -> None:
         if self._jobs and self._jobs[0].advance():
