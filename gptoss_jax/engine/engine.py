@@ -153,7 +153,7 @@ class Engine:
 
         Raises:
           ValueError: a request that `check_request` refuses.
-          RuntimeError: in a process that was forked from the engine's.
+          RuntimeError: in a process that was forked from the engine's, in the engine's own thread, and where the program ends.
         """
         self.check_awake()
         whole = isinstance(requests, Sequence)
@@ -165,6 +165,7 @@ class Engine:
     def _run(self, source: Source) -> Iterator[Piece]:
         reader = Reader(self._thread)
         try:
+            self._thread.check_caller()
             self._thread.begin()
             self.prepare()
             while True:
@@ -188,6 +189,7 @@ class Engine:
           ValueError, RuntimeError: as `run`; and where several processes share a mesh, which must ask for the same in the same order.
         """
         self.check_awake()
+        self._thread.check_caller()
         if self._several:
             raise ValueError("an event loop cannot be one of several processes of a mesh, which must act alike; use run or generate.")
         hooked = [request for request in requests if request.hook is not None]

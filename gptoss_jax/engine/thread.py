@@ -42,16 +42,13 @@ class EngineThread:
         self._tell(lambda rounds: rounds.add(lives))
 
     def do(self, job: Job) -> None:
-        """Has a job done."""
+        """Has a job done. Raises RuntimeError as `check_caller`."""
+        self.check_caller()
         self._tell(lambda rounds: rounds.add_job(job))
 
     def change(self, change: Change) -> None:
-        """Has a change made. Raises RuntimeError in the thread itself, which could not wait for it, and where the program ends."""
-        if self.ending or self._thread is threading.current_thread():
-            raise RuntimeError(
-                "an LLM is changed from a thread of its caller's, while the program runs; this is the engine's own thread, in which forms "
-                "are asked, or the program ends; do it elsewhere, or before."
-            )
+        """Has a change made. Raises RuntimeError as `check_caller`."""
+        self.check_caller()
         self._tell(functools.partial(_change if self._freely else _change_now, change=change))
 
     def demand(self, outlet: Outlet) -> None:
@@ -78,6 +75,15 @@ class EngineThread:
         self.check_process()
         if not self.ending and (self._thread is None or not self._thread.is_alive()):  # where the program ends nothing more is begun
             self._start()
+
+    def check_caller(self) -> None:
+        """Raises RuntimeError where a caller would wait for ever: in the thread itself, and at the program's end, which daemons share."""
+        here = threading.current_thread()
+        if here is self._thread or (self.ending and not here.daemon):
+            raise RuntimeError(
+                "an LLM is asked and changed from a thread of its caller's, while the program runs; this is the engine's own thread, in "
+                "which forms are asked, or the program ends; do it elsewhere, or before."
+            )
 
     def check_process(self) -> None:
         """Raises RuntimeError in a forked process."""

@@ -342,7 +342,18 @@ def test_one_that_is_interrupted_while_it_waits_is_not_made(engine):
     assert engine.wait_idle() and not left.over
 
 
-def test_the_engine_s_own_thread_cannot_wait_for_itself(engine):
+OF_ITSELF = {
+    "update": lambda engine: engine.changes.update(weights_of(1)),
+    "sleep": lambda engine: engine.changes.sleep(),
+    "run": lambda engine: list(engine.run([Request(prompt(4), sampling(1))])),
+    "read": lambda engine: asyncio.run(engine.aread([Request(prompt(4), sampling(1))])),
+    "work": lambda engine: engine.work(iter(())),
+    "detach": lambda engine: engine.detach("a"),
+}
+
+
+@pytest.mark.parametrize("call", OF_ITSELF)
+def test_the_engine_s_own_thread_cannot_wait_for_itself(engine, call):
     class Form:
         pauses, problem = (), ""
 
@@ -350,11 +361,14 @@ def test_the_engine_s_own_thread_cannot_wait_for_itself(engine):
             pass
 
         def mask(self, out):
-            engine.changes.update(weights_of(1))
+            OF_ITSELF[call](engine)
 
     [piece] = engine.run([Request(prompt(4), sampling(1), constraint=Form())])
-    assert piece.finish_reason == "error" and "an LLM is changed from a thread of its caller's" in piece.error
-    assert engine.programs.version == 0
+    assert piece.finish_reason == "error" and "an LLM is asked and changed from a thread of its caller's" in piece.error
+    assert engine.programs.version == 0 and not engine.asleep
+    engine._thread.end()
+    with pytest.raises(RuntimeError, match="or the program ends; do it elsewhere, or before."):
+        OF_ITSELF[call](engine)
 
 
 def test_an_event_loop_goes_on_meanwhile(engine):
