@@ -252,6 +252,7 @@ BAD = {
     "another dtype": (lambda p: {"norm": np.zeros(p.norm.shape)}, "norm must be float32, as the LLM's own; got float64; pass it .astype"),
     "other bytes": (lambda p: {"norm": np.zeros(p.norm.shape, ">f4")}, "norm must be float32"),
     "a list of numbers": (lambda p: {"norm": [0.0]}, "norm is a builtins.list"),
+    "a mask": (lambda p: {"norm": np.ma.masked_array(np.ones(p.norm.shape, np.float32), mask=True)}, "MaskedArray; pass numpy.asarray"),
     "a shape only": (lambda p: {"norm": jax.ShapeDtypeStruct(p.norm.shape, p.norm.dtype)}, "weights must be JAX's or NumPy's arrays"),
     "keys": (lambda p: {"norm": jax.random.key(0)}, "norm must have the shape"),
     "deleted": (deleted, "norm is deleted, or was given to a program to write over; pass what that returned"),
@@ -300,6 +301,13 @@ def test_options_are_checked(engine, options, words):
 def test_weights_that_are_being_traced_are_refused(engine):
     with pytest.raises(ValueError, match="norm is being traced; update outside of jit and grad"):
         jax.jit(lambda x: engine.changes.update({"norm": x}))(small_model().params.norm)
+
+
+def test_weights_that_lie_elsewhere_are_moved_while_something_else_is_traced(engine):
+    elsewhere = jax.device_put(weights_of(1).norm, jax.devices()[1])
+    jax.make_jaxpr(lambda x: (engine.changes.update({"norm": elsewhere}), x)[1])(0.0)
+    asked = requests(2)
+    assert engine.programs.version == 1 and check(asked, run(engine, asked)) == [1] * 2
 
 
 def test_what_fails_in_the_middle_leaves_the_old_weights(engine, monkeypatch):

@@ -43,7 +43,8 @@ def prepared(given: Params | Mapping[str, Any], params: Params) -> dict[str, jax
     new = _by_name(given, params, own)
     for name, array in new.items():
         _check(name, array, own[name])
-    return jax.block_until_ready({name: _put(array, own[name]) for name, array in new.items()})
+    with jax.ensure_compile_time_eval():  # also where a function is being traced around this
+        return jax.block_until_ready({name: _put(array, own[name]) for name, array in new.items()})
 
 
 def _by_name(given: Any, params: Params, own: Mapping[str, jax.Array]) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def _layers(weights: Mapping[str, Any]) -> int:
 def _check(name: str, array: Any, own: jax.Array) -> None:
     if isinstance(array, jax.core.Tracer):
         raise ValueError(f"weights must be there; {name} is being traced; update outside of jit and grad.")
-    if not isinstance(array, jax.Array | np.ndarray):
+    if not isinstance(array, jax.Array | np.ndarray) or isinstance(array, np.ma.MaskedArray):
         what = f"{type(array).__module__}.{type(array).__name__}"
         raise ValueError(f"weights must be JAX's or NumPy's arrays; {name} is a {what}; pass numpy.asarray of it.")
     if isinstance(array, jax.Array) and array.is_deleted():
