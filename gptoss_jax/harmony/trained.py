@@ -122,17 +122,21 @@ def render_for_training(tokenizer: tokenizers.Tokenizer, messages: Sequence[Mapp
 def turns(messages: Sequence[Mapping]) -> list[list[Mapping]]:
     """The beginnings of a conversation that end with a turn of the assistant's, one for each: so each turn is once the last.
 
+    Each call ends a turn: of a message that makes several, beginnings end with its first, its first two, and so on.
+
     Raises:
         ValueError: as `to_conversation`.
     """
     to_conversation(messages)
-    ends = []
+    found = []
     for i, message in enumerate(messages):
         if message["role"] == "assistant":
             on = i + 1 < len(messages) and messages[i + 1]["role"] == "assistant"
             if not (on and _goes_on(assistant_messages(message, f"messages[{i}]", {}, ())[-1])):
-                ends.append(i + 1)
-    return [list(messages[:end]) for end in ends]
+                calls = message.get("tool_calls") or ()
+                ends = [{**message, "tool_calls": calls[:n]} for n in range(1, len(calls))]
+                found += [[*messages[:i], end] for end in (*ends, message)]
+    return found
 
 
 def _chooser(train_on: TrainOn) -> Callable[[RenderedMessage], bool]:

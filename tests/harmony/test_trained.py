@@ -182,5 +182,18 @@ def test_turns_of_a_conversation():
     assert [len(turn) for turn in harmony.turns([user(), {"role": "assistant", "reasoning": "r"}, answer("A"), answer("B")])] == [3, 4]
     with pytest.raises(ValueError, match=r"^messages\[0\] must be a dict"):
         harmony.turns([7])
+
+
+def test_each_of_several_calls_of_a_message_is_once_the_last_turn():
+    several = CALLED | {"tool_calls": [CALL, CALL | {"id": "2"}, CALL | {"id": "3"}]}
+    turns = harmony.turns([user(), several, RESULT, RESULT | {"tool_call_id": "2"}, RESULT | {"tool_call_id": "3"}, answer("A")])
+    assert turns[2][-1] is several and [len(turn) for turn in turns] == [2, 2, 2, 6]
+    assert shown(turns[0], lambda one: one.last) == f"{BEFORE}{START}[{CALLS[0]}{CALLS[1]}]"
+    again = CALLS[1].removeprefix(START)
+    assert shown(turns[1], lambda one: one.last) == f"{BEFORE}{START}{CALLS[0]}{CALLS[1]}{START}[{again}]"
+    assert shown(turns[2], lambda one: one.last) == f"{BEFORE}{START}{CALLS[0]}{CALLS[1]}{START}{again}{START}[{again}]"
+
+
+def test_what_is_rendered_does_not_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
         harmony.render_for_training(o200k(), LONG, "final").ids = []
