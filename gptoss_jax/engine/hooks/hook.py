@@ -182,7 +182,7 @@ def span(tokens: Tokens, prompt: int) -> tuple[int, int]:
 def _change(name: str, change: Any, tokens: Tokens) -> Changing:
     _check_name(name)
     if callable(change) and all(hasattr(change, field) for field in ("operation", "new", "at")):  # `model.hooks.At`, which knows jax
-        return Changing(name, change.operation, _kept(numbers_of(name, change.new)), change.at, None, tokens)
+        return Changing(name, change.operation, _kept(numbers_of(name, change.new)), _kept_index(change.at), None, tokens)
     if callable(change):
         return Changing(name, "call", None, None, change, tokens)
     return Changing(name, "set", _kept(numbers_of(name, change)), ..., None, tokens)
@@ -209,6 +209,12 @@ def _kept(found: np.ndarray) -> np.ndarray:
     found = found.copy()
     found.flags.writeable = False
     return found
+
+
+def _kept_index(at: Any) -> Any:
+    if type(at) in (tuple, list):
+        return type(at)(map(_kept_index, at))
+    return _kept(at) if isinstance(at, np.ndarray) else at
 
 
 def _check_name(name: object) -> None:

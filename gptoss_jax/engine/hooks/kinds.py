@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable
 import dataclasses
 import difflib
 import hashlib
+import types
 from typing import Any
 
 import numpy as np
@@ -158,8 +159,9 @@ def _step(one: Changing, found: list[tuple[str, str]], config: Config, context: 
         if one.operation != "call":
             _check_fits(one, name, config, context)
     if one.operation == "call":
-        own = getattr(one.function, "__self__", None)  # a bound method is another object each time that it is named
-        key = _Same(one.function) if own is None else (_Same(own), getattr(one.function, "__name__", None))
+        key = _Same(one.function)
+        if isinstance(one.function, types.MethodType):  # another object each time that it is named
+            key = (_Same(one.function.__self__), _Same(one.function.__func__))
         return Step(names, "call", key, None, None, one.function)
     return Step(names, one.operation, (_words(one.at), one.new.shape), one.new.shape, one.at, None)
 

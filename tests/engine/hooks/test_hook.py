@@ -1,6 +1,7 @@
 """What a hook may be, and what of it makes another program."""
 
 import dataclasses
+import functools
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,8 +30,20 @@ def double(value):
     return value * 2
 
 
+def scaling(by):
+    return lambda self, value: value * by  # each with the same name
+
+
+class Feature:
+    up, down = scaling(2), scaling(0.5)
+    more, less = functools.partialmethod(scaling(3)), functools.partialmethod(scaling(0.3))
+
+
 class Programs:
     serial = 3
+
+
+FEATURE = Feature()
 
 
 @pytest.mark.parametrize(
@@ -44,11 +57,12 @@ class Programs:
         ),
         (gj.patching({POST: 0.0}), gj.patching({POST: replace(1)})),
         (gj.patching({POST: double}), gj.patching({POST: double}, tokens="prompt")),
+        (gj.patching({POST: FEATURE.up}), gj.patching({POST: FEATURE.up})),
         (gj.capturing("layers.0.*", tokens="prompt"), gj.capturing("layers.0.*", tokens=9)),
         (gj.capturing("embedding", "norm"), gj.capturing("norm") | gj.capturing("embedding", to=[].append and None)),
         (gj.capturing("layers.*.residual_post"), gj.capturing(f"layers.{i}.residual_post" for i in range(gj.TINY.num_hidden_layers))),
     ],
-    ids=["vectors", "steering is adding", "numbers", "constants", "one function", "tokens", "order of captures", "a pattern's names"],
+    ids=["vectors", "steering", "numbers", "constants", "one function", "one method", "tokens", "order of captures", "a pattern's names"],
 )
 def test_what_is_data_makes_no_other_program(one, other):
     assert inside(one).kind == inside(other).kind and hash(inside(one).kind) == hash(inside(other).kind)
@@ -62,10 +76,13 @@ def test_what_is_data_makes_no_other_program(one, other):
         (gj.patching({POST: add(1)}), gj.patching({POST: add(VECTOR)})),
         (gj.patching({POST: add(1, np.s_[:, :, 1])}), gj.patching({POST: add(1, np.s_[:, :, 2])})),
         (gj.patching({POST: double}), gj.patching({POST: lambda value: value * 2})),
+        (gj.patching({POST: FEATURE.up}), gj.patching({POST: FEATURE.down})),
+        (gj.patching({POST: FEATURE.up}), gj.patching({POST: Feature().up})),
+        (gj.patching({POST: FEATURE.more}), gj.patching({POST: FEATURE.less})),
         (gj.patching({POST: double}) | gj.steering({POST: VECTOR}), gj.steering({POST: VECTOR}) | gj.patching({POST: double})),
         (gj.capturing(POST), gj.capturing(POST) | gj.steering({POST: VECTOR})),
     ],
-    ids=["sites", "operations", "shapes", "places", "functions", "order of changes", "captures alone"],
+    ids=["sites", "operations", "shapes", "places", "functions", "methods", "owners", "partial methods", "order of changes", "captures"],
 )
 def test_what_is_static_does(one, other):
     assert inside(one).kind != inside(other).kind
@@ -81,6 +98,15 @@ def test_a_vector_is_taken_as_it_is_now():
     hook = gj.steering({POST: vector}, scale=2)
     vector[:] = 0
     np.testing.assert_array_equal(inside(hook).data[0], 2 * VECTOR)
+
+
+def test_an_index_is_taken_as_it_is_now():
+    array, listed = np.array([1, 2]), [1, 2]
+    hooks = [gj.patching({POST: scale(0, np.s_[:, :, at])}) for at in (array, listed)]
+    array[0] = listed[0] = 3
+    for hook, at in zip(hooks, (np.array([1, 2]), [1, 2]), strict=True):
+        assert inside(hook).kind == inside(gj.patching({POST: scale(0, np.s_[:, :, at])})).kind
+        assert list(inside(hook).kind.steps[0].at[2]) == [1, 2]
 
 
 def test_shapes_of_a_token_follow_from_the_sites():
