@@ -5,7 +5,7 @@ much one keeps of the inside at a time is limited: it takes fewer steps, and few
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import itertools
 import math
 import threading
@@ -172,5 +172,14 @@ def check_functions(kind: Kind, config: Config, context: int) -> None:
                 traced = jax.make_jaxpr(lambda value, step=step, name=name: apply(name, step, value, None))(value)
             except ValueError as error:  # without the notes of JAX's
                 raise ValueError(str(error)) from error.__cause__
-            if traced.effects or "callback" in str(traced):
+            if traced.effects or any("callback" in name for name in _primitives(traced.jaxpr)):
                 raise ValueError(f"a patch of {name} must be computed on the device alone; got one that calls back; take that out of it.")
+
+
+def _primitives(jaxpr) -> Iterator[str]:
+    """The names of what is computed, also inside of loops, branches and other functions."""
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            if hasattr(inner, "eqns"):
+                yield from _primitives(inner)

@@ -179,15 +179,24 @@ def test_nothing_is_compiled_for_other_values_and_an_empty_hook_is_no_hook(engin
         (lambda value: 3.0, "got float"),
         (lambda value: jax.pure_callback(lambda x: x, value, value), "calls back"),
         (lambda value: (jax.debug.print("{}", value[0, 0, 0]), value)[1], "calls back"),
+        (jax.jit(lambda value: jax.lax.map(lambda x: jax.pure_callback(lambda x: x, x, x), value)), "calls back"),
         (lambda value: value if value[0, 0, 0] > 0 else -value, "it raised TracerBoolConversionError"),
     ],
-    ids=["raises", "dtype", "shape", "nothing", "a number", "a callback", "printing", "a branch"],
+    ids=["raises", "dtype", "shape", "nothing", "a number", "a callback", "printing", "a callback inside", "a branch"],
 )
 def test_a_function_that_is_none_is_refused(function, words):
     kind = inside_of(gj.patching({POST: function}), small_model().config, CONTEXT).kind
     with pytest.raises(ValueError, match="^[^\n]{20,600}$") as error:
         check_functions(kind, small_model().config, CONTEXT)
     assert words in str(error.value)
+
+
+def test_a_function_may_have_any_name():
+    def my_callback(value):
+        return jax.nn.relu(value)
+
+    kind = inside_of(gj.patching({POST: jax.jit(my_callback)}), small_model().config, CONTEXT).kind
+    check_functions(kind, small_model().config, CONTEXT)
 
 
 @pytest.mark.thorough
