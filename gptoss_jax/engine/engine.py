@@ -16,7 +16,7 @@ from gptoss_jax.engine.device import room
 from gptoss_jax.engine.device.programs import ROOM, Programs
 from gptoss_jax.engine.device.terms import Room
 from gptoss_jax.engine.hooks.hook import hook_of
-from gptoss_jax.engine.hooks.kinds import inside_of
+from gptoss_jax.engine.hooks.kinds import Inside, inside_of
 from gptoss_jax.engine.hooks.looking import Looking, reads
 from gptoss_jax.engine.metrics import Metrics
 from gptoss_jax.engine.readers import AsyncReader, Job, Outlet, Reader
@@ -192,16 +192,15 @@ class Engine:
         self._thread.check_caller()
         if self._several:
             raise ValueError("an event loop cannot be one of several processes of a mesh, which must act alike; use run or generate.")
-        hooked = [request for request in requests if request.hook is not None]
-        for request in requests:
-            if request.hook is None:
-                self.check_request(request)
+        kinds = [(inside.kind, reads(inside, len(one.prompt))) for one in requests if (inside := self._inside(one)) is not None]
+        for request in () if kinds else requests:
+            self.check_request(request)
         if not self.programs.ready:
             await asyncio.to_thread(self.prepare)
-        reader, make = AsyncReader(self._thread), lambda: [self._live(request, reader.outlet) for request in requests]
-        if hooked:  # whose programs may have to be compiled
-            await asyncio.to_thread(lambda: [self.check_request(request) for request in hooked])
-        reader.ask(await asyncio.to_thread(make) if hooked else make())
+        reader, take = AsyncReader(self._thread), self._take if kinds else self._live
+        make = lambda: [take(request, reader.outlet) for request in requests]
+        where = self.programs.hooks.where(kinds)
+        reader.ask(await asyncio.get_running_loop().run_in_executor(where, make) if kinds else make())
         return reader
 
     def work(self, dispatches: Generator[None, None, Any]) -> Any:
@@ -293,7 +292,11 @@ class Engine:
 
     def _looking(self, request: Request) -> Looking | None:
         """A request's hook, with its programs, which are compiled if they are not."""
-        if (hook := hook_of(request.hook)) is None:
+        if (inside := self._inside(request)) is None:
             return None
-        inside, prompt = inside_of(hook, self.config, self.sizes.blocks * self.sizes.page), len(request.prompt)
+        prompt = len(request.prompt)
         return Looking(inside, self.programs.hooks.get(inside.kind, reads=reads(inside, prompt)), prompt)
+
+    def _inside(self, request: Request) -> Inside | None:
+        hook = hook_of(request.hook)
+        return None if hook is None else inside_of(hook, self.config, self.sizes.blocks * self.sizes.page)

@@ -111,7 +111,9 @@ def _begin_all(llm, these: Sequence[Task], stream: bool, *, since: float) -> lis
 
 
 def _checked(llm, job: tasks.Job) -> tasks.Job:
-    """The job, whose requests the engine will take; it looks at an array in no time."""
+    """The job, whose requests the engine will take; it looks at an array in no time. At hooks it looks itself, which may take long."""
+    if job.requests[0].hook is not None:
+        return job
     llm.engine.check_request(job.requests[0])
     prompt = np.asarray(job.requests[0].prompt, np.int32)
     for request in job.requests:

@@ -1,5 +1,6 @@
 """What a hook keeps, added up from pieces or written as it comes; a fault of what takes it is that answer's own."""
 
+import asyncio
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import gptoss_jax as gj
 from gptoss_jax.engine.hooks.kinds import inside_of
 from gptoss_jax.engine.requests import Piece, Request
 from gptoss_jax.research.activations import Folder, read
-from gptoss_jax.turns import tasks
+from gptoss_jax.turns import running, tasks
 from gptoss_jax.turns.completion import CompletionBuilder
 from gptoss_jax.turns.prompts import hooks_of
 
@@ -130,3 +131,13 @@ def test_every_answer_of_a_task_has_its_hook():
     assert tasks.begin(LLM, gj.Task(prompt=PROMPT, hook=gj.Hook())).requests[0].hook is None
     with pytest.raises(ValueError, match="hook must be made by"):
         tasks.begin(LLM, gj.Task(prompt=PROMPT, hook=lambda name, value: value))
+
+
+def test_who_begins_for_event_loops_leaves_hooks_to_the_engine():
+    """It has few threads, and a hook may have to be compiled."""
+    looked = []
+    engine = SimpleNamespace(context=64, check_request=looked.append)
+    llm = SimpleNamespace(model=LLM.model, tokenizer=None, engine=engine)
+    for hook, count in ((gj.capturing("embedding"), 0), (gj.Hook(), 1), (None, 2)):
+        [job] = asyncio.run(running.begun(running._begin_all, llm, (gj.Task(prompt=PROMPT, hook=hook),), True, since=0.0))
+        assert len(looked) == count and list(job.requests[0].prompt) == PROMPT

@@ -5,7 +5,8 @@ much one keeps of the inside at a time is limited: it takes fewer steps, and few
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 import itertools
 import math
 import threading
@@ -109,6 +110,7 @@ class OfHooks:
         self._make = make
         self._kept: OrderedDict[Kind, OfHook] = OrderedDict()
         self._lock, self._compiling = threading.Lock(), threading.Lock()
+        self._waiting = ThreadPoolExecutor(1, thread_name_prefix="gptoss_jax hooks")
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -117,6 +119,11 @@ class OfHooks:
         """Whether nothing would have to be compiled."""
         found = self._kept.get(kind)
         return found is not None and found.decode is not None and (found.read is not None or not reads)
+
+    def where(self, kinds: Iterable[tuple[Kind, bool]]) -> Executor | None:
+        """Where event loops have kinds, that read or do not, got for them: one thread makes all new ones, so that these take none of
+        asyncio's own, which others need."""
+        return None if all(self.has(kind, reads=reads) for kind, reads in kinds) else self._waiting
 
     def get(self, kind: Kind, *, reads: bool) -> OfHook:
         """A kind's programs, compiled if they are not: one caller does, and those of other new kinds wait. The longest unused goes, once

@@ -282,6 +282,39 @@ def test_others_go_on_while_a_kind_is_compiled_and_threads_ask_for_the_same(engi
 
 
 @pytest.mark.thorough
+def test_many_new_kinds_on_an_event_loop_leave_its_threads_to_others(engine, monkeypatch):
+    """While all of them wait for a compilation threads of asyncio's are free, and a request whose kind is there comes to its end."""
+    compiling, go_on = threading.Event(), threading.Event()
+    [steered] = run(engine, [Request(prompt(9), GREEDY, hook=steer())])
+
+    def slow(*_):
+        compiling.set()
+        assert go_on.wait(300)
+        raise ValueError("enough")
+
+    async def one(hook):
+        reader, tokens = await engine.aread([Request(prompt(9), GREEDY, hook=hook)]), []
+        while reader.open:
+            tokens += [token for piece in await reader.take() for token in piece.tokens]
+        reader.close()
+        return tokens
+
+    async def all_of_them():
+        new = [asyncio.create_task(one(gj.patching({POST: lambda value: value * 2}))) for _ in range(40)]
+        while not await asyncio.to_thread(compiling.wait, 0.01):
+            pass
+        found = await asyncio.wait_for(one(steer()), 300)
+        assert not any(task.done() for task in new)
+        go_on.set()
+        return found, await asyncio.gather(*new, return_exceptions=True)
+
+    monkeypatch.setattr(OfHook, "_compiled", slow)
+    found, refused = asyncio.run(all_of_them())
+    assert found == steered[0] and {str(error) for error in refused} == {"enough"}
+    nothing_is_held(engine)
+
+
+@pytest.mark.thorough
 def test_on_an_event_loop_and_where_it_is_left_in_the_middle(engine):
     async def one(cancel):
         request = Request(prompt(12), Sampling(temperature=0, max_tokens=60, ignore_eos=True), hook=steer(), seconds_per_piece=0.0)
