@@ -100,6 +100,7 @@ class At:
 
     def __call__(self, value: jax.Array) -> jax.Array:
         try:
+            inputs.check_index(value.shape, self.at)
             return getattr(value.at[self.at], self.operation)(jnp.asarray(self.new, value.dtype))
         except (TypeError, ValueError, IndexError) as error:
             got = f"{quoted(self.new, 40)} at {quoted(self.at, 40)}"

@@ -119,3 +119,11 @@ def fitted(name: str, value: jax.Array, new: object) -> jax.Array:
     if new.ndim > value.ndim or any(n not in (1, have) for n, have in zip(new.shape[::-1], value.shape[::-1], strict=False)):
         raise ValueError(f"{name} has shape {value.shape}; got {new.shape}, which cannot be broadcast to it; pass such an array.")
     return jnp.broadcast_to(new.reshape((1,) * (value.ndim - new.ndim) + new.shape).astype(value.dtype), value.shape)
+
+
+def check_index(shape: tuple[int, ...], at: object) -> None:
+    """Raises IndexError where an index lies outside of an array, which jax would leave out without a word; traced ones are not known."""
+    try:
+        np.broadcast_to(np.False_, shape)[at]
+    except jax.errors.JAXTypeError:
+        pass

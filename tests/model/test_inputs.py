@@ -87,6 +87,8 @@ def test_a_hook_is_a_function_and_what_is_computed_with_lies_together():
         (lambda m: gj.patch(gj.forward, {"norm": "x"}), "norm takes numbers, an array, .* got 'x'"),
         (lambda m: gj.patch(gj.forward, {"norm": hooks.scale(0, "q")}), "must fit its value, .* got 0 at 'q'"),
         (lambda m: gj.patch(gj.forward, {"norm": hooks.add(np.ones(7))}), "a change must fit its value"),
+        (lambda m: gj.patch(gj.forward, {"norm": hooks.scale(0, np.s_[:, 99])}), "must fit its value, .* index 99 is out of bounds"),
+        (lambda m: gj.patch(gj.forward, {"norm": hooks.replace(0, jnp.array([7]))}), "must fit its value, .* out of bounds"),
         (lambda m: hooks.force_experts("x"), "experts takes numbers"),
         (lambda m: gj.sites(m), "config must be a Config; got a Model; pass model.config"),
         (lambda m: gj.select(m.params, None), "patterns must be names of weights, or patterns; got None"),

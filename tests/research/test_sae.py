@@ -203,6 +203,8 @@ OWN = functools.partial(loaded, "standard")
         (lambda: sae.clamp(OWN(), [3, 4, 3], 0.0), "features must be named once each"),
         (lambda: sae.steer("sae", 1, 1.0), "sae must be a sparse autoencoder; got a str"),
         (lambda: sae.steer(OWN(), 1, 1.0, at=np.s_[:, :, :, 0])(jnp.zeros((1, 2, 96))), r"at must index a value \(1, 2, 96\)"),
+        (lambda: sae.steer(OWN(), 1, 1.0, at=np.s_[:, 2])(jnp.zeros((1, 2, 96))), r"at must index a value \(1, 2, 96\)"),
+        (lambda: sae.clamp(OWN(), 1, 1.0, at=np.s_[:, [0, 5]])(jnp.zeros((1, 2, 96))), r"at must index a value \(1, 2, 96\)"),
         (lambda: sae.encode({}, 1), "sae must be a sparse autoencoder; got a dict"),
         (lambda: sae.decode(None, 1), "sae must be a sparse autoencoder; got a NoneType"),
         (lambda: sae.encode(OWN().replace(architecture="x"), 1), "the architecture of an SAE must be standard, .*; got 'x'"),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptoss_jax.model import inputs
 from gptoss_jax.model.hooks import Change
 from gptoss_jax.quoting import quoted
 from gptoss_jax.research.sae import autoencoder
@@ -108,6 +109,7 @@ def _moved(sae: SAE, value: jax.Array, more: jax.Array, ids: np.ndarray) -> jax.
 def _moved_at(sae: SAE, value: jax.Array, more: jax.Array, ids: np.ndarray, at: Any) -> jax.Array:
     moved = _moved(sae, value, more, ids)
     try:
+        inputs.check_index(value.shape, at)
         return value.at[at].add(moved[at])
     except (TypeError, IndexError, ValueError) as error:
         raise ValueError(f"at must index a value {value.shape}; got {quoted(at, 40)}; pass np.s_[:, -1], say.") from error
