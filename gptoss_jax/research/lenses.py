@@ -17,13 +17,14 @@ from gptoss_jax.config import Config
 from gptoss_jax.model.hooks import layers_of
 from gptoss_jax.model.params import Params
 from gptoss_jax.model.transformer import embed, unembed
+from gptoss_jax.quoting import quoted
 
 ATTRIBUTED = ("attention.head_outputs", "attention.out", "moe.experts", "moe.gates", "moe.expert_outputs", "moe.out")
 
 
 @flax.struct.dataclass
 class Attribution:
-    """What each part of the model adds to a logit, or to the difference of two; float32. Their sum is the logit.
+    """What each part of the model adds to a logit, or to the difference of two; float32. Their sum is the logit, before a patch of it.
 
     Attributes:
       embedding: [B, T]: the token's own row.
@@ -93,7 +94,7 @@ def direct_logit_attribution(
     missing = [name for name in wanted if any(name.replace("*", str(i)) not in values for i in range(config.num_hidden_layers))]
     if missing:
         raise ValueError(f"values must be those of attributed_sites(config); {', '.join(missing)} absent; capture these names.")
-    positions = positions if isinstance(positions, slice) else np.atleast_1d(positions)
+    positions = _places(values[wanted[0]], positions)
     embedding, last = (values[name][:, positions].astype(jnp.float32) for name in (wanted[0], wanted[-1]))
     heads, attention, experts, gates, outputs, moe = (layers_of(values, site)[:, :, positions] for site in ATTRIBUTED)
     direction = _rows(params, "tokens", tokens, last.shape[:2])
@@ -113,6 +114,22 @@ def direct_logit_attribution(
         moe_rest=moe - jnp.sum(by_expert, -1),
         residual_rest=along(last, "bt") - first - jnp.sum(attention + moe, 0),
     )
+
+
+def _places(embedding: jax.Array, positions: object) -> slice | np.ndarray:
+    """Positions as an index. Raises ValueError where they are none of the captured ones, or where those are no batch."""
+    if jnp.ndim(embedding) != 3:
+        got = jnp.shape(embedding)
+        raise ValueError(f"values must be those of a batch, an embedding [B, T, D]; got {got}; of one generation pass value[None] of each.")
+    count = embedding.shape[1]
+    try:
+        places = positions if isinstance(positions, slice) else np.atleast_1d(positions)
+        fits = np.arange(count)[places].ndim == 1
+    except (IndexError, TypeError, ValueError):  # outside, no index, or ragged
+        fits = False
+    if not fits:
+        raise ValueError(f"positions must be some of the {count:,} captured ones; got {quoted(positions, 60)}; pass -1 for the last.")
+    return places
 
 
 def _rows(params: Params, name: str, tokens: jax.Array, shape: tuple[int, int]) -> jax.Array:
