@@ -105,6 +105,15 @@ def test_what_is_not_changed_stays_to_the_bit(kind):
     assert np.array_equal(got, golden(kind)["x"])
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("norm", ["constant_norm_rescale", "layer_norm"])
+def test_a_value_that_was_taken_away_is_read_too(norm):
+    own, nothing = loaded("topk").replace(normalisation=norm), jnp.zeros((1, 2, 96))
+    assert np.isfinite(sae.encode(own, nothing)).all()
+    assert np.isfinite(sae.reconstruct(own, nothing)).all()
+    assert (sae.clamp(own, 3, 2.0)(nothing) == 0).all()
+
+
 def test_heads_are_read_as_one_vector():
     own = loaded("standard").replace(heads=True)
     x = golden("standard")["x"].reshape(2, 3, 6, 16)
@@ -213,6 +222,11 @@ OWN = functools.partial(loaded, "standard")
         (lambda: sae.encode(OWN().replace(w_dec=jnp.zeros((96, 128))), 1), r"w_dec \[d_sae, d_in\].*; got w_dec \(96, 128\)"),
         (lambda: sae.encode(OWN().replace(w_enc=3), 1), "a standard SAE must have .*; got w_enc 3"),
         (lambda: sae.encode(OWN().replace(architecture="topk", k=129), 1), r"k of a topk SAE must be .* 1 \.\.\. 128; got 129"),
+        (lambda: sae.encode(OWN().replace(threshold=jnp.zeros(128)), 1), "a standard SAE must have .*; got also threshold; name its arch"),
+        (lambda: sae.encode(OWN().replace(k=3, by_decoder_norm=True), 1), "got also k, by_decoder_norm"),
+        (lambda: sae.encode(OWN().replace(b_dec_first="no"), 1), "b_dec_first of an SAE must be True or False; got 'no'"),
+        (lambda: sae.encode(OWN().replace(hook_name=3), 1), "hook_name of an SAE must be a site's name; got 3"),
+        (lambda: sae.encode(OWN(), np.zeros((2, 96), complex)), "an SAE reads real numbers; got complex128"),
         (lambda: sae.spliced(OWN(), 3), "change must be a function of features; got 3"),
         (lambda: sae.spliced(OWN(), lambda f: f[..., :3])(jnp.zeros((1, 96))), r"must return as many, \(1, 128\); got \(1, 3\)"),
         (lambda: sae.spliced(OWN(), lambda f: None)(jnp.zeros((1, 96))), r"must return as many, \(1, 128\); got NoneType"),

@@ -59,6 +59,21 @@ def test_dtypes(directory, tmp_path):
     assert sae.load(tmp_path / "half").w_dec.dtype == jnp.float32
 
 
+def test_what_could_not_be_loaded_is_not_saved(directory, tmp_path):
+    own = sae.load(directory / "standard")
+    broken = own.replace(b_dec=own.b_dec.at[3].set(jnp.nan))
+    for wrong, words in ((broken, "NaN or infinity in b_dec"), (own.replace(heads=1), "heads of an SAE")):
+        with pytest.raises(ValueError, match=words):
+            sae.save(wrong, tmp_path / "broken")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_number_of_features_that_no_topk_keeps_is_none(copy, tmp_path):
+    configured(copy, {"k": 5})
+    sae.save(own := sae.load(copy), tmp_path / "again")
+    assert own.k is None
+
+
 def test_a_folder_that_is_there_is_not_written_over(directory, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
@@ -117,6 +132,7 @@ def test_files_of_before_version_6(copy):
         ({"architecture": "topk"}, "k is None, must be a number of features"),
         ({"architecture": "topk", "k": 129}, "k is 129, must be"),
         ({"architecture": "topk", "k": 0}, "k must be a positive integer"),
+        ({"rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm is true, which only topk has"),
         ({"architecture": "topk", "k": 2.5}, "k must be a positive integer"),
         ({"d_in": 95}, r"W_enc in .* must be \[95, 128\] of .* by its cfg.json; got \[96, 128\]"),
         ({"d_sae": 10**39}, "d_sae must be a positive integer"),

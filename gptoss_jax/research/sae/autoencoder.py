@@ -19,6 +19,8 @@ ARCHITECTURES = ("standard", "gated", "jumprelu", "topk")
 NORMALISATIONS = ("none", "constant_norm_rescale", "layer_norm")
 OWN = {"standard": ("b_enc",), "topk": ("b_enc",), "jumprelu": ("b_enc", "threshold"), "gated": ("b_enc", "r_mag", "b_mag")}
 """Weights of each architecture beside `w_enc`, `w_dec` and `b_dec`."""
+ONE_KIND_S = {"threshold": None, "r_mag": None, "b_mag": None, "k": None, "by_decoder_norm": False}
+"""What only some architectures have, and what it is where there is none."""
 
 _EPS = 1e-5  # of layer_norm, beside the standard deviation
 _AT_ONCE = 1 << 24  # activations of features that are held while values are encoded
@@ -129,6 +131,15 @@ def check(sae: SAE) -> None:
     if wrong := [f"{name} {of(name)}" for name, shape in wanted.items() if of(name) != shape]:
         must = "w_enc [d_in, d_sae], w_dec [d_sae, d_in], b_dec [d_in], and [d_sae] " + ", ".join(OWN[sae.architecture])
         raise ValueError(f"a {sae.architecture} SAE must have {must}; got {', '.join(wrong)}; make it of such arrays.")
+    used = (*OWN[sae.architecture], "k", "by_decoder_norm") if sae.architecture == "topk" else OWN[sae.architecture]
+    others = [name for name, none in ONE_KIND_S.items() if name not in used and getattr(sae, name) is not none]
+    if others:
+        raise ValueError(f"a {sae.architecture} SAE must have what it uses alone; got also {', '.join(others)}; name its architecture.")
+    for name in ("b_dec_first", "by_decoder_norm", "heads"):
+        if not isinstance(getattr(sae, name), bool):
+            raise ValueError(f"{name} of an SAE must be True or False; got {quoted(getattr(sae, name), 60)}; give one.")
+    if not isinstance(sae.hook_name, str | None):
+        raise ValueError(f"hook_name of an SAE must be a site's name; got {quoted(sae.hook_name, 60)}; leave it out for none.")
     if sae.architecture == "topk" and not (type(sae.k) is int and 1 <= sae.k <= F):
         raise ValueError(f"k of a topk SAE must be a number of features, 1 ... {F:,}; got {quoted(sae.k, 60)}; give such a one.")
 
@@ -154,6 +165,8 @@ def flat(sae: SAE, x: jax.Array) -> jax.Array:  # [..., d_in] float32
         raise ValueError(
             f"an SAE reads values as wide as itself, {what}; got {shape or type(x).__name__}; take one of this model and site{trained}."
         )
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(f"an SAE reads real numbers; got {x.dtype}; pass a value as capture keeps it.")
     return jnp.asarray(x).astype(jnp.float32).reshape(own)
 
 
@@ -224,7 +237,8 @@ def _scale(sae: SAE, x: jax.Array) -> jax.Array:
 
 def _normalised(sae: SAE, x: jax.Array) -> jax.Array:
     if sae.normalisation == "constant_norm_rescale":
-        x = x / _scale(sae, x)
+        norm = _scale(sae, x)
+        x = x / jnp.where(norm > 0, norm, 1)
     elif sae.normalisation == "layer_norm":
         x = (x - jnp.mean(x, -1, keepdims=True)) / (_scale(sae, x) + _EPS)
     return x - _row(sae.b_dec, x) if sae.b_dec_first else x

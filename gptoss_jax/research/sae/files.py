@@ -84,7 +84,7 @@ def load(directory: str | os.PathLike, *, dtype=None) -> SAE:
     return SAE(
         **weights,
         architecture=settings["architecture"],
-        k=settings["k"],
+        k=settings["k"] if settings["architecture"] == "topk" else None,
         b_dec_first=settings["apply_b_dec_to_input"],
         normalisation=settings["normalize_activations"],
         by_decoder_norm=settings["rescale_acts_by_decoder_norm"],
@@ -106,6 +106,8 @@ def save(sae: SAE, directory: str | os.PathLike, *, model_name: str | None = Non
     if str(sae.w_enc.dtype) not in _FLOATS:
         raise ValueError(f"the weights of an SAE must be {' or '.join(_FLOATS)}; got {sae.w_enc.dtype}; convert them.")
     names = _TENSORS | _OWN[sae.architecture]
+    if broken := [own for own in names.values() if not jnp.isfinite(getattr(sae, own)).all()]:
+        raise ValueError(f"the weights of an SAE must be finite; got NaN or infinity in {', '.join(broken)}; train it again.")
     settings = {
         "architecture": sae.architecture,
         "d_in": sae.d_in,
@@ -194,6 +196,8 @@ def _problems(settings: dict, reshape: str) -> list[str]:
         found.append(f"hook_head_index is {settings['head']}, must be absent: an SAE of one head is not applied here")
     if kind == "topk" and not 1 <= (settings["k"] or 0) <= (settings["d_sae"] or 0):
         found.append(f"k is {quoted(settings['k'])}, must be a number of features from 1 to d_sae")
+    if kind != "topk" and settings["rescale_acts_by_decoder_norm"]:
+        found.append("rescale_acts_by_decoder_norm is true, which only topk has")
     return found
 
 
