@@ -215,3 +215,10 @@ def test_runs_that_are_alike_have_no_scale():
     assert alike.mean.shape == (2, 3)
     with pytest.raises(ValueError, match="the clean and the corrupt run must differ in the metric; got 1 and 1; pass prompts"):
         _ = alike.normalised
+
+
+@pytest.mark.parametrize("high", [np.inf, np.nan])
+def test_metrics_that_are_not_finite_have_no_scale(high):
+    broken = patching.Effects(np.ones((2, 1), np.float32), np.full(1, high, np.float32), np.ones(1, np.float32), ("layer",))
+    with pytest.raises(ValueError, match="the clean and the corrupt run must have finite metrics; got (inf|nan) and 1; mend the metric"):
+        _ = broken.normalised

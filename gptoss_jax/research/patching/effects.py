@@ -1,6 +1,7 @@
 """What a grid of patches did to a metric."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -30,12 +31,16 @@ class Effects:
         """[*grid]: means over rows, on a scale where the corrupt run is 0 and the clean one 1.
 
         Raises:
-          ValueError: the two do not differ.
+          ValueError: the two do not differ, or are not finite.
         """
-        low, high = self.corrupt.mean(), self.clean.mean()
-        if not abs(high - low) > 0:
+        low, high = float(self.corrupt.mean()), float(self.clean.mean())
+        if not math.isfinite(low) or not math.isfinite(high):
+            raise ValueError(
+                f"the clean and the corrupt run must have finite metrics; got {high:.4g} and {low:.4g}; mend the metric, or take mean."
+            )
+        if high == low:
             raise ValueError(
                 f"the clean and the corrupt run must differ in the metric; got {high:.4g} and {low:.4g}; pass prompts or a metric that "
                 "tell them apart, or take mean."
             )
-        return (self.mean - low) / (high - low)
+        return (self.mean - np.float32(low)) / np.float32(high - low)
