@@ -191,6 +191,7 @@ def test_names_that_are_no_file_s_are_refused(tmp_path, name):
         (2, [[1], [2, 3]], "must be an array"),
         (2, np.array(["a"]), "must hold numbers that NumPy's files have a name for; got '<U1'"),
         (2, np.array([None]), "must hold numbers"),
+        (2, np.ma.array(ROWS, mask=ROWS > 0), "must be an array without a mask, .* got a masked one"),
         (2, ROWS.astype(ml_dtypes.bfloat16), "must hold numbers .*; got 'bfloat16'; pass float32"),
         (-1, ROWS, "start must be a whole number of tokens from 0 on; got -1"),
         (True, ROWS, "start must be a whole number"),
@@ -300,6 +301,9 @@ def test_files_and_values_that_are_none(tmp_path):
         save(tmp_path / "x.npz", {"x": np.array([None])})
     with pytest.raises(ValueError, match=r"x must be an array; got \[\[1\], \[2, 3\]\]"):
         save(tmp_path / "x.npz", {"x": [[1], [2, 3]]})
+    with pytest.raises(ValueError, match="x must be an array without a mask"):
+        save(tmp_path / "x.npz", {"x": np.ma.array(ROWS, mask=ROWS > 0)})
+    assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match=r"path must name a file or a folder; got 'a"):
         load("a\0b")
     with pytest.raises(ValueError, match=r"path must end with \.npz; got '.*x\.npy'"):

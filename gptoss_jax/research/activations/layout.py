@@ -65,6 +65,8 @@ def token_of(start: object) -> int:
 
 
 def array_of(name: str, array: object) -> np.ndarray:
+    if np.ma.is_masked(array):
+        raise ValueError(f"{name} must be an array without a mask, which no file keeps; got a masked one; pass array.filled(0), say.")
     try:
         return np.asarray(array)
     except Exception as error:  # of a list that is none, or of a device

@@ -33,7 +33,7 @@ def save(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
             with zipfile.ZipFile(file, "w") as zipped:
                 for name, value in values.items():  # one at a time on the host
                     with zipped.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, np.asarray(value), allow_pickle=False)
+                        np.lib.format.write_array(member, layout.array_of(name, value), allow_pickle=False)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
