@@ -111,7 +111,7 @@ def force_experts(experts: jax.typing.ArrayLike) -> dict[str, Change]:
     """Changes for `patch` that route tokens to given experts, of a capture or a generation; gates follow from their router logits.
 
     Args:
-      experts: [T, L, A] or [B, T, L, A] integers, such as `Completion.routed_experts`; E or more is no expert.
+      experts: [T, L, A] or [B, T, L, A] integers, such as `Completion.routed_experts`; below 0, and E or more, is no expert.
     """
     experts = inputs.array_of(experts, "experts")
     if experts.ndim not in (3, 4) or not jnp.issubdtype(experts.dtype, jnp.integer):

@@ -36,7 +36,8 @@ def moe_block(
             experts = jnp.where(valid[:, :, None], experts, E)
         patched = tap(hook, f"{name}.experts", experts)
         if patched is not experts:
-            experts, gates = patched, _gates(logits, patched)
+            experts = jnp.where(patched < 0, E, patched)
+            gates = _gates(logits, experts)
         gates = tap(hook, f"{name}.gates", gates)
     with jax.named_scope("experts"):
         each = None

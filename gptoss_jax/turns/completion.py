@@ -22,7 +22,7 @@ class Completion:
       top_logprobs: of each token, the most probable ids and their log-probabilities; None unless asked for.
       finish_reason: "stop" at a stop token or a stop string, "length" at max_tokens or at the end of the context, "timeout" at
         the time limit, "error" where something failed, "cancelled" where it was left: then this is what came before.
-      routed_experts: [len(prompt) + len(tokens) - 1, L, A] uint8, uint16 for more than 256 experts: those that each token of the prompt
+      routed_experts: [len(prompt) + len(tokens) - 1, L, A] uint8, uint16 from 256 experts on: those that each token of the prompt
         and of the answer was routed to in each layer, the largest gate's first; the answer's last token never goes through the model.
         Where `routed_experts_from` was given, so many fewer: those of the prompt's first tokens are left out. None unless
         `LLM(routed_experts=True)`, and where no token came. Comparing completions leaves it out.

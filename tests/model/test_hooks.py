@@ -198,9 +198,9 @@ def test_an_expert_that_is_taken_away_leaves_its_share_to_the_others(model):
     gates = np.asarray(got["layers.1.moe.gates"])
     assert np.all(gates[..., 0] == 0)
     np.testing.assert_allclose(gates.sum(-1), 1, rtol=1e-6)
-    none = {"layers.1.moe.experts": E}
+    none = {"layers.1.moe.experts": -1}
     _, got = jax.jit(capture(patch(forward, none), "layers.1.moe.*"), static_argnames="config")(model.params, model.config, TOKENS)
-    assert not np.any(got["layers.1.moe.out"])
+    assert not np.any(got["layers.1.moe.out"]) and not np.any(got["layers.1.moe.gates"])
 
 
 def test_changes_and_their_places(model):

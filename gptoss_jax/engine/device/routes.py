@@ -23,14 +23,15 @@ class Recorder:
 
     @property
     def routes(self) -> jax.Array | None:
-        """The experts of every token, [B, T, L, A] uint8, uint16 for more than 256 of them; the largest gate's first. None if not `on`.
+        """The experts of every token, [B, T, L, A] uint8, uint16 from 256 of them on; the largest gate's first, E for none. None if off.
 
         Those of tokens that do not count mean nothing.
         """
         if not self._on:
             return None
         layers = [self._seen[f"layers.{i}.moe.experts"] for i in range(self._config.num_hidden_layers)]
-        return jnp.stack(layers, 2).astype(routes_dtype(self._config))
+        experts, none = jnp.stack(layers, 2), self._config.num_local_experts  # a hook may choose what is none
+        return jnp.where((experts < 0) | (experts > none), none, experts).astype(routes_dtype(self._config))
 
     def _record(self, name: str, value: jax.Array) -> jax.Array:
         self._seen[name] = value
@@ -38,5 +39,5 @@ class Recorder:
 
 
 def routes_dtype(config: Config) -> jnp.dtype:
-    """The narrowest of uint8 and uint16 that holds every expert's index."""
-    return jnp.dtype("uint8" if config.num_local_experts <= 256 else "uint16")
+    """The narrowest of uint8 and uint16 that holds every expert's index, and one more."""
+    return jnp.dtype("uint8" if config.num_local_experts < 256 else "uint16")

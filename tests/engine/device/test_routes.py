@@ -9,7 +9,7 @@ import pytest
 from small_model import DIRECTORY, small_model
 
 import gptoss_jax as gj
-from gptoss_jax.engine.device.routes import routes_dtype
+from gptoss_jax.engine.device.routes import Recorder, routes_dtype
 from gptoss_jax.engine.requests import Request
 from gptoss_jax.model.hooks import force_experts
 from gptoss_jax.research.lenses import token_logprobs
@@ -177,9 +177,19 @@ def test_a_turn_and_one_that_a_stop_string_or_a_clock_ends():
     assert (late.tokens, late.routed_experts, late.finish_reason) == ((), None, "timeout")
 
 
-@pytest.mark.parametrize("experts, dtype", [(32, "uint8"), (256, "uint8"), (257, "uint16")])
-def test_the_dtype_holds_every_expert(experts, dtype):
+@pytest.mark.parametrize("experts, dtype", [(32, "uint8"), (255, "uint8"), (256, "uint16")])
+def test_the_dtype_holds_every_expert_and_none(experts, dtype):
     assert routes_dtype(dataclasses.replace(gj.TINY, num_local_experts=experts)) == dtype
+
+
+def test_what_is_no_expert_is_one_number():
+    recorder = Recorder(gj.TINY, on=True)
+    chosen = np.array([-(2**31), -1, 0, gj.TINY.num_local_experts - 1, gj.TINY.num_local_experts, 256, 2**31 - 1], np.int32)
+    for i in range(gj.TINY.num_hidden_layers):
+        recorder.hook(f"layers.{i}.moe.experts", chosen.reshape(1, -1, 1))
+    none = gj.TINY.num_local_experts
+    assert np.asarray(recorder.routes)[0, :, 1, 0].tolist() == [none, none, 0, none - 1, none, none, none]
+
 
 
 @pytest.mark.thorough
