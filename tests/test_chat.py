@@ -94,6 +94,7 @@ def test_two_questions_are_refused(talk):
         talk("What", "is 2 + 2?")
 
 
+@pytest.mark.thorough
 def test_an_error_in_a_conversation_does_not_end_it(talk):
     shown = talk(typed="Hello " * 100 + "\nWhat is 1 + 2?\n/quit\n", context=128)
     assert "error: prompt has" in shown and "1 + 2 = 3" in shown

@@ -30,7 +30,8 @@ class Script:
 
     context = 1024
 
-    def __init__(self, text, size=3):
+    def __init__(self, text, size, params):
+        self.params = params
         self.tokens, self.size, self.requests, self.said = TOKENIZER.encode_with_control(text), size, [], 0
 
     def run(self, requests):
@@ -53,7 +54,7 @@ class Script:
 def scripted(text, size=3):
     model = small_model()
     llm = gj.LLM(dataclasses.replace(model, tokenizer=TOKENIZER), context=1024)
-    llm.engine = Script(text, size)
+    llm.engine = Script(text, size, llm.engine.params)
     return llm
 
 

@@ -17,7 +17,6 @@ import numpy as np
 from safetensors.flax import save_file
 
 from gptoss_jax.adapters.factors import ATTENTION, EXPERTS, MOST_ALPHA, MOST_RANK, TARGETS, Adapter, Factors, check, check_type
-from gptoss_jax.adapters.patterns import Patterns
 from gptoss_jax.config import Config
 from gptoss_jax.config.fields import Field, Flag, Many, Number, Text, Whole, read_json, take
 from gptoss_jax.quoting import quoted
@@ -149,6 +148,8 @@ def _settings_of(path: Path) -> dict:
     problems += [f"{quoted(key)[1:-1]} is {quoted(values[key])}" for key in others[:_LISTED]]
     if problems:
         raise ValueError(f"{path} must be of a plain LoRA; {'; '.join(problems)}; merge that adapter with PEFT and load the result.")
+    from gptoss_jax.adapters.patterns import Patterns  # `regex`, which few adapters need
+
     return settings | {"alpha_pattern": Patterns(settings["alpha_pattern"], path)}
 
 

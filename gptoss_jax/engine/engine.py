@@ -20,7 +20,7 @@ from gptoss_jax.engine.hooks.kinds import Inside, inside_of
 from gptoss_jax.engine.hooks.looking import Looking, reads
 from gptoss_jax.engine.metrics import Metrics
 from gptoss_jax.engine.readers import AsyncReader, Job, Outlet, Reader
-from gptoss_jax.engine.requests import Piece, Request, Stats, check_forced, check_offset, check_prompt
+from gptoss_jax.engine.requests import Piece, Request, Stats, check_forced, check_offset, check_prompt, check_room
 from gptoss_jax.engine.scheduling.adapters import Adapters, Attached
 from gptoss_jax.engine.scheduling.live import Live
 from gptoss_jax.engine.scheduling.scheduler import Scheduler
@@ -272,9 +272,7 @@ class Engine:
         if request.forced is not None:
             check_forced(request, self.config, self.context)
         request.sampling.validate_for(self.config.vocab_size)
-        most = max(len(request.sampling.logit_bias), len(request.sampling.stop_token_ids) + len(self.programs.eos_token_ids))
-        if most > ROOM:
-            raise ValueError(f"a request may have at most {ROOM} biases and {ROOM} stop tokens, the model's own included; got {most}.")
+        check_room(request, len(self.programs.eos_token_ids), ROOM)
         self._looking(request)
 
     def _take(self, request: Request, outlet: Outlet) -> Live:

@@ -179,6 +179,13 @@ def check_offset(request: Request, *, routed: bool) -> None:
         )
 
 
+def check_room(request: Request, own: int, room: int) -> None:
+    """Raises ValueError where a request has more biases or stop tokens, its own and the model's `own`, than there is room for."""
+    most = max(len(request.sampling.logit_bias), len(request.sampling.stop_token_ids) + own)
+    if most > room:
+        raise ValueError(f"a request may have at most {room} biases and {room} stop tokens, the model's own included; got {most}.")
+
+
 def _check_ids(what: str, tokens: Sequence[int], config: Config) -> None:
     if len(tokens) == 0:
         raise ValueError(f"{what} needs at least one token; got none; pass some text or token ids.")

@@ -44,6 +44,7 @@ def seeded(seed):
     return gj.Sampling(temperature=1, seed=seed, max_tokens=300, logprobs=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("effort", ["low", "high"])
 def test_an_answer_is_of_its_schema_and_reasoning_is_free(llm, effort):
     free = llm.chat("What is 27 + 58?", gj.Sampling(temperature=0), reasoning_effort=effort)

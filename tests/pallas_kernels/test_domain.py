@@ -38,6 +38,7 @@ def check(names):
         assert not {kernel for kernel, (_, spilled, _) in kernels.items() if spilled}, name
 
 
+@pytest.mark.thorough
 def test_the_ends_of_some_axes_compile():
     check(QUICK)
 

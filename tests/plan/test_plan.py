@@ -69,7 +69,7 @@ def total(setting: Setting, temporaries: float, **changes) -> float:
     return before_compiling(dataclasses.replace(setting, **changes)).total + temporaries
 
 
-@pytest.mark.quick("100000000-1-1")
+@pytest.mark.thorough
 @pytest.mark.parametrize("gpus, data", [(1, 1), pytest.param(4, 1, marks=needs_aot), pytest.param(8, 2, marks=needs_aot)])
 @pytest.mark.parametrize("temporaries", [10**8, 4 * 10**9])
 def test_the_most_that_fits_fits_and_no_more(gpus, data, temporaries):
