@@ -1,14 +1,11 @@
-"""Other weights in an engine that lives: who is answered with which, that nothing is compiled or kept, and what is refused."""
+"""Other weights in an engine that lives: who is answered with which, and that nothing is mixed, compiled or kept."""
 
 import asyncio
-import contextlib
 import functools
-import gc
 import itertools
 import threading
-import time
 
-from fake_programs import SLOTS, continuation, make_fake, mark, weights_of
+from fake_programs import SLOTS, make_fake, mark, weights_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import jax
@@ -17,6 +14,7 @@ from mixed_requests import MIXED, everything, fresh, make, nothing_is_held, prom
 import numpy as np
 import pytest
 from small_model import DIRECTORY, small_model
+from updating import arrived, check, compilations, in_the_middle, requests, run, sampling, wanted
 
 import gptoss_jax as gj
 from gptoss_jax.engine.engine import Engine
@@ -26,66 +24,11 @@ from gptoss_jax.engine.scheduling.pages import Pages, digests
 from gptoss_jax.model.params import init_params
 from gptoss_jax.sampling.options import Sampling
 from gptoss_jax.turns.completion import CompletionBuilder
-from pallas_kernels.low_rank import LowRank
-
-SHARED = prompt(50, 77)
 
 
 @pytest.fixture
 def engine(monkeypatch):
     return make_fake(monkeypatch)
-
-
-def sampling(i, **options):
-    return Sampling(**{"seed": i, "max_tokens": 9 + 7 * i % 40, "ignore_eos": True} | options)
-
-
-def requests(count, **options):
-    """Prompts of which some begin alike."""
-    return [Request((SHARED[: i * 13 % 51] if i % 2 else []) + prompt(3 + i, i), sampling(i), **options) for i in range(count)]
-
-
-def wanted(request, weights):
-    return continuation(weights, request.prompt, request.sampling.seed, request.sampling.max_tokens)
-
-
-def check(asked, builders):
-    """Each answer is that of the weights which it says it is of; returns the versions."""
-    found = [builders[request].result() for request in asked]
-    for request, one in zip(asked, found, strict=True):
-        assert one.finish_reason == "length" and list(one.tokens) == wanted(request, one.weights_version)
-    return [one.weights_version for one in found]
-
-
-def run(engine, asked, at=(), calls=()):
-    """Answers, with calls made in this thread after so many pieces each."""
-    builders, calls = {request: CompletionBuilder(request, None) for request in asked}, dict(zip(at, calls, strict=True))
-    for i, piece in enumerate(engine.run(asked)):
-        builders[piece.request].add(piece)
-        if i in calls:
-            calls.pop(i)()
-    return builders
-
-
-@contextlib.contextmanager
-def in_the_middle(engine, call):
-    """A block while a call in another thread stands still in its first draw; it is done behind the block."""
-    programs, thread = engine.programs, threading.Thread(target=call)
-    programs.going.clear()
-    thread.start()
-    assert programs.stands.wait(60)
-    yield
-    programs.going.set()
-    thread.join(60)
-    assert not thread.is_alive()
-
-
-def arrived(engine, orders=1):
-    """Waits until so many orders lie before an engine that stands still."""
-    until = time.monotonic() + 60
-    while engine._thread._inbox.qsize() < orders:
-        assert time.monotonic() < until
-        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("tokens", [None, 144], ids=["roomy", "where requests give way"])
@@ -208,116 +151,11 @@ def test_updates_of_parts_from_many_threads_go_one_after_another(engine):
         np.testing.assert_array_equal(array, new[name])
 
 
-@pytest.mark.parametrize(
-    "given, then",
-    [
-        ([None, None], [1, 2]),
-        (["a", None], ["a", 2]),
-        ([10, None, None], [10, 11, 12]),
-        ([np.int64(3), "x" * 256, None], [3, "x" * 256, 5]),
-    ],
-    ids=["counted", "named", "numbered", "both"],
-)
-def test_versions_are_given_or_counted(engine, given, then):
-    for version, expected in zip(given, then, strict=True):
-        assert engine.changes.update(weights_of(1), version=version) == engine.programs.version == expected
-        assert type(engine.programs.version) is type(expected)
-
-
-SINKS = "layers.0.attention.sinks"
-
-
-def deleted(params):
-    array = jnp.asarray(np.array(params.norm))
-    array.delete()
-    return {"norm": array}
-
-
-def attached(params):
-    own = params.layers[0].attention
-    layer = params.layers[0].replace(attention=own.replace(out=LowRank(own.out, own.norm, own.norm)))
-    return params.replace(layers=(layer, *params.layers[1:]))
-
-
-BAD = {
-    "nothing": (lambda p: None, "weights must be Params, or a dict of names and arrays with at least one; got None"),
-    "no weight": (lambda p: {}, "got {}; pass model.params of another model"),
-    "a model": (lambda p: small_model(), "got Model.* pass model.params"),
-    "a path": (lambda p: "nano", "got 'nano'"),
-    "a list": (lambda p: [p], "weights must be Params"),
-    "a number for a name": (lambda p: {1: p.norm}, "weights must be Params"),
-    "another name": (lambda p: {SINKS[:-1]: p.norm}, f"no weight is named '{SINKS[:-1]}'; similar names are {SINKS}"),
-    "a pattern": (lambda p: {"layers.*.attention.sinks": p.norm}, "no weight is named"),
-    "another shape": (lambda p: {"norm": np.zeros(3, np.float32)}, r"norm must have the shape \(\d+,\); got \(3,\)"),
-    "another dtype": (lambda p: {"norm": np.zeros(p.norm.shape)}, "norm must be float32, as the LLM's own; got float64; pass it .astype"),
-    "other bytes": (lambda p: {"norm": np.zeros(p.norm.shape, ">f4")}, "norm must be float32"),
-    "a list of numbers": (lambda p: {"norm": [0.0]}, "norm is a builtins.list"),
-    "a mask": (lambda p: {"norm": np.ma.masked_array(np.ones(p.norm.shape, np.float32), mask=True)}, "MaskedArray; pass numpy.asarray"),
-    "a shape only": (lambda p: {"norm": jax.ShapeDtypeStruct(p.norm.shape, p.norm.dtype)}, "weights must be JAX's or NumPy's arrays"),
-    "keys": (lambda p: {"norm": jax.random.key(0)}, "norm must have the shape"),
-    "deleted": (deleted, "norm is deleted, or was given to a program to write over; pass what that returned"),
-    "fewer layers": (lambda p: p.replace(layers=p.layers[:1]), "weights must have 2 layers; got 1"),
-    "another form": (lambda p: small_model(experts="packed").params, "'stacked'; got 'packed'; load with experts='stacked'"),
-    "an adapter": (attached, "this LLM has none; merge it, or make an LLM"),
-    "another geometry": (lambda p: p.replace(embedding=p.embedding[:-1]), "embedding must have the shape"),
-    "no layers": (lambda p: p.replace(layers=None), "weights must have 2 layers; got 0"),
-    "a layer that is none": (lambda p: p.replace(layers=(p.layers[0], None)), "weights must have 2 layers; got 1"),
-    "no experts": (lambda p: p.replace(layers=(p.layers[0].replace(moe=None), p.layers[1])), r"layers\.0\.moe\.\w+ is missing"),
-    "nothing in it": (lambda p: jax.tree.map(lambda _: None, p), "weights must have 2 layers; got 0"),
-    "an array that is none": (lambda p: p.replace(norm=None), "norm is missing"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_what_is_refused_says_so_in_one_sentence_and_disturbs_nothing(engine, case):
-    make_it, words = BAD[case]
-    before, given = engine.params, make_it(small_model().params)
-    with pytest.raises(ValueError, match=words) as refused:
-        engine.changes.update(given)
-    assert len(str(refused.value)) < 300 and "\n" not in str(refused.value)
-    assert engine.params is before and engine.programs.version == 0
-    check(asked := requests(2), run(engine, asked))
-
-
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        ({"version": True}, r"version must be a whole number below 2\*\*63 or a string of 1 to 256 characters; got True"),
-        ({"version": -(10**5000)}, "version must be"),
-        ({"version": 1.5}, "version must be"),
-        ({"version": ""}, "version must be"),
-        ({"version": "x" * 257}, "version must be"),
-        ({"running": "now"}, 'running must be "finish" or "restart"; got \'now\''),
-        ({"running": None}, "running must be"),
-        ({"running": []}, "running must be"),
-    ],
-)
-def test_options_are_checked(engine, options, words):
-    with pytest.raises(ValueError, match=words):
-        engine.changes.update(weights_of(1), **options)
-    assert engine.programs.version == 0
-
-
-def test_weights_that_are_being_traced_are_refused(engine):
-    with pytest.raises(ValueError, match="norm is being traced; update outside of jit and grad"):
-        jax.jit(lambda x: engine.changes.update({"norm": x}))(small_model().params.norm)
-
-
 def test_weights_that_lie_elsewhere_are_moved_while_something_else_is_traced(engine):
     elsewhere = jax.device_put(weights_of(1).norm, jax.devices()[1])
     jax.make_jaxpr(lambda x: (engine.changes.update({"norm": elsewhere}), x)[1])(0.0)
     asked = requests(2)
     assert engine.programs.version == 1 and check(asked, run(engine, asked)) == [1] * 2
-
-
-def test_what_fails_in_the_middle_leaves_the_old_weights(engine, monkeypatch):
-    def fails(*_):
-        raise MemoryError("no more")
-
-    monkeypatch.setattr(engine.programs, "swap", fails)
-    asked = requests(8)
-    call = lambda: pytest.raises(MemoryError, engine.changes.update, weights_of(1))
-    assert {*check(asked, run(engine, asked, at=(1,), calls=(call,)))} == {0}
 
 
 def test_a_dispatch_that_fails_while_an_update_waits_does_not_keep_it_from_being_made(engine, monkeypatch):
@@ -392,57 +230,6 @@ def test_an_event_loop_goes_on_meanwhile(engine):
         check(asked, builders)
 
     asyncio.run(both())
-
-
-def test_numpy_s_arrays_may_change_afterwards_and_so_may_what_is_handed_back(engine):
-    mine = np.full(engine.params.norm.shape, 5, np.float32)
-    engine.changes.update({"norm": mine})
-    mine[:] = 7
-    assert mark(engine.params) == 5
-
-
-@pytest.mark.parametrize("kind", ["as they are", "bound", "of weak type", "on another device", "on a mesh"])
-def test_weights_that_lie_elsewhere_are_moved_and_nothing_is_compiled(engine, kind):
-    own, lies = engine.params.norm, jax.devices()
-    array = jnp.full(own.shape, 3.0) if kind == "of weak type" else jnp.asarray(np.full(own.shape, 3, np.float32))
-    mesh = jax.sharding.Mesh(np.array(lies[:2]), ("x",))
-    where = {"bound": lies[0], "on another device": lies[3], "on a mesh": jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))}
-    array = jax.device_put(array, where[kind]) if kind in where else array
-    with compilations() as compiled:
-        engine.changes.update({"norm": array})
-    new = engine.params.norm
-    assert not compiled and mark(engine.params) == 3
-    assert (new.sharding, new.committed, new.weak_type, new.dtype) == (own.sharding, own.committed, False, own.dtype)
-    assert kind.startswith("on") or new.unsafe_buffer_pointer() == array.unsafe_buffer_pointer()
-
-
-class compilations(list):
-    """Names of what was compiled in a block."""
-
-    def __enter__(self):
-        self._listener = lambda name, *_, **__: self.append(name) if "compile" in name else None
-        jax.monitoring.register_event_duration_secs_listener(self._listener)
-        return self
-
-    def __exit__(self, *_):
-        jax.monitoring.unregister_event_duration_listener(self._listener)
-
-
-def test_a_hundred_swaps_leave_no_array_behind(engine):
-    check(asked := requests(2), run(engine, asked))
-    full = lambda i: np.full(engine.params.norm.shape, i, np.float32)
-
-    def count():
-        assert engine.wait_idle()
-        gc.collect()
-        return len(jax.live_arrays())
-
-    engine.changes.update({"norm": full(0)})
-    before = count()
-    for i in range(1, 101):
-        engine.changes.update(small_model().params.replace(norm=jnp.asarray(full(i))) if i % 10 == 0 else {"norm": full(i)})
-    assert engine.programs.version == 101 and mark(engine.params) == 100
-    assert count() <= before
 
 
 @settings(max_examples=40)
