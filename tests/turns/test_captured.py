@@ -106,6 +106,14 @@ def test_a_folder_has_a_place_for_each_request_in_the_order_in_which_they_are_be
     assert {key: len(one["embedding"]) for key, one in seen.items()} == {"0": 2, "1": 4, "2": 5}
 
 
+def test_hooks_that_name_one_folder_share_its_places(tmp_path):
+    with Folder(tmp_path / "seen") as folder:
+        for _ in range(2):
+            asked = request(gj.capturing("embedding", to=folder))
+            assert built(asked, pieces(asked)).error is None
+    assert list(read(tmp_path / "seen")) == ["0", "1"]
+
+
 def test_what_has_room_for_one_request_takes_one():
     hook = gj.capturing("embedding", to=Sink())
     for call in (lambda: hooks_of(hook, 2), lambda: tasks.begin(LLM, gj.Task(prompt=PROMPT, n=2, hook=hook))):

@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import numbers
 from typing import Any, Literal, Protocol, runtime_checkable
+import weakref
 
 import numpy as np
 
@@ -22,6 +23,7 @@ Tokens = Literal["all", "prompt", "generated"] | int
 
 END = 2**31 - 1
 LONGEST = 200  # characters of a name or a pattern
+_KEYS: "weakref.WeakKeyDictionary[Any, Iterator[int]]" = weakref.WeakKeyDictionary()
 FOR_SEVERAL = "pass a Folder, which has a place for each, or None"
 
 
@@ -58,7 +60,7 @@ class Capturing:
     names: tuple[str, ...]
     tokens: Tokens
     to: Sink | Sinks | None
-    keys: Iterator[int] = dataclasses.field(default_factory=itertools.count, repr=False)  # of its requests
+    keys: Iterator[int] = dataclasses.field(default_factory=itertools.count, repr=False)  # of the requests that go there
 
     @property
     def for_one(self) -> bool:
@@ -111,7 +113,7 @@ def capturing(*names: str | Iterable[str], tokens: Tokens = "all", to: Sink | Si
       tokens: "all", "prompt", "generated", or an int: from this position on. The last token of an answer never goes through the model.
         Values of the prompt are computed, not found in kept prefixes.
       to: what takes them as they come, `write(name, start, array)`; or what has such a one for each request, `request(key)`, with "0",
-        "1", ... in the order in which requests are begun. None is the result's `captured`.
+        "1", ... in the order in which requests are begun, whichever hooks name it. None is the result's `captured`.
     """
     flat = tuple(one for name in names for one in ((name,) if isinstance(name, str) or not isinstance(name, Iterable) else name))
     for name in flat:
@@ -121,7 +123,15 @@ def capturing(*names: str | Iterable[str], tokens: Tokens = "all", to: Sink | Si
             f"to must have write(name, start, array), or request(key) that returns such a one; got {quoted(to, 60)}; pass a Folder of "
             "gptoss_jax.research.activations, or None."
         )
-    return Hook(captures=(Capturing(flat, _checked(tokens), to),)) if flat else Hook()
+    return Hook(captures=(Capturing(flat, _checked(tokens), to, _keys_of(to)),)) if flat else Hook()
+
+
+def _keys_of(to: Sink | Sinks | None) -> Iterator[int]:
+    """The numbers of requests that go there: they go on where another hook has the same."""
+    try:
+        return itertools.count() if to is None else _KEYS.setdefault(to, itertools.count())
+    except TypeError:  # what cannot be told apart
+        return itertools.count()
 
 
 def patching(changes: Mapping[str, Any], *, tokens: Tokens = "all") -> Hook:
