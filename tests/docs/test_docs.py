@@ -23,7 +23,7 @@ import pytest
 from checkpoints.nano_evaluation import table
 import gptoss_jax as gj
 from gptoss_jax import adapters, harmony
-from gptoss_jax.model import hooks, sites, transformer
+from gptoss_jax.model import aliases, hooks, sites, transformer
 from gptoss_jax.research import activations, display, lenses, patching, plots, sae
 import pallas_kernels.attention
 import pallas_kernels.moe
@@ -229,9 +229,12 @@ def test_every_notebook_has_a_page(site):
 
 
 @pytest.mark.thorough
-def test_the_table_has_every_site(site):
-    rows = re.findall(r"<tr>\s*<td><code>(.*?)</code></td>\s*<td><code>(.*?)</code></td>", (site / "interpretability.html").read_text())
+def test_the_tables_have_every_site_and_every_name_of_transformerlens(site):
+    page = (site / "interpretability.html").read_text()
+    rows = re.findall(r"<tr>\s*<td><code>(.*?)</code></td>\s*<td><code>(.*?)</code></td>\s*<td>", page)
     assert rows == [(name, one.shape) for name, one in sites.SITES.items()]
+    theirs = re.findall(r"<tr>\s*<td>((?:<code>[^<]*</code>(?:, )?)+)</td>\s*<td><code>([^<]*)</code></td>\s*</tr>", page)
+    assert {name for names, _ in theirs for name in re.findall("<code>(.*?)</code>", names)} == {*aliases.TRANSFORMER_LENS}
 
 
 @pytest.mark.thorough
