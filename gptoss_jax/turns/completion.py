@@ -46,10 +46,10 @@ class Completion:
     finish_reason: FinishReason
     routed_experts: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
     error: str | None = None
-    weights_version: int | str | None = dataclasses.field(default=None, compare=False)
-    given_logprobs: tuple[dict[int, float], ...] | None = None
-    processed_logprobs: tuple[float, ...] | None = None
-    top_processed_logprobs: tuple[dict[int, float], ...] | None = None
+    weights_version: int | str | None = dataclasses.field(default=None, compare=False, repr=False)
+    given_logprobs: tuple[dict[int, float], ...] | None = dataclasses.field(default=None, repr=False)
+    processed_logprobs: tuple[float, ...] | None = dataclasses.field(default=None, repr=False)
+    top_processed_logprobs: tuple[dict[int, float], ...] | None = dataclasses.field(default=None, repr=False)
     captured: dict[str, np.ndarray] | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
